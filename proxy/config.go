@@ -1,0 +1,66 @@
+package proxy
+
+import "time"
+
+// Config structs carry the configuration language. The tags, read by
+// cmd/sidegate/internal/config and by the reference generator:
+//
+//	hcl:"name,attr|block|label"   argument, nested block (pointer: at most one; slice: any number), label
+//	required:"true"               must be given
+//	default:"…"                   the value without the argument, as it is written in the file
+//	enum:"a|b"                    the only values (of a list: of its elements)
+//	min:"1" max:"2"               bounds of a number, duration or size
+//	unit:"bytes"                  an int64 written as a size, "10MiB"
+//
+// The doc comment of a field is its text in the reference.
+
+// ListenerConfig is a listener block: a socket that clients connect to.
+type ListenerConfig struct {
+	Name string `hcl:"name,label"`
+	// Address and port to listen on; without a host, all addresses.
+	Address string `hcl:"address,attr" required:"true"`
+	// Terminate TLS. Without it h2 means HTTP/2 by prior knowledge (h2c).
+	TLS bool `hcl:"tls,attr" default:"true"`
+	// Protocols to speak. h3 opens the same UDP port and is announced with Alt-Svc.
+	Protocols []string `hcl:"protocols,attr" default:"[\"h1\", \"h2\"]" enum:"h1|h2|h3"`
+	// Ask for client certificates signed by the authorities in this PEM file.
+	ClientCAFile string `hcl:"client_ca_file,attr"`
+	// Require a PROXY protocol header (v1 or v2), from trusted_proxies only.
+	ProxyProtocol bool `hcl:"proxy_protocol,attr" default:"false"`
+	// Answer every request with a redirect to https, ACME challenges aside.
+	RedirectHTTPS bool `hcl:"redirect_https,attr" default:"false"`
+	// Bounds on what a client may send, and how slowly.
+	Limits *ListenerLimits `hcl:"limits,block"`
+}
+
+// ListenerLimits bounds what the clients of a listener may send.
+type ListenerLimits struct {
+	// Largest request head: request line and all fields.
+	Headers int64 `hcl:"headers,attr" unit:"bytes" default:"32KiB" min:"1KiB" max:"1MiB"`
+	// Largest number of header fields.
+	Fields int `hcl:"fields,attr" default:"100" min:"10" max:"1000"`
+	// Longest request target.
+	URI int64 `hcl:"uri,attr" unit:"bytes" default:"8KiB" min:"256B" max:"256KiB"`
+	// Time for a complete request head, from its first byte.
+	HeaderTimeout time.Duration `hcl:"header_timeout,attr" default:"10s" min:"100ms"`
+	// Time in which some byte must move while a body is read or a response is written.
+	StallTimeout time.Duration `hcl:"stall_timeout,attr" default:"60s" min:"1s"`
+	// Time that a connection may wait for its next request.
+	IdleTimeout time.Duration `hcl:"idle_timeout,attr" default:"2m" min:"1s"`
+	// Connections at a time on this listener.
+	Connections int `hcl:"connections,attr" default:"50000" min:"1"`
+	// Connections at a time from one client address.
+	ConnectionsPerIP int `hcl:"connections_per_ip,attr" default:"1024" min:"1"`
+	// HTTP/2 and HTTP/3 requests at a time on one connection.
+	Streams int `hcl:"streams,attr" default:"128" min:"1" max:"10000"`
+}
+
+// AccessLogConfig is the access_log block: one line for each request.
+type AccessLogConfig struct {
+	// stdout, stderr or a file's path; a file is opened again on SIGUSR1.
+	Output string `hcl:"output,attr" default:"stdout"`
+	// The format of a line.
+	Format string `hcl:"format,attr" default:"json" enum:"json"`
+	// Share of the requests that are logged; failed ones (5xx) always are.
+	Sample float64 `hcl:"sample,attr" default:"1.0" min:"0" max:"1"`
+}

@@ -1,0 +1,92 @@
+package exchange
+
+// Edits is how a head that goes out differs from the one that came in: fields
+// to set, to add and to remove. It is applied while the head is serialised;
+// the head itself stays as it came. Its zero value changes nothing.
+type Edits struct {
+	list []edit
+	set  [2]uint64 // ids that some edit replaces or removes
+	odd  bool      // some edit replaces or removes a name without an id
+}
+
+type edit struct {
+	name, value string
+	id          ID
+	kind        uint8
+}
+
+const (
+	editSet uint8 = iota
+	editAdd
+	editRemove
+	editVoid // overtaken by a later edit
+)
+
+// Reset empties e, keeping its memory.
+func (e *Edits) Reset() {
+	clear(e.list)
+	e.list = e.list[:0]
+	e.set = [2]uint64{}
+	e.odd = false
+}
+
+// Empty reports whether e changes nothing.
+func (e *Edits) Empty() bool { return len(e.list) == 0 }
+
+// Set replaces all fields of that name with one. Both strings must live as
+// long as the exchange.
+func (e *Edits) Set(name, value string) { e.put(name, value, editSet) }
+
+// Add adds a field beside those of the same name.
+func (e *Edits) Add(name, value string) { e.put(name, value, editAdd) }
+
+// Remove removes all fields of that name, those that edits added before
+// included.
+func (e *Edits) Remove(name string) { e.put(name, "", editRemove) }
+
+func (e *Edits) put(name, value string, kind uint8) {
+	id := Lookup(name)
+	if kind != editAdd {
+		if e.Replaces(name, id) || len(e.list) > 0 {
+			for i := range e.list {
+				if e.list[i].id == id && (id != Other || EqualFold(e.list[i].name, name)) {
+					e.list[i].kind = editVoid
+				}
+			}
+		}
+		if id == Other {
+			e.odd = true
+		} else {
+			e.set[id>>6] |= 1 << (id & 63)
+		}
+	}
+	e.list = append(e.list, edit{name: name, value: value, id: id, kind: kind})
+}
+
+// Replaces reports whether a field of the head, with that name and id, doesn't
+// go out because an edit sets or removes it.
+func (e *Edits) Replaces(name string, id ID) bool {
+	if id != Other {
+		return e.set[id>>6]&(1<<(id&63)) != 0
+	}
+	if !e.odd {
+		return false
+	}
+	for i := range e.list {
+		d := &e.list[i]
+		if d.id == Other && (d.kind == editSet || d.kind == editRemove) && EqualFold(d.name, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// Len is the number of fields that e adds at most; Field gives each.
+func (e *Edits) Len() int { return len(e.list) }
+
+// Field returns the field that edit i puts out; ok is false for one that puts
+// out none.
+func (e *Edits) Field(i int) (name, value string, ok bool) {
+	d := &e.list[i]
+	return d.name, d.value, d.kind == editSet || d.kind == editAdd
+}

@@ -1,0 +1,90 @@
+package exchange
+
+import "fmt"
+
+// Source is who caused a fault.
+type Source uint8
+
+// The sources of a fault.
+const (
+	FromClient Source = iota + 1
+	FromPolicy
+	FromUpstream
+	FromInternal
+)
+
+// String is the source as logs and metrics name it.
+func (s Source) String() string {
+	switch s {
+	case FromClient:
+		return "client"
+	case FromPolicy:
+		return "policy"
+	case FromUpstream:
+		return "upstream"
+	default:
+		return "internal"
+	}
+}
+
+// Kind is what went wrong; its text is stable: it is in metrics, and the last
+// part of a problem's type. proxy/errors.go maps it to a status.
+type Kind string
+
+// The kinds of faults.
+const (
+	// Of the client.
+	Malformed       Kind = "malformed-request"        // 400
+	BadPath         Kind = "unacceptable-path"        // 400
+	BadHost         Kind = "unacceptable-host"        // 400
+	HeadersTooLarge Kind = "headers-too-large"        // 431
+	URITooLong      Kind = "uri-too-long"             // 414
+	BodyTooLarge    Kind = "body-too-large"           // 413
+	ClientTimeout   Kind = "request-timeout"          // 408
+	ClientGone      Kind = "client-closed-request"    // 499, in the log only
+	Misdirected     Kind = "misdirected-request"      // 421
+	Expectation     Kind = "expectation-failed"       // 417
+	NotImplemented  Kind = "not-implemented"          // 501
+	Version         Kind = "http-version-unsupported" // 505
+	TooEarly        Kind = "too-early"                // 425
+
+	// Of the routing table.
+	NoRoute          Kind = "no-route"           // 404
+	MethodNotAllowed Kind = "method-not-allowed" // 405
+
+	// Of a backend.
+	NoInstance       Kind = "no-instance"            // 503
+	Overloaded       Kind = "service-overloaded"     // 503
+	ConnectFailed    Kind = "backend-unreachable"    // 502
+	BackendReset     Kind = "backend-reset"          // 502
+	BackendMalformed Kind = "backend-malformed"      // 502
+	BackendTimeout   Kind = "backend-timeout"        // 504
+	DeadlineExceeded Kind = "deadline-exceeded"      // 504
+	UpgradeRefused   Kind = "backend-upgrade-failed" // 502
+
+	// Ours.
+	Internal     Kind = "internal-error" // 500
+	ShuttingDown Kind = "shutting-down"  // 503
+)
+
+// Fault is an error of an exchange: who caused it, of what kind, and why. Err
+// goes to the log, never to the client.
+type Fault struct {
+	Source Source
+	Kind   Kind
+	Err    error
+}
+
+// NewFault returns a fault with a formatted reason.
+func NewFault(s Source, k Kind, format string, args ...any) *Fault {
+	return &Fault{Source: s, Kind: k, Err: fmt.Errorf(format, args...)}
+}
+
+func (f *Fault) Error() string {
+	if f.Err == nil {
+		return string(f.Kind)
+	}
+	return string(f.Kind) + ": " + f.Err.Error()
+}
+
+func (f *Fault) Unwrap() error { return f.Err }

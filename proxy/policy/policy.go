@@ -1,0 +1,54 @@
+// Package policy is the contract of gateway policies and the chain that runs
+// them. Each policy lives in a folder below; which there are, and in what order
+// they run, is one list in cmd/sidegate/internal/app/policies.go.
+//
+// A policy is made once for each place in the configuration that names it, is
+// shared by all exchanges, and so holds nothing of one. It starts no goroutine
+// and owns nothing that needs closing.
+package policy
+
+import "github.com/sidegate-proxy/sidegate/proxy/exchange"
+
+// Verdict is what a policy decided about a request.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Next Verdict = iota // go on
+	Done                // the policy has answered (Exchange.Reply): nothing is forwarded
+)
+
+// Policy is anything that implements one or more of Requester, Responder and
+// Finisher.
+type Policy any
+
+// Requester sees requests before they are forwarded. An error refuses the
+// request; a *exchange.Fault says how, any other is an internal error.
+type Requester interface {
+	Request(x *exchange.Exchange) (Verdict, error)
+}
+
+// Responder sees responses, also those that policies or the gateway made, in
+// the reverse order, and only when its Request part (if any) ran.
+type Responder interface {
+	Response(x *exchange.Exchange) error
+}
+
+// Finisher sees the end of each exchange that its Request part saw, whatever
+// became of it.
+type Finisher interface {
+	Finish(x *exchange.Exchange)
+}
+
+// Explainer says in a few words what the policy would do, for sidegate explain.
+type Explainer interface {
+	Explain() string
+}
+
+// Kind describes a policy to the configuration.
+type Kind struct {
+	Name   string                        // the block's type
+	Repeat bool                          // several blocks on one route are allowed
+	Config func() any                    // a pointer to a new Config, to decode into
+	New    func(cfg any) (Policy, error) // from what Config returned, decoded
+}
