@@ -2,22 +2,22 @@ package tls
 
 import "time"
 
-// Config is the tls block: where certificates come from.
-type Config struct {
+// Settings is the tls block: where certificates come from.
+type Settings struct {
 	// Where certificates, keys and the ACME account are kept: file is state_dir.
 	Storage string `hcl:"storage,attr" default:"file" enum:"file|consul"`
 	// Certificates by ACME for every public host that a route names.
-	ACME *ACMEConfig `hcl:"acme,block"`
+	ACME *ACMESettings `hcl:"acme,block"`
 	// Certificates from files; they win over ACME for the names they cover.
-	Certificates []CertificateConfig `hcl:"certificate,block"`
+	Certificates []FileSettings `hcl:"certificate,block"`
 	// Certificates for names in no route, when somebody allows them.
-	OnDemand *OnDemandConfig `hcl:"on_demand,block"`
+	OnDemand *OnDemandSettings `hcl:"on_demand,block"`
 	// Oldest TLS version.
 	MinVersion string `hcl:"min_version,attr" default:"1.2" enum:"1.2|1.3"`
 }
 
-// ACMEConfig is an acme block.
-type ACMEConfig struct {
+// ACMESettings is an acme block.
+type ACMESettings struct {
 	// Where the authority writes to.
 	Email string `hcl:"email,attr"`
 	// The authority's directory.
@@ -30,16 +30,16 @@ type ACMEConfig struct {
 	CheckEvery time.Duration `hcl:"check_every,attr" default:"10m" min:"1s"`
 }
 
-// CertificateConfig is a certificate block.
-type CertificateConfig struct {
+// FileSettings is a certificate block.
+type FileSettings struct {
 	// Certificate chain, PEM, the leaf first.
 	CertFile string `hcl:"cert_file,attr" required:"true"`
 	// Private key, PEM.
 	KeyFile string `hcl:"key_file,attr" required:"true"`
 }
 
-// OnDemandConfig is an on_demand block.
-type OnDemandConfig struct {
+// OnDemandSettings is an on_demand block.
+type OnDemandSettings struct {
 	// URL that is asked with ?domain=NAME; only 200 allows the name.
 	Ask string `hcl:"ask,attr" required:"true"`
 }
