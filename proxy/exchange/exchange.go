@@ -57,6 +57,7 @@ type Conn struct {
 	Local    netip.AddrPort       // our side
 	TLS      *tls.ConnectionState // nil on a plain connection
 	Scheme   string               // "http" or "https"
+	RemoteIP string               // Remote's address as text, made once
 	Shard    uint32               // spreads counters over cores
 }
 

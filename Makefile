@@ -1,0 +1,41 @@
+# sidegate. `make run` tries it, `make test` proves it, `make help` lists the rest.
+
+SHELL       := /bin/bash
+VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.0.0-dev)
+LDFLAGS     := -s -w -X main.version=$(VERSION)
+TOOLS       := $(CURDIR)/.cache/tools
+export SIDEGATE_TOOLS ?= $(TOOLS)
+export CGO_ENABLED    ?= 0
+
+.PHONY: help run build test lint bench package clean tools contract boot-test
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+run: build ## build, and start a gateway with two demo backends on loopback
+	@exec bin/sidegate demo
+
+build: ## leave bin/sidegate
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/sidegate ./cmd/sidegate
+
+tools: ## install the real servers that tests use (Consul, Pebble, nginx, ...)
+	@.ci/setup
+
+test: tools build lint ## every test, against real servers
+	CGO_ENABLED=1 go test -race -timeout 20m ./...
+	go test -timeout 20m -run 'Alloc|Boot' ./...
+
+lint: tools ## gofmt, vet, staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not gofmt-clean:"; echo "$$out"; exit 1; }
+	go vet ./...
+	$$(.ci/tool staticcheck) ./...
+
+bench: build ## CPU per request beside nginx and HAProxy (QUICK=1 for a short run)
+	@.ci/setup bench
+	go run ./proxy/bench $(if $(QUICK),-quick)
+
+package: ## deb, rpm and tar.gz in dist/
+	packaging/package.sh
+
+clean: ## remove what was built
+	rm -rf bin dist .cache

@@ -1,0 +1,221 @@
+package proxy
+
+import (
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/route"
+)
+
+// Deps are what a Handler works with.
+type Deps struct {
+	Log   logrus.FieldLogger
+	Stats *Stats
+	// Challenge returns the answer to an ACME HTTP-01 challenge (RFC 8555, 8.3).
+	Challenge func(host, path string) (body string, ok bool)
+}
+
+// Handler takes every exchange of the gateway from its front to its end.
+type Handler struct {
+	Deps
+	table   atomic.Pointer[Table]
+	unknown *RouteStats // counts what no route took
+}
+
+var _ exchange.Handler = (*Handler)(nil)
+
+// NewHandler returns a handler; SetTable must come before the first exchange.
+func NewHandler(d Deps) *Handler {
+	return &Handler{Deps: d, unknown: d.Stats.Route("", "")}
+}
+
+// SetTable makes t serve the exchanges that start from now on.
+func (h *Handler) SetTable(t *Table) { h.table.Store(t) }
+
+// Table is the one in force.
+func (h *Handler) Table() *Table { return h.table.Load() }
+
+// Serve is the line that every request takes: identify, canonicalise, match,
+// policies, backend, policies, answer; and, whatever happens, finish.
+func (h *Handler) Serve(x *exchange.Exchange) {
+	l := line{h: h, t: h.table.Load(), x: x, stats: h.unknown}
+	defer l.finish()
+
+	trusted := l.t.Trust.identify(x)
+	fault := x.Fault
+	if fault == nil {
+		fault = x.Canonicalise()
+	}
+	if fault == nil && x.Conn.Scheme == "http" && h.plainAnswer(l.t, x) {
+		l.respond()
+		return
+	}
+	if fault == nil {
+		fault = l.match()
+	}
+	if fault == nil {
+		fault = l.run(trusted)
+	}
+	if fault != nil {
+		refuse(x, fault)
+	}
+	if l.seen > 0 {
+		if err := l.r.Chain.Response(x, l.seen); err != nil {
+			refuse(x, asFault(err, exchange.FromPolicy))
+		}
+	}
+	l.respond()
+}
+
+// line is one exchange on its way.
+type line struct {
+	h     *Handler
+	t     *Table
+	x     *exchange.Exchange
+	r     *Route
+	stats *RouteStats
+	seen  int // policies whose request part ran
+	begun bool
+}
+
+const challengePrefix = "/.well-known/acme-challenge/"
+
+// plainAnswer answers what a plain listener answers before any route: ACME
+// challenges, and the redirect to https.
+func (h *Handler) plainAnswer(t *Table, x *exchange.Exchange) bool {
+	if h.Challenge != nil && strings.HasPrefix(x.Target.Path, challengePrefix) {
+		if body, ok := h.Challenge(x.Target.Host, x.Target.Path); ok {
+			x.Reply(200, "text/plain", []byte(body))
+			return true
+		}
+	}
+	port, ok := t.HTTPS[x.Conn.Listener]
+	if !ok || x.Target.Host == "" {
+		return false
+	}
+	b := make([]byte, 0, 128)
+	b = append(b, "https://"...)
+	if strings.IndexByte(x.Target.Host, ':') >= 0 {
+		b = append(append(append(b, '['), x.Target.Host...), ']')
+	} else {
+		b = append(b, x.Target.Host...)
+	}
+	if port != "443" {
+		b = append(append(b, ':'), port...)
+	}
+	b = append(b, x.Target.Path...)
+	if x.Target.HasQuery {
+		b = append(append(b, '?'), x.Target.Query...)
+	}
+	x.Reply(308, "", nil)
+	x.Response.Append("Location", string(b))
+	return true
+}
+
+func (l *line) match() *exchange.Fault {
+	x := l.x
+	m := l.t.Matcher.Match(x)
+	if m.Rule >= 0 {
+		l.r = l.t.Routes[m.Rule]
+		l.stats = l.r.Stats
+		x.RouteName = l.r.Name
+		return nil
+	}
+	if m.Miss == route.MethodNotAllowed {
+		x.ResponseEdits.Set("Allow", m.Allow)
+		return exchange.NewFault(exchange.FromClient, exchange.MethodNotAllowed, "%s isn't a method of this path", x.Method)
+	}
+	return exchange.NewFault(exchange.FromClient, exchange.NoRoute, "no route for host %q and path %q", x.Target.Host, x.Target.Path)
+}
+
+// run takes the request through its policies to whoever answers.
+func (l *line) run(trusted bool) *exchange.Fault {
+	x, r := l.x, l.r
+	forward(x, trusted)
+	verdict, seen, err := r.Chain.Request(x)
+	l.seen = seen
+	if err != nil {
+		return asFault(err, exchange.FromPolicy)
+	}
+	if verdict == policy.Done {
+		return nil
+	}
+	if r.Answer != nil {
+		if _, err := r.Answer.Request(x); err != nil {
+			return asFault(err, exchange.FromPolicy)
+		}
+		return nil
+	}
+	r.rewrite(x)
+	if r.Mirror != nil {
+		r.Mirror.send(x)
+	}
+	s := r.share()
+	l.stats = s.Stats
+	x.ServiceName = s.Service
+	return s.Pool.Send(x)
+}
+
+func (l *line) respond() {
+	l.begun = true
+	if err := l.x.Front.Respond(l.x); err != nil && l.x.Err == nil {
+		l.x.Err = asFault(err, exchange.FromClient)
+	}
+}
+
+// finish runs for every exchange: refused, answered, broken off, panicked.
+func (l *line) finish() {
+	x := l.x
+	if p := recover(); p != nil {
+		l.h.Log.WithFields(logrus.Fields{"route": x.RouteName, "request_id": strings.Clone(x.RequestID), "panic": fmt.Sprint(p), "stack": string(debug.Stack())}).
+			Error("a request panicked")
+		fault := exchange.NewFault(exchange.FromInternal, exchange.Internal, "panic: %v", p)
+		if l.begun {
+			x.Err = fault
+		} else {
+			refuse(x, fault)
+			l.respond()
+		}
+	}
+	if x.ResponseBody != nil {
+		_ = x.ResponseBody.Close() // its outcome is the lease's
+	}
+	if x.RequestBody != nil {
+		_ = x.RequestBody.Close() // the front sees what was left unread
+	}
+	if x.Lease != nil {
+		var err error
+		if x.Err != nil {
+			err = x.Err
+		}
+		x.Lease.Release(x, err)
+		x.Lease = nil
+	}
+	if l.seen > 0 {
+		l.r.Chain.Finish(x, l.seen)
+	}
+	end := time.Now()
+	l.h.Stats.Count(l.stats, x, end.Sub(x.Start))
+	if l.t.Log != nil {
+		l.t.Log.Log(x, end)
+	}
+}
+
+// asFault is err as a fault; what isn't one yet is put down to from.
+func asFault(err error, from exchange.Source) *exchange.Fault {
+	if f, ok := err.(*exchange.Fault); ok { //nolint:errorlint // a wrapped fault is reported as what wraps it
+		return f
+	}
+	kind := exchange.Internal
+	if from == exchange.FromClient {
+		kind = exchange.ClientGone
+	}
+	return &exchange.Fault{Source: from, Kind: kind, Err: err}
+}

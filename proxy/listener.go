@@ -1,0 +1,357 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/h1"
+	"github.com/sidegate-proxy/sidegate/proxy/h2"
+	"github.com/sidegate-proxy/sidegate/proxy/h3"
+	"github.com/sidegate-proxy/sidegate/proxy/proxyproto"
+)
+
+// listener is a bound TCP socket and what serves it at the moment.
+type listener struct {
+	server   *Server
+	tcp      net.Listener
+	now      atomic.Pointer[serving]
+	accepted atomic.Uint64
+}
+
+// serving is how a listener serves: its settings and protocols. A reload that
+// changes them puts another in its place; this one then drains.
+type serving struct {
+	cfg    ListenerConfig
+	trust  Trust
+	log    logrus.FieldLogger
+	tls    *tls.Config
+	h1     *h1.Front // nil: not spoken
+	h2     *h2.Front
+	h3     *h3.Front
+	refuse atomic.Uint64
+	failed atomic.Uint64
+	conns  atomic.Int64
+
+	mu    sync.Mutex // guards perIP
+	perIP map[netip.Addr]int
+}
+
+func newServing(d ServerDeps, cfg *ListenerConfig, trust Trust) (*serving, error) {
+	v := &serving{cfg: *cfg, trust: trust, log: d.Log.WithField("listener", cfg.Name), perIP: map[netip.Addr]int{}}
+	lim := cfg.Limits
+	speaks := func(p string) bool { return slices.Contains(cfg.Protocols, p) }
+	var err error
+	if cfg.TLS {
+		if v.tls, err = d.TLS(cfg, false); err != nil {
+			return nil, err
+		}
+	}
+	var altSvc func() string
+	if speaks("h3") {
+		_, port, err := net.SplitHostPort(cfg.Address)
+		if err != nil {
+			return nil, err
+		}
+		quic, err := d.TLS(cfg, true)
+		if err != nil {
+			return nil, err
+		}
+		v.h3 = h3.NewFront(h3.FrontConfig{
+			Handler: d.Handler, MaxHeaders: int(lim.Headers), MaxFields: lim.Fields, MaxURI: int(lim.URI), MaxStreams: lim.Streams,
+			HeaderTimeout: lim.HeaderTimeout, StallTimeout: lim.StallTimeout, IdleTimeout: lim.IdleTimeout,
+			Log: v.log, TLS: quic, Listener: cfg.Name,
+		})
+		value := `h3=":` + port + `"; ma=86400`
+		altSvc = func() string { return value }
+	}
+	if speaks("h1") {
+		v.h1 = h1.NewFront(h1.FrontConfig{
+			Handler: d.Handler, Sweeper: d.Sweeper, MaxHeaders: int(lim.Headers), MaxFields: lim.Fields, MaxURI: int(lim.URI),
+			HeaderTimeout: lim.HeaderTimeout, StallTimeout: lim.StallTimeout, IdleTimeout: lim.IdleTimeout, AltSvc: altSvc, Log: v.log,
+		})
+	}
+	if speaks("h2") {
+		v.h2 = h2.NewFront(h2.FrontConfig{
+			Handler: d.Handler, Sweeper: d.Sweeper, MaxHeaders: int(lim.Headers), MaxFields: lim.Fields, MaxURI: int(lim.URI), MaxStreams: lim.Streams,
+			HeaderTimeout: lim.HeaderTimeout, StallTimeout: lim.StallTimeout, IdleTimeout: lim.IdleTimeout, AltSvc: altSvc, Log: v.log,
+		})
+	}
+	return v, nil
+}
+
+// serveQUIC opens the UDP port beside the TCP one.
+func (v *serving) serveQUIC(tcp net.Addr) error {
+	if v.h3 == nil {
+		return nil
+	}
+	pc, err := net.ListenPacket("udp", tcp.String())
+	if err != nil {
+		return fmt.Errorf("http/3: %w", err)
+	}
+	go func() { // ends with v.h3.Close
+		if err := v.h3.Serve(pc); err != nil && !errors.Is(err, net.ErrClosed) {
+			v.log.WithError(err).Error("http/3 stopped")
+		}
+	}()
+	return nil
+}
+
+// start runs the accept loops, one for each core; they end when the socket is
+// closed.
+func (l *listener) start() {
+	for range runtime.GOMAXPROCS(0) {
+		go l.accept()
+	}
+}
+
+func (l *listener) accept() {
+	var pause time.Duration
+	for {
+		nc, err := l.tcp.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		v := l.now.Load()
+		if err != nil { // out of descriptors, mostly: wait for some to be freed
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			v.log.WithError(err).Warn("accept failed")
+			t := time.NewTimer(pause)
+			<-t.C
+			continue
+		}
+		pause = 0
+		n := l.accepted.Add(1)
+		remote := addrPort(nc.RemoteAddr())
+		if !v.admit(remote.Addr()) {
+			v.refuse.Add(1)
+			_ = nc.Close() // refused without a word: it costs us the least
+			continue
+		}
+		go v.serve(nc, remote, uint32(n))
+	}
+}
+
+// admit counts a connection in, unless the listener or the client has too many.
+func (v *serving) admit(ip netip.Addr) bool {
+	if v.conns.Add(1) > int64(v.cfg.Limits.Connections) {
+		v.conns.Add(-1)
+		return false
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.perIP[ip] >= v.cfg.Limits.ConnectionsPerIP {
+		v.conns.Add(-1)
+		return false
+	}
+	v.perIP[ip]++
+	return true
+}
+
+func (v *serving) leave(ip netip.Addr) {
+	v.conns.Add(-1)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.perIP[ip]--; v.perIP[ip] <= 0 {
+		delete(v.perIP, ip)
+	}
+}
+
+// serve is the life of a client connection.
+func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
+	defer v.leave(remote.Addr())
+	info := &exchange.Conn{Listener: v.cfg.Name, Remote: remote, Local: addrPort(nc.LocalAddr()), Scheme: "http", Shard: shard}
+	var preface []byte
+	if v.cfg.ProxyProtocol {
+		var ok bool
+		if preface, ok = v.readProxyHeader(nc, info); !ok {
+			v.refuse.Add(1)
+			_ = nc.Close()
+			return
+		}
+	}
+	info.RemoteIP = info.Remote.Addr().Unmap().String()
+	if v.tls == nil {
+		v.servePlain(nc, info, preface)
+		return
+	}
+	if len(preface) > 0 {
+		nc = &prefaced{Conn: nc, head: preface}
+	}
+	tc := tls.Server(nc, v.tls)
+	ctx, cancel := context.WithTimeout(context.Background(), v.cfg.Limits.HeaderTimeout)
+	err := tc.HandshakeContext(ctx)
+	cancel()
+	if err != nil {
+		v.failed.Add(1)
+		_ = nc.Close()
+		return
+	}
+	state := tc.ConnectionState()
+	info.TLS, info.Scheme = &state, "https"
+	switch {
+	case state.NegotiatedProtocol == "h2" && v.h2 != nil:
+		v.h2.ServeConn(tc, info, nil)
+	case state.NegotiatedProtocol == "acme-tls/1" || v.h1 == nil:
+		_ = tc.Close()
+	default:
+		v.h1.ServeConn(tc, info, nil)
+	}
+}
+
+// readProxyHeader takes the PROXY protocol header, which only trusted proxies
+// may send, and all of them must.
+func (v *serving) readProxyHeader(nc net.Conn, info *exchange.Conn) (rest []byte, ok bool) {
+	if !v.trust.Contains(info.Remote.Addr()) {
+		v.log.WithField("peer", info.Remote).Debug("PROXY protocol: the peer isn't in trusted_proxies")
+		return nil, false
+	}
+	src, dst, rest, err := proxyproto.Read(nc, v.cfg.Limits.HeaderTimeout)
+	if err != nil {
+		v.log.WithField("peer", info.Remote).WithError(err).Debug("PROXY protocol")
+		return nil, false
+	}
+	if src.IsValid() {
+		info.Remote, info.Local = src, dst
+	}
+	return rest, true
+}
+
+const h2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" // RFC 9113, 3.4
+
+// servePlain tells HTTP/2 by prior knowledge from HTTP/1.1 by its first bytes.
+func (v *serving) servePlain(nc net.Conn, info *exchange.Conn, preface []byte) {
+	if v.h2 == nil {
+		v.h1.ServeConn(nc, info, preface)
+		return
+	}
+	if v.h1 == nil {
+		v.h2.ServeConn(nc, info, preface)
+		return
+	}
+	buf := make([]byte, len(preface), len(h2Preface)+len(preface))
+	copy(buf, preface)
+	_ = nc.SetReadDeadline(time.Now().Add(v.cfg.Limits.HeaderTimeout)) // a dead socket fails in Read
+	for isPrefix(buf) && len(buf) < len(h2Preface) {
+		n, err := nc.Read(buf[len(buf):len(h2Preface)])
+		buf = buf[:len(buf)+n]
+		if err != nil {
+			_ = nc.Close()
+			return
+		}
+	}
+	_ = nc.SetReadDeadline(time.Time{})
+	if len(buf) >= len(h2Preface) && isPrefix(buf) {
+		v.h2.ServeConn(nc, info, buf)
+		return
+	}
+	v.h1.ServeConn(nc, info, buf)
+}
+
+// isPrefix reports whether b may be, or begins with, the HTTP/2 preface.
+func isPrefix(b []byte) bool {
+	n := min(len(b), len(h2Preface))
+	return string(b[:n]) == h2Preface[:n]
+}
+
+// retire ends what this serving has begun, without haste.
+func (v *serving) retire() {
+	v.drain()
+	if v.h3 != nil {
+		v.h3.Close()
+	}
+}
+
+func (v *serving) drain() {
+	if v.h1 != nil {
+		v.h1.Drain()
+	}
+	if v.h2 != nil {
+		v.h2.Drain()
+	}
+	if v.h3 != nil {
+		v.h3.Drain()
+	}
+}
+
+func (v *serving) close() {
+	if v.h1 != nil {
+		v.h1.Close()
+	}
+	if v.h2 != nil {
+		v.h2.Close()
+	}
+	if v.h3 != nil {
+		v.h3.Close()
+	}
+}
+
+func (v *serving) active() (conns, busy int) {
+	add := func(c, b int) { conns, busy = conns+c, busy+b }
+	if v.h1 != nil {
+		add(v.h1.Active())
+	}
+	if v.h2 != nil {
+		add(v.h2.Active())
+	}
+	if v.h3 != nil {
+		add(v.h3.Active())
+	}
+	return conns, busy
+}
+
+func (l *listener) status() ListenerStatus {
+	v := l.now.Load()
+	conns, busy := v.active()
+	return ListenerStatus{
+		Name: v.cfg.Name, Address: l.tcp.Addr().String(), Protocols: v.cfg.Protocols, TLS: v.cfg.TLS, Connections: conns, Busy: busy,
+		Accepted: l.accepted.Load(), Refused: v.refuse.Load(), Handshakes: v.failed.Load(),
+	}
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		p := t.AddrPort()
+		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+	}
+	host, port, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(ip.Unmap(), uint16(n))
+}
+
+// prefaced is a connection of which some bytes have been read before.
+type prefaced struct {
+	net.Conn
+	head []byte
+}
+
+func (p *prefaced) Read(b []byte) (int, error) {
+	if len(p.head) > 0 {
+		n := copy(b, p.head)
+		p.head = p.head[n:]
+		return n, nil
+	}
+	return p.Conn.Read(b)
+}

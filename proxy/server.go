@@ -1,0 +1,232 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"reflect"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/sweep"
+)
+
+// ServerDeps are what a Server works with.
+type ServerDeps struct {
+	Log     logrus.FieldLogger
+	Handler exchange.Handler
+	Sweeper *sweep.Sweeper
+	// TLS returns the configuration of a listener's handshakes, for TCP or for
+	// QUIC.
+	TLS func(cfg *ListenerConfig, quic bool) (*tls.Config, error)
+}
+
+// Server owns the listening sockets. A socket is kept as long as a listener of
+// the configuration has its address, whatever else of it changes.
+type Server struct {
+	ServerDeps
+
+	mu        sync.Mutex           // guards what follows
+	listeners map[string]*listener // by address
+	draining  bool
+}
+
+// NewServer returns a server without listeners.
+func NewServer(d ServerDeps) *Server {
+	return &Server{ServerDeps: d, listeners: map[string]*listener{}}
+}
+
+// ServerPlan is a set of listeners that is ready, with sockets bound, but
+// doesn't serve yet.
+type ServerPlan struct {
+	server *Server
+	steps  []step
+	trust  Trust
+}
+
+// step is one listener of a plan: an old one that goes on, with or without new
+// settings, or a new one.
+type step struct {
+	old   *listener // nil: new
+	next  *serving  // nil: goes on as it is
+	tcp   net.Listener
+	fresh bool
+}
+
+// Plan binds the addresses that aren't bound yet and prepares the protocols.
+// Nothing that serves is touched. Commit or Abort must follow.
+func (s *Server) Plan(cfgs []*ListenerConfig, trust Trust) (*ServerPlan, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := &ServerPlan{server: s, trust: trust}
+	var errs []error
+	for _, cfg := range cfgs {
+		st, err := s.plan(cfg, trust)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("listener %q: %w", cfg.Name, err))
+			continue
+		}
+		p.steps = append(p.steps, st)
+	}
+	if len(errs) > 0 {
+		p.Abort()
+		return nil, errors.Join(errs...)
+	}
+	return p, nil
+}
+
+func (s *Server) plan(cfg *ListenerConfig, trust Trust) (step, error) {
+	old := s.listeners[cfg.Address]
+	if old != nil {
+		now := old.now.Load()
+		if reflect.DeepEqual(now.cfg, *cfg) && reflect.DeepEqual(now.trust, trust) && cfg.ClientCAFile == "" {
+			return step{old: old}, nil
+		}
+	}
+	next, err := newServing(s.ServerDeps, cfg, trust)
+	if err != nil {
+		return step{}, err
+	}
+	if old != nil {
+		return step{old: old, next: next}, nil
+	}
+	l, err := net.Listen("tcp", cfg.Address)
+	if err != nil {
+		return step{}, bindError(cfg.Address, err)
+	}
+	return step{next: next, tcp: l, fresh: true}, nil
+}
+
+// bindError says who has the port, when that can be known.
+func bindError(address string, err error) error {
+	_, text, _ := net.SplitHostPort(address)
+	port, _ := strconv.Atoi(text) // "" and names give 0, which nobody owns
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		if who := portOwner(port); who != "" {
+			return fmt.Errorf("%s is taken by %s: stop it, or choose another address", address, who)
+		}
+		return fmt.Errorf("%s is taken by another process: find it with `ss -ltnp`, or choose another address", address)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%s: no permission to bind it: ports below 1024 need root or CAP_NET_BIND_SERVICE", address)
+	default:
+		return err
+	}
+}
+
+// Abort gives up a plan and the sockets that it bound.
+func (p *ServerPlan) Abort() {
+	for _, st := range p.steps {
+		if st.fresh {
+			_ = st.tcp.Close()
+		}
+	}
+}
+
+// Commit serves the plan's listeners and drains those that aren't in it. The
+// error is of UDP sockets: the TCP side serves all the same.
+func (p *ServerPlan) Commit() error {
+	s := p.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kept := map[string]*listener{}
+	var errs []error
+	for _, st := range p.steps {
+		l := st.old
+		if l == nil {
+			l = &listener{server: s, tcp: st.tcp}
+		}
+		if st.next != nil {
+			before := l.now.Swap(st.next)
+			if before != nil {
+				before.retire()
+			}
+			if err := st.next.serveQUIC(l.tcp.Addr()); err != nil {
+				errs = append(errs, fmt.Errorf("listener %q: %w", st.next.cfg.Name, err))
+			}
+		}
+		if st.fresh {
+			l.start()
+		}
+		kept[l.now.Load().cfg.Address] = l
+	}
+	for address, l := range s.listeners {
+		if kept[address] != l {
+			_ = l.tcp.Close() // ends its accept loops
+			l.now.Load().retire()
+		}
+	}
+	s.listeners = kept
+	return errors.Join(errs...)
+}
+
+// ListenerStatus is what is known of a listener.
+type ListenerStatus struct {
+	Name        string   `json:"name"`
+	Address     string   `json:"address"`
+	Protocols   []string `json:"protocols"`
+	TLS         bool     `json:"tls"`
+	Connections int      `json:"connections"`
+	Busy        int      `json:"busy"` // requests, or streams, in flight
+	Accepted    uint64   `json:"accepted"`
+	Refused     uint64   `json:"refused"`    // over a limit, or not PROXY protocol
+	Handshakes  uint64   `json:"handshakes"` // failed ones
+}
+
+// Status is the state of all listeners.
+func (s *Server) Status() []ListenerStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]ListenerStatus, 0, len(s.listeners))
+	for _, l := range s.listeners {
+		out = append(out, l.status())
+	}
+	return out
+}
+
+// Drain stops accepting, lets the requests in flight end, and cuts what is left
+// when ctx ends.
+func (s *Server) Drain(ctx context.Context) {
+	s.mu.Lock()
+	s.draining = true
+	all := make([]*serving, 0, len(s.listeners))
+	for _, l := range s.listeners {
+		_ = l.tcp.Close() // nothing is lost: the accept loops end
+		all = append(all, l.now.Load())
+	}
+	s.mu.Unlock()
+	for _, v := range all {
+		v.drain()
+	}
+	t := time.NewTicker(10 * time.Millisecond)
+	defer t.Stop()
+	for {
+		left := 0
+		for _, v := range all {
+			conns, _ := v.active()
+			left += conns
+		}
+		if left == 0 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			s.Log.WithField("connections", left).Warn("drain: time is up, closing the connections that are left")
+			for _, v := range all {
+				v.close()
+			}
+			return
+		case <-t.C:
+		}
+	}
+	for _, v := range all {
+		v.close()
+	}
+}

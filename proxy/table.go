@@ -1,0 +1,70 @@
+package proxy
+
+import (
+	"math/rand/v2"
+	"strings"
+
+	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/route"
+	"github.com/sidegate-proxy/sidegate/proxy/upstream"
+)
+
+// Table is all that serving a request needs to know. It is immutable; an
+// exchange keeps the one that it started with.
+type Table struct {
+	Matcher *route.Matcher
+	Routes  []*Route // by the matcher's index
+	Trust   Trust
+	Log     *AccessLog        // nil: no access log
+	HTTPS   map[string]string // by listener: the port of https that its requests are redirected to
+}
+
+// Route is a compiled route. Exactly one of Answer and Shares says who answers.
+type Route struct {
+	Name   string
+	Origin string // where it comes from: a file's place, a KV key, a registration
+	Chain  *policy.Chain
+	Answer policy.Requester
+	Shares []Share
+	Strip  string  // prefix cut off the path before it is forwarded
+	Mirror *Mirror // nil: none
+	Stats  *RouteStats
+}
+
+// Share is a service of a route and its part of the requests.
+type Share struct {
+	Service string
+	Pool    *upstream.Pool
+	Upto    uint32 // sum of the weights up to and with this one
+	Stats   *RouteStats
+}
+
+// share chooses a service by weight.
+func (r *Route) share() *Share {
+	if len(r.Shares) == 1 {
+		return &r.Shares[0]
+	}
+	n := rand.Uint32N(r.Shares[len(r.Shares)-1].Upto)
+	for i := range r.Shares {
+		if n < r.Shares[i].Upto {
+			return &r.Shares[i]
+		}
+	}
+	return &r.Shares[len(r.Shares)-1]
+}
+
+// rewrite applies strip_prefix. The match stays on the original path.
+func (r *Route) rewrite(x *exchange.Exchange) {
+	if r.Strip == "" {
+		return
+	}
+	rest, ok := strings.CutPrefix(x.Target.Path, r.Strip)
+	switch {
+	case !ok:
+	case rest == "":
+		x.Out.Path = "/"
+	case rest[0] == '/':
+		x.Out.Path = rest
+	}
+}
