@@ -51,6 +51,7 @@ const (
 	// Of the routing table.
 	NoRoute          Kind = "no-route"           // 404
 	MethodNotAllowed Kind = "method-not-allowed" // 405
+	RouteEnded       Kind = "route-ended"        // 410
 
 	// Of a backend.
 	NoInstance       Kind = "no-instance"            // 503
