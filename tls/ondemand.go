@@ -1,0 +1,162 @@
+package tls
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+)
+
+const (
+	askTimeout   = 2 * time.Second
+	verdictLife  = time.Minute
+	maxVerdicts  = 10000
+	asksPerSec   = 20
+	failureStart = time.Minute
+	failureMax   = time.Hour
+)
+
+// asker asks a URL whether a name may get a certificate. Handshakes wait for
+// it, and strangers choose the names: so answers are kept for a minute, asking
+// is limited, and a name that failed at the authority has to wait.
+type asker struct {
+	url    *url.URL
+	now    func() time.Time
+	client *http.Client
+
+	mu       sync.Mutex // guards what follows
+	verdicts map[string]verdict
+	failures map[string]failure
+	tokens   float64
+	filled   time.Time
+}
+
+type verdict struct {
+	err   error
+	until time.Time
+}
+
+type failure struct {
+	wait  time.Duration
+	until time.Time
+}
+
+// newAsker needs a URL that the plan has checked.
+func newAsker(ask string, now func() time.Time) *asker {
+	u, err := url.Parse(ask)
+	if err != nil {
+		panic(err)
+	}
+	return &asker{
+		url: u, now: now, tokens: asksPerSec, filled: now(),
+		verdicts: make(map[string]verdict), failures: make(map[string]failure),
+		client: &http.Client{
+			Timeout: askTimeout,
+			Transport: &http.Transport{
+				DialContext:     (&net.Dialer{Timeout: askTimeout}).DialContext,
+				MaxConnsPerHost: 16, MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second,
+				MaxResponseHeaderBytes: 16 << 10,
+			},
+			// A redirect is not a yes, wherever it ends.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+var errAskLimit = errors.New("asked too often; try again in a second")
+
+// ready reports what is known without asking: a refusal, or a name that waits
+// after a failure.
+func (a *asker) ready(name string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.now()
+	if f, ok := a.failures[name]; ok && now.Before(f.until) {
+		return fmt.Errorf("getting a certificate for %q failed; next try at %s", name, f.until.Format(time.TimeOnly))
+	}
+	if v, ok := a.verdicts[name]; ok && now.Before(v.until) {
+		return v.err
+	}
+	return nil
+}
+
+// allow gives the reason why a name gets no certificate; nil allows it.
+func (a *asker) allow(ctx context.Context, name string) error {
+	a.mu.Lock()
+	now := a.now()
+	if v, ok := a.verdicts[name]; ok && now.Before(v.until) {
+		a.mu.Unlock()
+		return v.err
+	}
+	a.tokens = min(asksPerSec, a.tokens+now.Sub(a.filled).Seconds()*asksPerSec)
+	a.filled = now
+	if a.tokens < 1 {
+		a.mu.Unlock()
+		return errAskLimit
+	}
+	a.tokens--
+	a.mu.Unlock()
+
+	err := a.ask(ctx, name)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.verdicts) >= maxVerdicts {
+		clear(a.verdicts)
+	}
+	a.verdicts[name] = verdict{err, a.now().Add(verdictLife)}
+	return err
+}
+
+func (a *asker) ask(ctx context.Context, name string) error {
+	u := *a.url
+	q := u.Query()
+	q.Set("domain", name)
+	u.RawQuery = q.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("User-Agent", "sidegate")
+	resp, err := a.client.Do(req)
+	if err != nil {
+		return fmt.Errorf("asking for %q: %w", name, err)
+	}
+	// The rest of a short answer, so that the connection can be used again.
+	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%q isn't allowed: %s answered %d", name, a.url.Redacted(), resp.StatusCode)
+	}
+	return nil
+}
+
+// failed makes a name wait, twice as long at each failure up to an hour.
+func (a *asker) failed(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	f := a.failures[name]
+	f.wait = min(max(2*f.wait, failureStart), failureMax)
+	f.until = a.now().Add(f.wait)
+	if len(a.failures) >= maxVerdicts {
+		clear(a.failures)
+	}
+	a.failures[name] = f
+}
+
+// allowed lists the names that were allowed lately.
+func (a *asker) allowed() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var names []string
+	for n, v := range a.verdicts {
+		if v.err == nil {
+			names = append(names, n)
+		}
+	}
+	return names
+}
