@@ -12,6 +12,9 @@ import "time"
 //	min:"1" max:"2"               bounds of a number, duration or size
 //	unit:"bytes"                  an int64 written as a size, "10MiB"
 //
+// A string whose argument ends in _file is the path of a file that must be
+// readable; one that is relative to the configuration's folder arrives absolute.
+//
 // The doc comment of a field is its text in the reference.
 
 // ListenerConfig is a listener block: a socket that clients connect to.
@@ -21,8 +24,9 @@ type ListenerConfig struct {
 	Address string `hcl:"address,attr" required:"true"`
 	// Terminate TLS. Without it h2 means HTTP/2 by prior knowledge (h2c).
 	TLS bool `hcl:"tls,attr" default:"true"`
-	// Protocols to speak. h3 opens the same UDP port and is announced with Alt-Svc.
-	Protocols []string `hcl:"protocols,attr" default:"[\"h1\", \"h2\"]" enum:"h1|h2|h3"`
+	// Protocols to speak; unless given h1, h2 and h3 with TLS (no h3 with proxy_protocol), h1 and h2 without.
+	// h3 opens the same UDP port and is announced with Alt-Svc.
+	Protocols []string `hcl:"protocols,attr" enum:"h1|h2|h3"`
 	// Ask for client certificates signed by the authorities in this PEM file.
 	ClientCAFile string `hcl:"client_ca_file,attr"`
 	// Require a PROXY protocol header (v1 or v2), from trusted_proxies only.

@@ -1,0 +1,132 @@
+package config
+
+import (
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/sidegate-proxy/sidegate/discovery/consul"
+	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/route"
+	"github.com/sidegate-proxy/sidegate/proxy/secret"
+	"github.com/sidegate-proxy/sidegate/proxy/upstream"
+	edgetls "github.com/sidegate-proxy/sidegate/tls"
+)
+
+// File is a whole configuration, decoded. It isn't changed after Load.
+type File struct {
+	// The gateway's own log, on stderr.
+	Log LogConfig `hcl:"log,block"`
+	// One line for each request; off without this block.
+	AccessLog *proxy.AccessLogConfig `hcl:"access_log,block"`
+	// Folder for certificates, the last known instances and the CLI's socket; $STATE_DIRECTORY unless given.
+	StateDir string `hcl:"state_dir,attr" default:"/var/lib/sidegate"`
+	// How long a shutdown waits for requests in flight.
+	Drain time.Duration `hcl:"drain,attr" default:"30s"`
+	// Networks whose X-Forwarded-For, Forwarded and PROXY headers count.
+	TrustedProxies []netip.Prefix `hcl:"trusted_proxies,attr"`
+	// JSON API, metrics, health and status.
+	Admin AdminConfig `hcl:"admin,block"`
+	// The Consul agent to ask; without this block, the one that CONSUL_HTTP_ADDR names, else none.
+	Consul *consul.Config `hcl:"consul,block"`
+	// Where certificates come from.
+	TLS edgetls.Settings `hcl:"tls,block"`
+	// Sockets that clients connect to; without any: https on :443, and http on :80 that redirects to it.
+	Listeners []*proxy.ListenerConfig `hcl:"listener,block"`
+	// How services are found and reached; implied by their first use in a route.
+	Services []*upstream.Config `hcl:"service,block"`
+	// Named sets of policies that routes take with use.
+	Bundles []*Bundle `hcl:"policy,block"`
+	// Which requests go where.
+	Routes []*Route `hcl:"route,block"`
+
+	// Files are those that were read, in order; a change of one asks for a reload.
+	Files []string
+
+	ranges          map[any]hcl.Range
+	external        map[place]bool
+	origins         map[any]string
+	impliedServices map[*upstream.Config]bool
+}
+
+// LogConfig is the log block.
+type LogConfig struct {
+	// Least severity that is logged.
+	Level string `hcl:"level,attr" default:"info" enum:"debug|info|warn|error"`
+	// The format of a line.
+	Format string `hcl:"format,attr" default:"json" enum:"json|text"`
+}
+
+// AdminConfig is the admin block.
+type AdminConfig struct {
+	// host:port of the admin server.
+	Address string `hcl:"address,attr" default:"127.0.0.1:9901"`
+	// What clients must send as a bearer token; needed on any address that isn't loopback.
+	Token secret.String `hcl:"token,attr"`
+}
+
+// Route is a route block.
+type Route struct {
+	route.Config
+	// Policies of this route alone, as written; their order says nothing.
+	Policies []Block `hcl:",policies"`
+	Range    hcl.Range
+}
+
+// Bundle is a policy block: a named set of policies.
+type Bundle struct {
+	Name     string  `hcl:"name,label"`
+	Policies []Block `hcl:",policies"`
+	Range    hcl.Range
+}
+
+// Block is a policy's block in a route or a bundle.
+type Block struct {
+	Kind   *policy.Kind
+	Config any // what Kind.Config returned, decoded
+	Range  hcl.Range
+}
+
+// Options are what Load needs beside the files.
+type Options struct {
+	Kinds []policy.Kind               // the policies that there are
+	Env   func(string) (string, bool) // nil: os.LookupEnv
+}
+
+func (o Options) env(name string) (string, bool) {
+	if o.Env == nil {
+		return os.LookupEnv(name)
+	}
+	return o.Env(name)
+}
+
+// Place says where v, a pointer to a Config in f, was written. Its Filename is
+// empty for what was implied.
+func (f *File) Place(v any) hcl.Range { return f.ranges[v] }
+
+// Origin says in words where v, a pointer to a Config in f, comes from: a
+// file's place, a KV key, a registration.
+func (f *File) Origin(v any) string {
+	if o, ok := f.origins[v]; ok {
+		return o
+	}
+	return placeText(f.ranges[v])
+}
+
+// note keeps the places of blocks.
+func (f *File) note(d *decoder) {
+	if f.ranges == nil {
+		f.ranges, f.external = map[any]hcl.Range{}, map[place]bool{}
+	}
+	for p, r := range d.places {
+		if p.name == "" {
+			f.ranges[p.of] = r
+		}
+	}
+	for p := range d.external {
+		f.external[p] = true
+	}
+}

@@ -1,0 +1,179 @@
+# Every block with its usual arguments. None is needed: the smallest useful
+# file is one route with hosts and service. Most of what stands here is what
+# holds without it; the reference has every argument, its type and its default.
+
+log { # on stderr, so journald keeps it
+  level  = "info"
+  format = "json"
+}
+access_log {        # off when the block is absent
+  output = "stdout" # or a file
+  format = "json"
+  sample = 1.0
+}
+state_dir       = "/var/lib/sidegate" # certificates, last known instances
+drain           = "30s"               # how long shutdown waits for requests in flight
+trusted_proxies = ["10.0.0.0/8"]      # whose X-Forwarded-For / Forwarded / PROXY counts
+
+admin { # JSON API, /metrics, /healthz, /readyz
+  address = "127.0.0.1:9901"
+  # token = file("/etc/sidegate/admin.token") # needed on any address that isn't loopback
+}
+
+consul { # absent: CONSUL_HTTP_ADDR & co., else no Consul
+  address = "127.0.0.1:8500"
+  # token = file("/etc/sidegate/consul.token")
+  kv = "sidegate/" # routes and services may live in KV too
+  expose {         # what registrations may claim by themselves
+    hosts = ["*.example.com"]
+    use   = ["public-api"] # policies put on each such route
+  }
+}
+
+tls {
+  storage = "file"
+  acme {
+    email       = "ops@example.com"
+    directory   = "https://acme-v02.api.letsencrypt.org/directory"
+    ca_file     = "" # extra root for a private ACME server
+    challenges  = ["tls-alpn-01", "http-01"]
+    check_every = "10m" # how often to look for due renewals
+  }
+  # certificate { # wins over ACME for the names it covers; reloaded on change
+  #   cert_file = "a.pem"
+  #   key_file  = "a.key"
+  # }
+  on_demand { ask = "http://127.0.0.1:8081/allowed" } # names not in any route, only if this says 200
+  min_version = "1.2"
+} # localhost, IPs, *.internal, *.test: own local CA
+
+listener "https" {
+  address        = ":443"
+  tls            = true               # false: plain; h2 is then h2c by prior knowledge
+  protocols      = ["h1", "h2", "h3"] # h3 opens the same UDP port and sends Alt-Svc
+  client_ca_file = ""                 # asks for client certificates
+  proxy_protocol = false
+  limits {
+    headers            = "32KiB"
+    connections_per_ip = 1024
+  }
+}
+listener "http" { # answers ACME HTTP-01 first
+  address        = ":80"
+  tls            = false
+  redirect_https = true
+}
+# no listener block at all: exactly these two
+
+service "orders" { # how to reach a Consul service; implied by its first use in a route
+  consul {
+    name        = "orders"
+    tags        = ["v2"]
+    filter      = "Service.Meta.tier == \"gold\""
+    datacenters = ["dc1", "dc2"]
+  }
+  protocol     = "https" # http1 | h2c | https | h2
+  balance      = "ewma"  # ewma (two choices, peak EWMA) | round_robin | least_request | random | hash
+  prefer_local = true    # instances on this host first; spills over when they fail or fill up
+  slow_start   = "10s"
+  sticky { cookie = "srv" }
+  health_check { # on top of Consul's checks
+    path     = "/healthz"
+    interval = "5s"
+    timeout  = "2s"
+    rise     = 2
+    fall     = 3
+  }
+  outlier {
+    errors      = 5
+    window      = "10s"
+    eject       = "30s"
+    max_ejected = 0.5
+  }
+  limits {
+    connections = 1024
+    requests    = 1024
+    queue       = 128
+  }
+  timeouts {
+    connect    = "2s"
+    first_byte = "30s"
+    idle       = "60s"
+    total      = "0s"
+  }
+  retry {
+    attempts = 2
+    on       = ["connect", "reset", "502", "503", "504"]
+    budget   = 0.2
+  }
+  tls {
+    server_name = "orders.internal"
+    ca_file     = ""
+    cert_file   = ""
+    key_file    = ""
+    insecure    = false
+  }
+}
+service "carts" {
+  instances = ["127.0.0.1:9001", "10.0.0.7:9001"]
+  balance   = "hash"
+  hash_by   = "header:X-User" # header:, cookie:, query: or client_ip
+}
+
+policy "public-api" { # a named bundle of policy blocks; routes take it with use = [...]
+  response {
+    set = { "Strict-Transport-Security" = "max-age=31536000" }
+  }
+}
+
+route "orders-v2" {
+  hosts   = ["api.example.com", "*.eu.example.com"]
+  paths   = ["/orders/*", "/orders/{id}/items"] # exact, or a prefix ending in /*, or with parameters
+  methods = ["GET", "POST"]
+  headers = { "Accept" = "*application/vnd.acme.v2+json*" } # exact, with * at the ends, or "~RE2"
+  query   = { "version" = "2" }
+
+  service = "orders" # exactly one of: service, split, redirect, respond
+
+  use          = ["public-api"]
+  strip_prefix = "/orders" # the match stays on the original path
+  mirror {
+    service = "orders-shadow"
+    percent = 10
+  }
+  sunset {
+    date       = "2027-06-30"
+    deprecated = "2027-01-01"
+    link       = "https://docs.example.com/v2"
+  }
+
+  # policy blocks; they always run in one order, whatever their order here
+  request {
+    set    = { "X-Tenant" = "acme" }
+    add    = {}
+    remove = ["Cookie"]
+  }
+  response {
+    set    = {}
+    remove = ["Server"]
+  }
+}
+route "carts" {
+  hosts = ["shop.example.com"]
+  split = { "carts" = 95, "carts-next" = 5 }
+}
+route "moved" {
+  hosts = ["old.example.com"]
+  redirect {
+    to     = "https://shop.example.com{path}{query}"
+    status = 308
+  }
+}
+route "hello" {
+  hosts = ["hello.example.com"]
+  respond {
+    status  = 200
+    body    = "ok"
+    headers = { "Cache-Control" = "no-store" }
+  }
+}
