@@ -6,7 +6,10 @@
 // agent. It doesn't balance, check health or connect: that is proxy/upstream.
 package discovery
 
-import "context"
+import (
+	"context"
+	"strings"
+)
 
 // Health is what a source says of an instance.
 type Health uint8
@@ -51,6 +54,21 @@ type Query struct {
 	Tags        []string // an instance has all of them
 	Filter      string   // in the source's own language
 	Datacenters []string // first the preferred one that has instances; none: the source's own
+}
+
+// String is the query in words, for logs and status.
+func (q Query) String() string {
+	s := q.Service
+	if len(q.Tags) > 0 {
+		s += " tags " + strings.Join(q.Tags, ",")
+	}
+	if q.Filter != "" {
+		s += " filter " + q.Filter
+	}
+	if len(q.Datacenters) > 0 {
+		s += " in " + strings.Join(q.Datacenters, ",")
+	}
+	return s
 }
 
 // Source finds instances.
