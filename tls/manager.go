@@ -130,12 +130,15 @@ func (m *Manager) refreshFiles() {
 	}
 }
 
-// Close ends all background work and waits for it. Configurations that the
+// Close ends all background work and waits for it; it may be called again. Configurations that the
 // manager has given out go on serving what is in memory.
 func (m *Manager) Close() {
 	m.mu.Lock()
-	m.closed = true
 	u := m.live.Load().unit
+	if m.closed {
+		u = nil
+	}
+	m.closed = true
 	m.mu.Unlock()
 	if u != nil {
 		u.stop()
