@@ -1,0 +1,290 @@
+package h1
+
+import (
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/sweep"
+)
+
+// phase is what a client's connection is at.
+type phase uint32
+
+const (
+	fresh phase = iota // no request so far
+	idle               // waiting for the next request
+	busy               // with a request
+)
+
+const (
+	maxDrain   = 64 << 10        // unread request bytes that keeping a connection is worth
+	maxLinger  = 8 << 20         // unread bytes that are thrown away before closing
+	lingerTime = 3 * time.Second // and for how long
+)
+
+// conn is a client's connection, and the Front of each exchange on it.
+type conn struct {
+	f     *Front
+	info  *exchange.Conn
+	w     wire
+	place sweep.Place
+	phase atomic.Uint32
+	ahead atomic.Bool // bytes of the next request are buffered
+
+	x    *exchange.Exchange
+	p    parser
+	body body
+	out  outgoing
+
+	hasBody  bool
+	keep     bool // the connection may go on after this exchange
+	answered bool
+	broken   bool // the response wasn't completed
+	unread   bool // the peer may be sending: linger
+
+	// 100 (Continue) comes from whoever reads the body, which may be another
+	// goroutine than the one that responds.
+	expects    bool
+	continueMu sync.Mutex
+	awaits     bool // the client awaits 100; under continueMu
+
+	trailer []byte // memory of the request's trailers
+}
+
+var (
+	_ exchange.Front = (*conn)(nil)
+	_ sweep.Member   = (*conn)(nil)
+	_ owner          = (*conn)(nil)
+)
+
+// Sweep looks at the limits of the connection.
+func (c *conn) Sweep(now int64) { c.w.sweep(now) }
+
+// serve runs the connection: wait, read a head, hand it over, tidy up.
+func (c *conn) serve() {
+	for c.awaitRequest() {
+		c.phase.Store(uint32(busy))
+		x := c.f.exchange()
+		x.Reset(exchange.HTTP11, c.info, c)
+		c.x = x
+		ok := c.readHead()
+		if ok {
+			x.Start = time.Now()
+			c.f.cfg.Handler.Serve(x)
+			ok = c.finish()
+		}
+		c.x = nil
+		c.f.free.Put(x)
+		c.w.release()
+		if !ok {
+			return
+		}
+	}
+}
+
+// awaitRequest waits until bytes of a request are there.
+func (c *conn) awaitRequest() bool {
+	w := &c.w
+	if w.buffered() > 0 {
+		return true
+	}
+	if phase(c.phase.Load()) == busy {
+		c.phase.Store(uint32(idle))
+	}
+	w.armRead(c.f.cfg.IdleTimeout)
+	for {
+		if phase(c.phase.Load()) == idle && c.f.draining.Load() {
+			return false
+		}
+		err := w.await()
+		if err == nil {
+			w.disarmRead()
+			return true
+		}
+		// Drain wakes connections; a fresh one only once its grace is over.
+		if !errors.Is(err, errWoken) || c.f.draining.Load() {
+			return false
+		}
+	}
+}
+
+// readHead reads the request's head and fills x. It returns false when there
+// is nobody to answer.
+func (c *conn) readHead() bool {
+	w, x := &c.w, c.x
+	c.keep, c.answered, c.broken, c.unread = false, false, false, false
+	c.hasBody, c.expects = false, false
+	w.startHead()
+	c.p.reset(0)
+	x.Request.Reset(w.buf)
+	slow := false
+	for {
+		done, f := c.p.request(w.buf, w.w, &x.Request, c.f.lim)
+		if f != nil {
+			return c.refuse(f)
+		}
+		if done {
+			break
+		}
+		if !slow {
+			slow = true
+			w.armRead(c.f.cfg.HeaderTimeout)
+		}
+		w.growHead(&x.Request)
+		if err := w.fill(); err != nil {
+			if errors.Is(err, errLapsed) && w.w > 0 {
+				return c.refuse(&flaw{exchange.ClientTimeout, "request head didn't come in time"})
+			}
+			return false
+		}
+	}
+	if slow {
+		w.disarmRead()
+	}
+	w.endHead(c.p.pos)
+	c.fillRequestLine()
+	if f := c.fill(); f != nil {
+		return c.refuse(f)
+	}
+	return true
+}
+
+func (c *conn) fillRequestLine() {
+	x, buf := c.x, c.w.buf
+	x.Method = exchange.KnownMethod(buf[c.p.method:c.p.methodEnd])
+	x.RawTarget = view(buf[c.p.target:c.p.targetEnd])
+	if c.p.minor == 0 {
+		x.Proto = exchange.HTTP10
+	}
+}
+
+// refuse hands a request over that can't be read: for the answer and the log.
+// Nothing behind it on the connection can be trusted (RFC 9112, 2.2).
+func (c *conn) refuse(f *flaw) bool {
+	x := c.x
+	if c.p.stage > atStart && x.RawTarget == "" {
+		c.fillRequestLine()
+	}
+	if x.Method == "" {
+		x.Method = "-"
+	}
+	x.Fault = exchange.NewFault(exchange.FromClient, f.kind, "%s", f.why)
+	x.RequestBody, x.RequestLength, x.ExpectContinue, x.Upgrade = nil, 0, false, ""
+	c.hasBody, c.expects, c.keep, c.unread = false, false, false, true
+	c.w.endHead(c.w.w)
+	return true
+}
+
+// finish ends the exchange; it returns whether the connection goes on.
+func (c *conn) finish() bool {
+	w := &c.w
+	if c.broken || !c.answered || w.broken.Load() != nil {
+		w.cut()
+		return false
+	}
+	if w.closed.Load() {
+		w.closed.Store(false)
+		_ = w.nc.SetReadDeadline(time.Time{})
+	}
+	if c.hasBody {
+		c.trailer = c.x.RequestTrailer.Buffer()[:0]
+		if cap(c.trailer) > smallBuffer {
+			c.trailer = nil
+		}
+		if !c.body.done.Load() {
+			c.keep = c.keep && c.drain()
+			c.unread = true
+		}
+	}
+	if c.keep {
+		return true
+	}
+	if c.unread || w.buffered() > 0 {
+		c.linger()
+	}
+	return false
+}
+
+// drain reads the rest of a small request body that nobody wanted.
+func (c *conn) drain() bool {
+	if c.body.err != nil {
+		return false
+	}
+	s := c.f.cfg.Sweeper
+	c.w.deadline.Store(s.Now() + int64(c.f.cfg.HeaderTimeout))
+	defer c.w.deadline.Store(0)
+	return c.body.discard(maxDrain)
+}
+
+// linger lets the client read the response before the connection goes: closing
+// with unread bytes makes the kernel send a reset, which destroys what the
+// client hasn't read yet (RFC 9112, 9.6).
+func (c *conn) linger() {
+	w := &c.w
+	if err := w.closeWrite(); err != nil {
+		return
+	}
+	_ = w.nc.SetReadDeadline(time.Now().Add(lingerTime))
+	buf := take(outBuffer)
+	defer give(buf)
+	for n := 0; n < maxLinger; {
+		m, err := w.nc.Read(buf)
+		if err != nil {
+			return
+		}
+		n += m
+	}
+}
+
+// Gone reports whether the client has left. One that closed only its sending
+// side counts as gone, unless bytes that it sent before are still to be read.
+func (c *conn) Gone(*exchange.Exchange) bool {
+	if c.w.broken.Load() != nil {
+		return true
+	}
+	return c.w.sock != nil && !c.ahead.Load() && hungUp(c.w.sock)
+}
+
+// bodyWanted sends 100 (Continue) to a client that waits for it, unless part of
+// the body is there already or a final response came first (RFC 9110, 10.1.1).
+func (c *conn) bodyWanted() {
+	if !c.expects {
+		return
+	}
+	c.continueMu.Lock()
+	defer c.continueMu.Unlock()
+	if !c.awaits {
+		return
+	}
+	c.awaits = false
+	c.x.ExpectContinue = false
+	if c.w.buffered() == 0 {
+		// If it fails, so does reading the body.
+		_, _ = c.w.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
+	}
+}
+
+func (c *conn) bodyEnded() { c.ahead.Store(c.w.buffered() > 0) }
+
+func (c *conn) bodyFault(err error) error {
+	if f, ok := asFault(err); ok {
+		return f
+	}
+	var bad *flaw
+	switch {
+	case errors.As(err, &bad):
+		return exchange.NewFault(exchange.FromClient, bad.kind, "%s", bad.why)
+	case errors.Is(err, errLapsed):
+		return exchange.NewFault(exchange.FromClient, exchange.ClientTimeout, "request body stalled")
+	case errors.Is(err, errClosed):
+		return err
+	case errors.Is(err, io.EOF):
+		return exchange.NewFault(exchange.FromClient, exchange.ClientGone, "request body: %w", io.ErrUnexpectedEOF)
+	default:
+		return exchange.NewFault(exchange.FromClient, exchange.ClientGone, "request body: %w", err)
+	}
+}

@@ -1,0 +1,62 @@
+package h1
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// counter is how many bytes the socket has received, or has had acknowledged.
+func counter(sock syscall.RawConn, received bool) (n uint64) {
+	// An error leaves 0, which reads as: nothing moved.
+	_ = sock.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			return
+		}
+		if n = info.Bytes_acked; received {
+			n = info.Bytes_received
+		}
+	})
+	return n
+}
+
+// hungUp reports whether the peer has closed at least its sending side and
+// nothing that it sent before waits to be read.
+func hungUp(sock syscall.RawConn) bool {
+	gone := false
+	err := sock.Control(func(fd uintptr) {
+		p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(p[:], 0)
+		if err != nil || n == 0 {
+			return
+		}
+		if p[0].Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) != 0 {
+			gone = true
+			return
+		}
+		why := peek(fd)
+		gone = why != 0 && why != unix.EAGAIN
+	})
+	return gone || err != nil
+}
+
+// peek looks at the next byte without waiting: 0 means there is one.
+func peek(fd uintptr) syscall.Errno {
+	var b [1]byte
+	for {
+		n, _, err := syscall.Syscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == 0 && n == 0:
+			return unix.ECONNRESET
+		default:
+			return err
+		}
+	}
+}
+
+// quiet reports whether the socket is open with nothing to read.
+func quiet(fd uintptr) bool { return peek(fd) == unix.EAGAIN }
