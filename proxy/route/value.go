@@ -123,10 +123,10 @@ func (v *value) inQuery(query string) bool {
 
 func (v *value) matchesEscaped(val string) bool {
 	if v.kind == valueExpression {
-		return v.re.Match(appendDecoded(nil, val))
+		return v.re.Match(exchange.AppendUnescaped(nil, val))
 	}
 	var buf [256]byte
-	b := appendDecoded(buf[:0], val)
+	b := exchange.AppendUnescaped(buf[:0], val)
 	switch v.kind {
 	case valueExact:
 		return string(b) == v.text
@@ -159,37 +159,7 @@ func equalDecoded(s, want string) bool {
 		return s == want
 	}
 	var buf [64]byte
-	return string(appendDecoded(buf[:0], s)) == want
-}
-
-// appendDecoded appends s with its escapes decoded, as a form is; a broken
-// escape stands for itself.
-func appendDecoded(dst []byte, s string) []byte {
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		switch {
-		case c == '+':
-			c = ' '
-		case c == '%' && i+2 < len(s) && unhex(s[i+1]) >= 0 && unhex(s[i+2]) >= 0:
-			c = byte(unhex(s[i+1])<<4 | unhex(s[i+2]))
-			i += 2
-		}
-		dst = append(dst, c)
-	}
-	return dst
-}
-
-func unhex(c byte) int {
-	switch {
-	case '0' <= c && c <= '9':
-		return int(c - '0')
-	case 'a' <= c && c <= 'f':
-		return int(c-'a') + 10
-	case 'A' <= c && c <= 'F':
-		return int(c-'A') + 10
-	default:
-		return -1
-	}
+	return string(exchange.AppendUnescaped(buf[:0], s)) == want
 }
 
 // checkFieldName refuses what no header condition can see.

@@ -1,0 +1,179 @@
+// Package condition compiles the conditions of the configuration, when and
+// authorize: CEL expressions over a request and its client, type-checked when
+// they are loaded. It isn't a policy itself.
+//
+// Variables:
+//
+//	request.method, request.host, request.path, request.client_ip, request.protocol   string
+//	request.query, request.headers      map from string to string
+//	request.tls                         bool
+//	consumer.name, consumer.plan        string; "" without a consumer
+//	consumer.labels                     map from string to string
+//	claims                              map from string to anything
+//
+// The path is the canonical one. Names of headers are in lower case, and found
+// in any case; several fields of one name are joined with ", ". A query
+// parameter that comes more than once has its first value. Beside CEL's
+// standard functions there are those of its strings and network extensions
+// (split, lowerAscii, cidr('10.0.0.0/8').containsIP(request.client_ip)).
+//
+// Expressions can't loop forever: their text, their depth and the cost of each
+// evaluation are bounded. The package starts no goroutine.
+package condition
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/ext"
+
+	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+)
+
+// The bounds of an expression. A unit of cost is about one operation, or ten
+// bytes of a string that is looked at.
+const (
+	maxText  = 4096
+	maxDepth = 64
+	maxCost  = 100_000   // of one evaluation, counted
+	maxKnown = 1_000_000 // of one that needs no counting: at worst it looks at long strings
+)
+
+// Error is a mistake in an expression.
+type Error struct {
+	Line, Column int // from 1
+	Text         string
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%d:%d: %s", e.Line, e.Column, e.Text) }
+
+// Compiler compiles expressions. Making one is dear, so one serves a whole
+// configuration.
+type Compiler struct{ env *cel.Env }
+
+// NewCompiler returns a compiler.
+func NewCompiler() (*Compiler, error) {
+	texts := cel.MapType(cel.StringType, cel.StringType)
+	env, err := cel.NewEnv(
+		cel.Variable("request.method", cel.StringType),
+		cel.Variable("request.host", cel.StringType),
+		cel.Variable("request.path", cel.StringType),
+		cel.Variable("request.client_ip", cel.StringType),
+		cel.Variable("request.protocol", cel.StringType),
+		cel.Variable("request.query", texts),
+		cel.Variable("request.headers", texts),
+		cel.Variable("request.tls", cel.BoolType),
+		cel.Variable("consumer.name", cel.StringType),
+		cel.Variable("consumer.plan", cel.StringType),
+		cel.Variable("consumer.labels", texts),
+		cel.Variable("claims", cel.MapType(cel.StringType, cel.DynType)),
+		cel.ParserRecursionLimit(maxDepth),
+		cel.ParserExpressionSizeLimit(maxText),
+		ext.Strings(),
+		ext.Network(),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("condition: %w", err)
+	}
+	return &Compiler{env: env}, nil
+}
+
+// Program is a compiled expression. It never changes, and may be used by any
+// number of goroutines.
+type Program struct {
+	text string
+	prg  cel.Program
+	pool sync.Pool // of *activation
+}
+
+// Compile compiles one expression with a compiler of its own.
+func Compile(text string) (*Program, error) {
+	c, err := NewCompiler()
+	if err != nil {
+		return nil, err
+	}
+	return c.Compile(text)
+}
+
+// Compile checks and compiles an expression. Its error joins an *Error for
+// each mistake.
+func (c *Compiler) Compile(text string) (*Program, error) {
+	if len(text) > maxText {
+		return nil, &Error{Line: 1, Column: 1, Text: fmt.Sprintf("the condition has %d bytes; at most %d are allowed", len(text), maxText)}
+	}
+	if strings.TrimSpace(text) == "" {
+		return nil, &Error{Line: 1, Column: 1, Text: "the condition is empty"}
+	}
+	ast, issues := c.env.Compile(text)
+	if issues != nil && issues.Err() != nil {
+		return nil, mistakes(issues)
+	}
+	if !ast.OutputType().IsExactType(cel.BoolType) {
+		return nil, &Error{Line: 1, Column: 1, Text: fmt.Sprintf("the condition is of type %s; it must be true or false", ast.OutputType())}
+	}
+	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
+	if estimate, err := c.env.EstimateCost(ast, sizes{}); err != nil || estimate.Max > maxKnown {
+		// Counting makes an evaluation five times as dear, so only those are
+		// counted that might need it: those that go over maps, usually.
+		options = append(options, cel.CostLimit(maxCost))
+	}
+	prg, err := c.env.Program(ast, options...)
+	if err != nil {
+		return nil, &Error{Line: 1, Column: 1, Text: err.Error()}
+	}
+	p := &Program{text: text, prg: prg}
+	p.pool.New = func() any { return &activation{} }
+	return p, nil
+}
+
+// fields are what stands behind the names that aren't values themselves.
+func fields(message string) string {
+	switch {
+	case strings.HasPrefix(message, "undeclared reference to 'request'"):
+		return "; request has method, host, path, query, headers, client_ip, protocol and tls"
+	case strings.HasPrefix(message, "undeclared reference to 'consumer'"):
+		return "; consumer has name, plan and labels"
+	default:
+		return ""
+	}
+}
+
+func mistakes(issues *cel.Issues) error {
+	var list []error
+	for _, e := range issues.Errors() {
+		list = append(list, &Error{Line: max(1, e.Location.Line()), Column: max(1, e.Location.Column()+1), Text: e.Message + fields(e.Message)})
+	}
+	return errors.Join(list...)
+}
+
+// String is the expression's text.
+func (p *Program) String() string { return p.text }
+
+// Eval reports whether the condition holds for x. One that can't be evaluated,
+// because it asks for a header that isn't there, say, doesn't hold.
+func (p *Program) Eval(x *exchange.Exchange) bool {
+	holds, err := p.EvalErr(x)
+	return holds && err == nil
+}
+
+// EvalErr is Eval that says why the condition can't be evaluated.
+func (p *Program) EvalErr(x *exchange.Exchange) (bool, error) {
+	a := p.pool.Get().(*activation)
+	a.set(x)
+	val, _, err := p.prg.Eval(a)
+	a.set(nil)
+	p.pool.Put(a)
+	if err != nil {
+		// The text is a copy: nothing of the exchange's memory stays in it.
+		return false, errors.New(strings.Clone(err.Error()))
+	}
+	b, ok := val.(types.Bool)
+	if !ok {
+		return false, fmt.Errorf("gave a %s, not true or false", val.Type())
+	}
+	return bool(b), nil
+}
