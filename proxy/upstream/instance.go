@@ -1,0 +1,99 @@
+package upstream
+
+import (
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/sidegate-proxy/sidegate/discovery"
+	"github.com/sidegate-proxy/sidegate/proxy/balance"
+)
+
+// maxEjections bounds the factor by which ejections grow longer.
+const maxEjections = 10
+
+// instance is one address of a service, with all that is known of it.
+type instance struct {
+	pool *Pool
+	addr string // host:port
+	host string
+	key  uint64 // hash of addr
+	name string // what a sticky cookie calls it
+
+	stats    balance.Stats
+	requests atomic.Uint64
+	failures atomic.Uint64
+	conns    connections
+
+	// Failures in a row, and when the first of them was.
+	inRow     atomic.Int32
+	firstFail atomic.Int64
+
+	// Guarded by Pool.mu.
+	info         discovery.Instance
+	check        checkState
+	ejectedUntil int64 // 0: not ejected
+	ejections    int   // so far
+	ejectedLast  int64 // when the last ejection ended
+	ejectedWhy   string
+	healthy      bool // in the last view
+	known        bool // was in a view before
+}
+
+func newInstance(p *Pool, addr string) *instance {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		host = addr // the dial will say what is wrong with it
+	}
+	return &instance{pool: p, addr: addr, host: host, key: balance.Hash(addr), name: p.g.nameOf(p.name, addr)}
+}
+
+// eligible reports whether the instance may get requests, and if not, why.
+// Pool.mu is held.
+func (in *instance) eligible(now int64, checked bool) (bool, string) {
+	switch {
+	case in.info.Health == discovery.Critical || in.info.Health == discovery.Maintenance:
+		return false, "the source calls it " + in.info.Health.String()
+	case checked && in.check.state == checkFailing:
+		return false, "its check fails"
+	case in.ejectedUntil > now:
+		return false, "ejected: " + in.ejectedWhy
+	}
+	return true, ""
+}
+
+// answered takes in a response's head that came after rtt.
+func (in *instance) answered(rtt time.Duration, now int64) {
+	in.stats.Observe(rtt, now)
+	if in.inRow.Load() != 0 {
+		in.inRow.Store(0)
+	}
+}
+
+// slow takes in a failure that says nothing of reachability, for the picker's
+// eyes only: a status like 500 or 429.
+func (in *instance) slow(elapsed, pause time.Duration, now int64) {
+	in.stats.Fail(elapsed, pause, now)
+	if in.inRow.Load() != 0 {
+		in.inRow.Store(0)
+	}
+}
+
+// failed takes in a failure that counts towards an ejection.
+func (in *instance) failed(o *OutlierConfig, elapsed, pause time.Duration, now int64, why string) {
+	in.failures.Add(1)
+	in.stats.Fail(elapsed, pause, now)
+	if o.Errors == 0 {
+		return
+	}
+	n := in.inRow.Add(1)
+	if n == 1 || now-in.firstFail.Load() > int64(o.Window) {
+		in.firstFail.Store(now)
+		in.inRow.Store(1)
+		n = 1
+	}
+	if int(n) >= o.Errors {
+		in.inRow.Store(0)
+		in.pool.eject(in, now, why)
+	}
+}
