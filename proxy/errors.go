@@ -83,3 +83,11 @@ func refuse(x *exchange.Exchange, f *exchange.Fault) {
 		x.Response.Append("Retry-After", p.retryAfter)
 	}
 }
+
+// StatusOf is the status that a fault is answered with.
+func StatusOf(f *exchange.Fault) int {
+	if p, ok := problems[f.Kind]; ok {
+		return p.status
+	}
+	return problems[exchange.Internal].status
+}

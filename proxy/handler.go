@@ -128,11 +128,11 @@ func (l *line) match() *exchange.Fault {
 		x.RouteName = l.r.Name
 		return nil
 	}
-	if m.Miss == route.MethodNotAllowed {
+	if m.Reason == route.MethodNotAllowed {
 		x.ResponseEdits.Set("Allow", m.Allow)
 		return exchange.NewFault(exchange.FromClient, exchange.MethodNotAllowed, "%s isn't a method of this path", x.Method)
 	}
-	return exchange.NewFault(exchange.FromClient, exchange.NoRoute, "no route for host %q and path %q", x.Target.Host, x.Target.Path)
+	return exchange.NewFault(exchange.FromClient, exchange.NoRoute, "%s (host %q, path %q)", m.Reason, strings.Clone(x.Target.Host), strings.Clone(x.Target.Path))
 }
 
 // run takes the request through its policies to whoever answers.

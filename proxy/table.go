@@ -68,3 +68,12 @@ func (r *Route) rewrite(x *exchange.Exchange) {
 		x.Out.Path = rest
 	}
 }
+
+// ForwardedPath is the path that x would have towards the backend.
+func (r *Route) ForwardedPath(x *exchange.Exchange) string {
+	r.rewrite(x)
+	if x.Out.Path != "" {
+		return strings.Clone(x.Out.Path)
+	}
+	return strings.Clone(x.Target.Path)
+}

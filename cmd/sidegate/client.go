@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/app"
+)
+
+// errNotRunning is what a command gets when no gateway answers on the socket.
+var errNotRunning = errors.New("no gateway is running")
+
+const maxAnswer = 256 << 20
+
+// ask gets a path of the running gateway's admin API through its unix socket.
+func ask(ctx context.Context, socket, path string, into any) error {
+	client := &http.Client{
+		Timeout: 15 * time.Second,
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		}},
+	}
+	defer client.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://sidegate"+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		if errors.Is(err, os.ErrPermission) {
+			return fmt.Errorf("%s: no permission: run it as root or as the gateway's user", socket)
+		}
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+			return fmt.Errorf("%w (nothing answers on %s)", errNotRunning, socket)
+		}
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the gateway answered %s: %s", resp.Status, strings.TrimSpace(string(body)))
+	}
+	return json.Unmarshal(body, into)
+}
+
+// socketPath is where the gateway of a configuration listens for the CLI. A
+// configuration that can't be read leaves the default.
+func socketPath(config string) string {
+	return filepath.Join(app.StateDir(config), "admin.sock")
+}

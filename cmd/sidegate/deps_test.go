@@ -1,0 +1,86 @@
+package main
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// layers says which of our packages may import which. Don't change it to fix a
+// build: it is the architecture.
+//
+//	A < B: B may import A, and what A's line allows it stays A's business.
+var layers = map[string][]string{
+	"proxy/exchange":              nil,
+	"proxy/sweep":                 nil,
+	"proxy/secret":                nil,
+	"proxy/balance":               nil,
+	"proxy/proxyproto":            nil,
+	"systemd":                     nil,
+	"proxy/h1":                    {"proxy/exchange", "proxy/sweep"},
+	"proxy/h2":                    {"proxy/exchange", "proxy/sweep"},
+	"proxy/h3":                    {"proxy/exchange", "proxy/sweep"},
+	"proxy/route":                 {"proxy/exchange"},
+	"proxy/policy":                {"proxy/exchange"},
+	"proxy/policy/*":              {"proxy/exchange", "proxy/policy", "proxy/policy/*", "proxy/route"},
+	"discovery":                   nil,
+	"discovery/*":                 {"discovery", "proxy/secret"},
+	"tls":                         {"proxy/secret"},
+	"proxy/upstream":              {"proxy/exchange", "proxy/sweep", "proxy/balance", "proxy/h1", "proxy/h2", "discovery"},
+	"proxy":                       {"proxy/exchange", "proxy/sweep", "proxy/h1", "proxy/h2", "proxy/h3", "proxy/route", "proxy/policy", "proxy/upstream", "proxy/proxyproto"},
+	"proxy/bench":                 nil,
+	"cmd/sidegate/internal/admin": {"proxy", "proxy/secret", "proxy/upstream", "tls"},
+	"cmd/sidegate/internal/config": {
+		"proxy", "proxy/exchange", "proxy/policy", "proxy/policy/*", "proxy/route", "proxy/secret", "proxy/upstream", "discovery/*", "tls",
+	},
+	"cmd/sidegate/internal/app": {
+		"proxy", "proxy/*", "proxy/policy/*", "discovery", "discovery/*", "tls", "systemd", "cmd/sidegate/internal/*",
+	},
+	"cmd/sidegate": {"cmd/sidegate/internal/*", "discovery/*", "tls"},
+}
+
+const module = "github.com/sidegate-proxy/sidegate/"
+
+func TestImports(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, module+"...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		pkg := strings.TrimPrefix(words[0], module)
+		allowed, known := lookup(pkg)
+		if !known {
+			t.Errorf("%s has no line in layers: say what it may import", pkg)
+			continue
+		}
+		for _, imp := range words[1:] {
+			own, ours := strings.CutPrefix(imp, module)
+			if ours && !matches(allowed, own) {
+				t.Errorf("%s imports %s, which its layer doesn't allow", pkg, own)
+			}
+		}
+	}
+}
+
+func lookup(pkg string) ([]string, bool) {
+	if list, ok := layers[pkg]; ok {
+		return list, true
+	}
+	for pattern, list := range layers {
+		if matches([]string{pattern}, pkg) {
+			return list, true
+		}
+	}
+	return nil, false
+}
+
+func matches(patterns []string, pkg string) bool {
+	for _, p := range patterns {
+		prefix, wild := strings.CutSuffix(p, "*")
+		if p == pkg || wild && strings.HasPrefix(pkg, prefix) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,256 @@
+// Package admin is the gateway's view of itself over HTTP: status, routes,
+// services, explanations, metrics, health and readiness, on the admin address
+// and on a unix socket that the CLI uses. It is for operators, never for the
+// traffic that the gateway carries.
+//
+// The address answers only reads, and only to loopback names or a token; what
+// changes something goes through the socket, whose file only the gateway's user
+// and root may open. Server.Run owns the goroutines of both listeners.
+package admin
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/sirupsen/logrus"
+
+	"github.com/sidegate-proxy/sidegate/proxy/secret"
+)
+
+// Gateway is what the admin server shows.
+type Gateway interface {
+	Status() Status
+	Ready() Readiness
+	Routes() []RouteStatus
+	Explain(Question) (Explanation, error)
+	Reload(ctx context.Context) error
+	Config() ([]byte, error) // JSON, secrets hidden
+}
+
+// Deps are what a Server works with.
+type Deps struct {
+	Log     logrus.FieldLogger
+	Gateway Gateway
+	Metrics prometheus.Gatherer
+}
+
+// Server serves the admin API.
+type Server struct {
+	Deps
+	token  [sha256.Size]byte // of the bearer token; zero: none
+	closed bool              // a token is needed
+	names  map[string]bool   // Host values that are answered without a token
+	http   *http.Server
+	socket *http.Server
+	wg     sync.WaitGroup
+}
+
+// New returns a server that isn't listening yet.
+func New(d Deps) *Server { return &Server{Deps: d} }
+
+// Start listens on the address and the socket. Stop ends it.
+func (s *Server) Start(address string, token secret.String, socket string) error {
+	if token != "" {
+		s.token, s.closed = sha256.Sum256([]byte(token.Reveal())), true
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("admin address: %w", err)
+	}
+	s.names = map[string]bool{"localhost": true, "127.0.0.1": true, "::1": true, host: true}
+	tcp, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("admin address: %w", err)
+	}
+	s.http = server(s.guard(s.routes(false)))
+	s.serve(s.http, tcp)
+	unix, err := listenSocket(socket)
+	if err != nil { // the CLI loses its way in; traffic doesn't depend on it
+		s.Log.WithError(err).Warn("no admin socket: status and explain on the command line won't work")
+		return nil
+	}
+	s.socket = server(s.routes(true))
+	s.serve(s.socket, unix)
+	return nil
+}
+
+func listenSocket(path string) (net.Listener, error) {
+	if c, err := net.Dial("unix", path); err == nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("another gateway answers on %s", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func server(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 60 * time.Second,
+		IdleTimeout: 60 * time.Second, MaxHeaderBytes: 16 << 10,
+	}
+}
+
+func (s *Server) serve(h *http.Server, l net.Listener) {
+	s.wg.Go(func() {
+		if err := h.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			s.Log.WithError(err).Error("admin server stopped")
+		}
+	})
+}
+
+// Stop ends the server, at the latest when ctx does.
+func (s *Server) Stop(ctx context.Context) {
+	for _, h := range []*http.Server{s.http, s.socket} {
+		if h != nil && h.Shutdown(ctx) != nil {
+			_ = h.Close()
+		}
+	}
+	s.wg.Wait()
+}
+
+func (s *Server) routes(changes bool) http.Handler {
+	m := http.NewServeMux()
+	m.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = w.Write([]byte("ok\n")) // the client's loss
+	})
+	m.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		r := s.Gateway.Ready()
+		code := http.StatusOK
+		if !r.Ready {
+			code = http.StatusServiceUnavailable
+		}
+		s.json(w, code, r)
+	})
+	m.Handle("GET /metrics", promhttp.HandlerFor(s.Metrics, promhttp.HandlerOpts{ErrorLog: promLog{s.Log}, EnableOpenMetrics: true}))
+	m.HandleFunc("GET /api/status", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Status()) })
+	m.HandleFunc("GET /api/routes", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Routes()) })
+	m.HandleFunc("GET /api/config", s.config)
+	m.HandleFunc("GET /api/explain", s.explain)
+	m.HandleFunc("GET /{$}", s.page)
+	if changes {
+		m.HandleFunc("POST /api/reload", s.reload)
+	}
+	return m
+}
+
+type promLog struct{ log logrus.FieldLogger }
+
+func (p promLog) Println(v ...any) { p.log.Warn("metrics: ", fmt.Sprint(v...)) }
+
+func (s *Server) json(w http.ResponseWriter, code int, v any) {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		s.Log.WithError(err).Error("admin: cannot encode an answer")
+		http.Error(w, "internal error", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	_, _ = w.Write(append(b, '\n')) // the client's loss
+}
+
+func (s *Server) config(w http.ResponseWriter, _ *http.Request) {
+	b, err := s.Gateway.Config()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write(b) // the client's loss
+}
+
+func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	question := Question{Method: q.Get("method"), URL: q.Get("url"), Client: q.Get("client"), Headers: map[string]string{}}
+	if question.Method == "" {
+		question.Method = http.MethodGet
+	}
+	for _, h := range q["header"] {
+		name, value, ok := strings.Cut(h, ":")
+		if !ok {
+			http.Error(w, fmt.Sprintf("header %q isn't NAME: VALUE", h), http.StatusBadRequest)
+			return
+		}
+		question.Headers[strings.TrimSpace(name)] = strings.TrimSpace(value)
+	}
+	e, err := s.Gateway.Explain(question)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	s.json(w, http.StatusOK, e)
+}
+
+func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
+	if err := s.Gateway.Reload(r.Context()); err != nil {
+		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+		return
+	}
+	s.json(w, http.StatusOK, map[string]bool{"reloaded": true})
+}
+
+// guard lets in who has the token or, without one, who names us by a loopback
+// name: a page that a browser loaded from elsewhere can't (DNS rebinding).
+func (s *Server) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Referrer-Policy", "no-referrer")
+		if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
+			next.ServeHTTP(w, r)
+			return
+		}
+		if s.closed {
+			given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+			sum := sha256.Sum256([]byte(given))
+			if !ok || subtle.ConstantTimeCompare(sum[:], s.token[:]) != 1 {
+				w.Header().Set("WWW-Authenticate", `Bearer realm="sidegate admin"`)
+				http.Error(w, "the admin token is needed", http.StatusUnauthorized)
+				return
+			}
+		} else if !s.known(r.Host) {
+			http.Error(w, "use a loopback name, or set admin.token", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (s *Server) known(hostport string) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	}
+	host = strings.ToLower(strings.Trim(host, "[]"))
+	if s.names[host] {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}

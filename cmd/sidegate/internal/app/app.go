@@ -1,0 +1,336 @@
+// Package app assembles the gateway: it loads the configuration, compiles it
+// into what the data plane runs on, starts everything in order, reloads, and
+// stops in the reverse order. Two lists live here: policies.go and sources.go.
+//
+// # What lives how long
+//
+//	made once          log, counters, sweeper, handler, server (sockets), pools,
+//	                   certificates, snapshots, the Consul client's place
+//	swapped at reload  the configuration file, the table, the listeners' settings
+//	fed from outside   instances (each into its own pool), claims of
+//	                   registrations and KV entries (into the next table)
+//
+// All that can fail happens before anything live is touched: load, plan the
+// pools, plan the certificates, bind new addresses, compile the table. Then the
+// plans are committed and one pointer is swapped.
+//
+// # Goroutines
+//
+// Run starts, and awaits: the sweeper, the access log's writer, the snapshots'
+// writer, the certificates' upkeep, the watch of the files, and the feeds from
+// Consul. Pools and listeners own theirs.
+package app
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/sirupsen/logrus"
+
+	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/admin"
+	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
+	"github.com/sidegate-proxy/sidegate/discovery"
+	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/sweep"
+	"github.com/sidegate-proxy/sidegate/proxy/upstream"
+	"github.com/sidegate-proxy/sidegate/systemd"
+	edgetls "github.com/sidegate-proxy/sidegate/tls"
+)
+
+// Options say what to run.
+type Options struct {
+	Config  string // file or folder
+	Version string
+	Stderr  io.Writer
+	Env     func(string) (string, bool) // nil: the process's
+	// Ready is called once the gateway serves; nil: nobody.
+	Ready func()
+}
+
+// ConfigError is a configuration that isn't right. Its text is what the user
+// sees, with places, and ends with a newline.
+type ConfigError struct{ Text string }
+
+func (e *ConfigError) Error() string { return e.Text }
+
+// App is a gateway. Make it with New, then Run it once.
+type App struct {
+	opt     Options
+	log     *logrus.Logger
+	started time.Time
+
+	// Long-lived: made once.
+	stats      *proxy.Stats
+	sweeper    *sweep.Sweeper
+	handler    *proxy.Handler
+	server     *proxy.Server
+	group      *upstream.Group
+	certs      *edgetls.Manager
+	snapshots  *discovery.Snapshots
+	consul     *consulPlace
+	remembered discovery.Source // consul, with the last known instances behind it
+	accessLog  *proxy.AccessLog // that of the first configuration: its output isn't changed by a reload
+	admin      *admin.Server
+
+	// build is held while a configuration is made ready and put in force.
+	build    sync.Mutex
+	file     *config.File // the one in force
+	planning *config.File // the one being made ready
+	feeds    feeds
+
+	view viewState
+}
+
+// New loads the configuration and makes the gateway's parts, listening on
+// nothing yet.
+func New(opt Options) (*App, error) {
+	if opt.Stderr == nil {
+		opt.Stderr = os.Stderr
+	}
+	file, err := load(opt)
+	if err != nil {
+		return nil, err
+	}
+	return assemble(opt, file)
+}
+
+// load reads the configuration; warnings go to the log's output.
+func load(opt Options) (*config.File, error) {
+	file, diags := config.Load(opt.Config, config.Options{Kinds: kinds(), Env: opt.Env})
+	if diags.HasErrors() {
+		return nil, &ConfigError{Text: diags.String()}
+	}
+	if text := diags.String(); text != "" {
+		fmt.Fprint(opt.Stderr, text)
+	}
+	return file, nil
+}
+
+func assemble(opt Options, file *config.File) (*App, error) {
+	a := &App{opt: opt, started: time.Now(), stats: proxy.NewStats(), sweeper: sweep.New(), file: file}
+	a.feeds.first, a.feeds.dirty = make(chan struct{}), make(chan struct{}, 1)
+	a.log = newLog(file.Log, opt.Stderr)
+	if err := os.MkdirAll(file.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("state_dir: %w: create it, or set state_dir to a folder that this user may write", err)
+	}
+	a.snapshots = discovery.NewSnapshots(filepath.Join(file.StateDir, "snapshots"), a.log.WithField("component", "snapshots"))
+	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
+	a.remembered = a.snapshots.Wrap("consul", a.consul)
+	var err error
+	if a.certs, err = edgetls.NewManager(edgetls.Deps{Log: a.log.WithField("component", "tls"), StateDir: file.StateDir}); err != nil {
+		return nil, err
+	}
+	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Challenge: a.certs.HTTPChallenge})
+	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, TLS: a.listenerTLS})
+	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source})
+	if file.AccessLog != nil {
+		a.accessLog = proxy.NewAccessLog(*file.AccessLog)
+	}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{app: a})
+	a.admin = admin.New(admin.Deps{Log: a.log.WithField("component", "admin"), Gateway: a, Metrics: metrics})
+	return a, nil
+}
+
+// cleanups are what to do at the end, last first.
+type cleanups struct {
+	log  logrus.FieldLogger
+	list []cleanup
+}
+
+type cleanup struct {
+	name string
+	do   func()
+}
+
+func (c *cleanups) add(name string, do func()) { c.list = append(c.list, cleanup{name, do}) }
+
+func (c *cleanups) run() {
+	for i := len(c.list) - 1; i >= 0; i-- {
+		c.log.WithField("part", c.list[i].name).Debug("stopping")
+		c.list[i].do()
+	}
+}
+
+// background runs f until the cleanup cancels and awaits it.
+func (c *cleanups) background(name string, f func(context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f(ctx)
+	}()
+	c.add(name, func() { cancel(); <-done })
+}
+
+// Run serves until ctx ends, drains, and stops.
+func (a *App) Run(ctx context.Context) error {
+	end := &cleanups{log: a.log}
+	defer end.run()
+	if err := a.start(end); err != nil {
+		return err
+	}
+	a.log.WithFields(logrus.Fields{"version": a.opt.Version, "config": a.opt.Config, "admin": a.file.Admin.Address}).Info("sidegate serves")
+	if err := systemd.Ready(); err != nil {
+		a.log.WithError(err).Warn("systemd wasn't told that the gateway is ready")
+	}
+	if a.opt.Ready != nil {
+		a.opt.Ready()
+	}
+	a.signals(ctx)
+	_ = systemd.Stopping() // systemd finds out by itself
+	a.log.WithField("drain", a.file.Drain).Info("draining")
+	a.view.setDraining()
+	drain, cancel := context.WithTimeout(context.Background(), a.file.Drain)
+	defer cancel()
+	a.server.Drain(drain)
+	a.log.Info("stopped")
+	return nil
+}
+
+// start brings everything up, in an order in which each part finds what it
+// needs.
+func (a *App) start(end *cleanups) error {
+	end.background("sweeper", a.sweeper.Run)
+	end.background("snapshots", func(ctx context.Context) {
+		if err := a.snapshots.Run(ctx); err != nil {
+			a.log.WithError(err).Warn("the last snapshots weren't written")
+		}
+	})
+	end.background("certificates", func(ctx context.Context) {
+		if err := a.certs.Run(ctx); err != nil {
+			a.log.WithError(err).Error("certificates aren't kept fresh any more")
+		}
+	})
+	end.add("certificates", a.certs.Close)
+	if a.accessLog != nil {
+		out, err := a.accessLog.Open()
+		if err != nil {
+			return err
+		}
+		end.background("access log", func(ctx context.Context) { a.accessLog.Run(ctx.Done(), out) })
+	}
+	end.add("pools", func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		a.group.Close(ctx)
+	})
+	if err := a.consul.configure(a.file.Consul); err != nil {
+		return err
+	}
+	end.background("feeds", a.feed)
+	a.feeds.wait(firstFeed)
+	if err := a.enforce(a.file, true); err != nil {
+		return err
+	}
+	end.add("listeners", func() { // after a failed start; Run drains before
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		a.server.Drain(ctx)
+	})
+	socket := filepath.Join(a.file.StateDir, "admin.sock")
+	if err := a.admin.Start(a.file.Admin.Address, a.file.Admin.Token, socket); err != nil {
+		return err
+	}
+	end.add("admin", func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		a.admin.Stop(ctx)
+	})
+	end.background("configuration", a.watchFiles)
+	return nil
+}
+
+// signals handles the process's signals until ctx ends.
+func (a *App) signals(ctx context.Context) {
+	ch := make(chan os.Signal, 4)
+	signal.Notify(ch, syscall.SIGHUP, syscall.SIGUSR1)
+	defer signal.Stop(ch)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s := <-ch:
+			if s == syscall.SIGUSR1 {
+				if a.accessLog != nil {
+					a.accessLog.Reopen()
+				}
+				continue
+			}
+			_ = a.Reload(ctx) // said in the log and in status
+		}
+	}
+}
+
+// newLog is the gateway's log. An unknown level can't come from Load.
+func newLog(cfg config.LogConfig, out io.Writer) *logrus.Logger {
+	l := logrus.New()
+	l.SetOutput(out)
+	if level, err := logrus.ParseLevel(cfg.Level); err == nil {
+		l.SetLevel(level)
+	}
+	if cfg.Format == "text" {
+		l.SetFormatter(&logrus.TextFormatter{FullTimestamp: true})
+	} else {
+		l.SetFormatter(&logrus.JSONFormatter{})
+	}
+	return l
+}
+
+// StateDir is the state folder of a configuration, or the default when it
+// can't be read.
+func StateDir(path string) string {
+	file, diags := config.Load(path, config.Options{Kinds: kinds()})
+	if file != nil && !diags.HasErrors() {
+		return file.StateDir
+	}
+	return "/var/lib/sidegate"
+}
+
+// Validate checks a configuration as far as that goes without touching
+// anything: it is what a reload does before it commits.
+func Validate(opt Options) (summary string, err error) {
+	file, err := load(opt)
+	if err != nil {
+		return "", err
+	}
+	temp, err := os.MkdirTemp("", "sidegate-validate-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(temp)
+	dry := *file
+	dry.StateDir = temp
+	a, err := assemble(opt, &dry)
+	if err != nil {
+		return "", err
+	}
+	a.log.SetOutput(io.Discard)
+	if err := a.consul.configure(file.Consul); err != nil {
+		return "", err
+	}
+	r, err := a.prepare(file, nil)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d routes, %d services, %d listeners", len(r.table.Routes), len(r.services), len(file.Listeners)), nil
+}
+
+// portOf is the port of a listener's address.
+func portOf(address string) string {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return ""
+	}
+	return port
+}

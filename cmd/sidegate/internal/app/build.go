@@ -1,0 +1,302 @@
+package app
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/admin"
+	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
+	"github.com/sidegate-proxy/sidegate/discovery"
+	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/answer"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/sunset"
+	"github.com/sidegate-proxy/sidegate/proxy/route"
+	"github.com/sidegate-proxy/sidegate/proxy/upstream"
+	edgetls "github.com/sidegate-proxy/sidegate/tls"
+)
+
+// ready is a configuration that can be put in force: everything that can fail
+// has been done.
+type ready struct {
+	file     *config.File
+	table    *proxy.Table
+	services []*upstream.Config
+	pools    *upstream.Plan
+	certs    *edgetls.Plan
+	problems []admin.Problem
+	hosts    []string
+}
+
+// prepare makes a configuration ready, with what the feeds say (nil: nothing).
+// Files beat KV, and KV beats registrations; what of KV and registrations is
+// wrong or in conflict becomes a problem of its own and harms nothing else.
+func (a *App) prepare(file *config.File, f *feeds) (*ready, error) {
+	a.planning = file
+	d := &draft{file: file, fixed: map[*config.Route]bool{}}
+	for _, r := range file.Routes {
+		d.fixed[r] = true
+	}
+	if f != nil {
+		claims, problems, kv := f.read()
+		parts, bad := config.ParseKV(kv, config.Options{Kinds: kinds(), Env: a.opt.Env})
+		d.add(bad)
+		for _, p := range parts {
+			p.Origin = "KV " + p.Origin
+		}
+		parts = append(parts, d.claimed(claims, problems)...)
+		if len(parts) > 0 {
+			d.file, bad = file.Merge(parts)
+			d.add(bad)
+		}
+	}
+	return a.compile(d)
+}
+
+// draft is a configuration on its way into a table.
+type draft struct {
+	file     *config.File           // with what the feeds add
+	fixed    map[*config.Route]bool // the files' routes: an error in one is the whole configuration's
+	problems []admin.Problem
+}
+
+func (d *draft) problem(where, format string, args ...any) {
+	d.problems = append(d.problems, admin.Problem{Where: where, Text: fmt.Sprintf(format, args...)})
+}
+
+func (d *draft) add(list []config.Problem) {
+	for _, p := range list {
+		for _, f := range p.Diagnostics.List() {
+			d.problem(p.Origin, "%s", f.Text)
+		}
+	}
+}
+
+// claimed makes a part of each route that registrations claim and the operator
+// exposes.
+func (d *draft) claimed(claims []discovery.Claim, problems []discovery.Problem) []*config.Part {
+	for _, p := range problems {
+		d.problem("registration "+p.Service+"/"+p.Instance, "%s", p.Text)
+	}
+	if d.file.Consul == nil || d.file.Consul.Expose == nil {
+		return nil
+	}
+	expose := d.file.Consul.Expose
+	routes, problems := discovery.Merge(claims)
+	for _, p := range problems {
+		d.problem("registration "+p.Service+"/"+p.Instance, "%s", p.Text)
+	}
+	known := map[string]bool{}
+	for _, s := range d.file.Services {
+		known[s.Name] = true
+	}
+	var parts []*config.Part
+	for _, c := range routes {
+		part := &config.Part{Origin: "registration " + c.Service}
+		if err := discovery.Exposed(c.Hosts, expose.Hosts); err != nil {
+			d.problem(part.Origin, "%v: consul.expose.hosts doesn't allow it", err)
+			continue
+		}
+		r := &config.Route{}
+		config.Defaults(&r.Config)
+		r.Name = c.Service
+		if c.Route != "" {
+			r.Name += "." + c.Route
+		}
+		r.Hosts, r.Paths, r.StripPrefix = c.Hosts, c.Paths, c.Strip
+		r.Use = append(slices.Clone(expose.Use), c.Use...)
+		if c.Redirect != "" {
+			r.Redirect = &route.RedirectConfig{To: c.Redirect, Status: cmp.Or(c.Status, 308)}
+		} else {
+			r.Service = c.Service
+			if !known[c.Service] && c.Protocol != "" {
+				s := config.NewService(c.Service)
+				s.Protocol = c.Protocol
+				part.Services = append(part.Services, s)
+			}
+			known[c.Service] = true
+		}
+		part.Routes = []*config.Route{r}
+		parts = append(parts, part)
+	}
+	return parts
+}
+
+// compile turns a draft into what the data plane runs on.
+func (a *App) compile(d *draft) (*ready, error) {
+	out := &ready{file: d.file}
+	bundles := map[string][]config.Block{}
+	for _, b := range d.file.Bundles {
+		bundles[b.Name] = b.Policies
+	}
+	diags := &config.Diagnostics{}
+	var routes []*config.Route
+	var compiled []*proxy.Route
+	var rules []route.Rule
+	used := map[string]bool{}
+	for _, r := range d.file.Routes {
+		origin, fixed := d.file.Origin(r), d.fixed[r]
+		p, rule, err := compileRoute(r, bundles)
+		if err != nil && fixed {
+			diags.Errorf(r.Range, "", "route %q: %v", r.Name, err)
+			continue
+		}
+		if err != nil {
+			d.problem(origin, "route %q isn't used: %v", r.Name, err)
+			continue
+		}
+		p.Origin = origin
+		routes, compiled, rules = append(routes, r), append(compiled, p), append(rules, rule)
+		out.hosts = append(out.hosts, r.Hosts...)
+		for _, name := range servicesOf(r) {
+			used[name] = true
+		}
+	}
+	if diags.HasErrors() {
+		return nil, &ConfigError{Text: diags.String()}
+	}
+	matcher, err := route.Compile(rules)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range d.file.Services { // only used services are watched
+		if used[s.Name] {
+			out.services = append(out.services, s)
+		}
+	}
+	if out.pools, err = a.group.Plan(out.services); err != nil {
+		return nil, err
+	}
+	slices.Sort(out.hosts)
+	if out.certs, err = a.certs.Plan(&d.file.TLS, slices.Compact(out.hosts)); err != nil {
+		return nil, err
+	}
+	for i, p := range compiled {
+		a.connect(p, routes[i], out.pools)
+	}
+	out.table = &proxy.Table{Matcher: matcher, Routes: compiled, Trust: proxy.Trust(d.file.TrustedProxies), Log: a.accessLog, HTTPS: redirects(d.file)}
+	out.problems = d.problems
+	return out, nil
+}
+
+// servicesOf names the services that a route sends requests to.
+func servicesOf(r *config.Route) []string {
+	var out []string
+	if r.Service != "" {
+		out = append(out, r.Service)
+	}
+	out = append(out, slices.Sorted(maps.Keys(r.Split))...)
+	if r.Mirror != nil {
+		out = append(out, r.Mirror.Service)
+	}
+	return out
+}
+
+// compileRoute makes a route's rule and chain; connect adds the pools.
+func compileRoute(r *config.Route, bundles map[string][]config.Block) (*proxy.Route, route.Rule, error) {
+	rule := r.Rule()
+	if r.When != "" {
+		c, err := condition.Compile(r.When)
+		if err != nil {
+			return nil, rule, fmt.Errorf("when: %w", err)
+		}
+		rule.When = c
+	}
+	list, err := policies(r, bundles)
+	if err != nil {
+		return nil, rule, err
+	}
+	p := &proxy.Route{Name: r.Name, Chain: policy.Compile(list), Strip: strings.TrimSuffix(r.StripPrefix, "/")}
+	switch {
+	case r.Redirect != nil:
+		p.Answer, err = answer.Redirect(*r.Redirect)
+	case r.Respond != nil:
+		p.Answer, err = answer.Respond(*r.Respond)
+	}
+	return p, rule, err
+}
+
+// policies are those of a route's bundles and its own, in the fixed order. A
+// route's own block takes the place of the bundles' ones of its kind, unless
+// the kind may repeat.
+func policies(r *config.Route, bundles map[string][]config.Block) ([]policy.Named, error) {
+	var blocks []config.Block
+	add := func(more []config.Block) {
+		for _, b := range more {
+			if !b.Kind.Repeat {
+				blocks = slices.DeleteFunc(blocks, func(o config.Block) bool { return o.Kind.Name == b.Kind.Name })
+			}
+			blocks = append(blocks, b)
+		}
+	}
+	for _, name := range r.Use {
+		add(bundles[name]) // config has checked that it is there
+	}
+	add(r.Policies)
+	order := map[string]int{}
+	for i, k := range kinds() {
+		order[k.Name] = i
+	}
+	slices.SortStableFunc(blocks, func(a, b config.Block) int { return order[a.Kind.Name] - order[b.Kind.Name] })
+	var list []policy.Named
+	if r.Sunset != nil {
+		s, err := sunset.New(*r.Sunset, time.Now)
+		if err != nil {
+			return nil, fmt.Errorf("sunset: %w", err)
+		}
+		list = append(list, policy.Named{Name: "sunset", Policy: s})
+	}
+	for _, b := range blocks {
+		p, err := b.Kind.New(b.Config)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", b.Kind.Name, err)
+		}
+		list = append(list, policy.Named{Name: b.Kind.Name, Policy: p})
+	}
+	return list, nil
+}
+
+// connect joins a compiled route with its pools and counters.
+func (a *App) connect(p *proxy.Route, r *config.Route, pools *upstream.Plan) {
+	p.Stats = a.stats.Route(r.Name, "")
+	share := func(service string, upto uint32) {
+		p.Shares = append(p.Shares, proxy.Share{Service: service, Pool: pools.Pool(service), Upto: upto, Stats: a.stats.Route(r.Name, service)})
+	}
+	if r.Service != "" {
+		share(r.Service, 1)
+	}
+	var sum uint32
+	for _, name := range slices.Sorted(maps.Keys(r.Split)) {
+		if w := r.Split[name]; w > 0 {
+			sum += uint32(w)
+			share(name, sum)
+		}
+	}
+	if r.Mirror != nil {
+		p.Mirror = &proxy.Mirror{Service: r.Mirror.Service, Pool: pools.Pool(r.Mirror.Service), Percent: r.Mirror.Percent}
+	}
+}
+
+// redirects says, for each listener that redirects, to which port: that of the
+// first listener with TLS.
+func redirects(file *config.File) map[string]string {
+	port := "443"
+	for _, l := range file.Listeners {
+		if l.TLS {
+			port = portOf(l.Address)
+			break
+		}
+	}
+	out := map[string]string{}
+	for _, l := range file.Listeners {
+		if l.RedirectHTTPS {
+			out[l.Name] = port
+		}
+	}
+	return out
+}

@@ -1,0 +1,171 @@
+package app
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/sidegate-proxy/sidegate/discovery"
+	"github.com/sidegate-proxy/sidegate/discovery/consul"
+)
+
+const (
+	// firstFeed is how long a start waits for what registrations and KV say,
+	// before it serves without.
+	firstFeed = time.Second
+	// feedPatience is how long the stored answer waits for a live one.
+	feedPatience = 200 * time.Millisecond
+	// feedSettle gathers changes that come together into one table.
+	feedSettle = 20 * time.Millisecond
+)
+
+// feeds is what comes from Consul beside instances: claims of registrations and
+// KV entries. Both are kept on disk, so that a restart without Consul routes as
+// before.
+type feeds struct {
+	mu       sync.Mutex // guards what follows
+	claims   []discovery.Claim
+	problems []discovery.Problem
+	kv       map[string][]byte
+	known    [2]bool // claims, KV: live or from disk
+	first    chan struct{}
+	dirty    chan struct{}
+}
+
+const (
+	feedClaims = iota
+	feedKV
+)
+
+// wait returns when both feeds have said something, or the time is over.
+func (f *feeds) wait(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-f.first:
+	case <-t.C:
+	}
+}
+
+// set takes over a feed's answer; live says that it isn't from disk.
+func (f *feeds) set(which int, apply func()) {
+	f.mu.Lock()
+	apply()
+	before := f.known[feedClaims] && f.known[feedKV]
+	f.known[which] = true
+	if !before && f.known[feedClaims] && f.known[feedKV] {
+		close(f.first)
+	}
+	f.mu.Unlock()
+	select {
+	case f.dirty <- struct{}{}:
+	default:
+	}
+}
+
+func (f *feeds) isKnown(which int) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.known[which]
+}
+
+// read is a consistent copy.
+func (f *feeds) read() (claims []discovery.Claim, problems []discovery.Problem, kv map[string][]byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.claims, f.problems, f.kv
+}
+
+// storedClaims is what the disk keeps of the claims.
+type storedClaims struct {
+	Claims   []discovery.Claim
+	Problems []discovery.Problem
+}
+
+// feed keeps the feeds up to date and makes a new table of each change, until
+// ctx ends. Three goroutines of its own end with it.
+func (a *App) feed(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() { a.fromDisk(ctx) })
+	wg.Go(func() { a.watchClaims(ctx) })
+	wg.Go(func() { a.watchKV(ctx) })
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-a.feeds.dirty:
+			pause(ctx, feedSettle)
+			if a.serving() {
+				a.refresh(ctx)
+			}
+		}
+	}
+	wg.Wait()
+}
+
+// fromDisk uses the stored answers when Consul is slow or away at the start.
+func (a *App) fromDisk(ctx context.Context) {
+	if a.consul.client() == nil {
+		a.feeds.set(feedClaims, func() {})
+		a.feeds.set(feedKV, func() {})
+		return
+	}
+	pause(ctx, feedPatience)
+	if !a.feeds.isKnown(feedClaims) {
+		var s storedClaims
+		if age, ok := a.snapshots.Load("claims", &s); ok {
+			a.log.WithField("age", age.Round(time.Second).String()).Warn("Consul hasn't answered: routing by the registrations last known")
+			a.feeds.set(feedClaims, func() { a.feeds.claims, a.feeds.problems = s.Claims, s.Problems })
+		}
+	}
+	if !a.feeds.isKnown(feedKV) {
+		kv := map[string][]byte{}
+		if _, ok := a.snapshots.Load("kv", &kv); ok {
+			a.feeds.set(feedKV, func() { a.feeds.kv = kv })
+		}
+	}
+}
+
+func (a *App) watchClaims(ctx context.Context) {
+	err := a.consul.follow(ctx, func(ctx context.Context, c *consul.Client) error {
+		if a.consul.config().Expose == nil { // nothing may be claimed
+			a.feeds.set(feedClaims, func() { a.feeds.claims, a.feeds.problems = nil, nil })
+			<-ctx.Done()
+			return nil
+		}
+		return c.WatchClaims(ctx, func(claims []discovery.Claim, problems []discovery.Problem) {
+			a.feeds.set(feedClaims, func() { a.feeds.claims, a.feeds.problems = claims, problems })
+			a.snapshots.Save("claims", storedClaims{claims, problems})
+		})
+	})
+	if err != nil {
+		a.log.WithError(err).Error("registrations aren't watched any more")
+	}
+}
+
+func (a *App) watchKV(ctx context.Context) {
+	err := a.consul.follow(ctx, func(ctx context.Context, c *consul.Client) error {
+		prefix := a.consul.config().KV
+		if prefix == "" {
+			a.feeds.set(feedKV, func() { a.feeds.kv = nil })
+			<-ctx.Done()
+			return nil
+		}
+		return c.WatchKV(ctx, prefix, func(kv map[string][]byte) {
+			a.feeds.set(feedKV, func() { a.feeds.kv = kv })
+			a.snapshots.Save("kv", kv)
+		})
+	})
+	if err != nil {
+		a.log.WithError(err).Error("Consul's KV isn't watched any more")
+	}
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

@@ -1,0 +1,337 @@
+package app
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/admin"
+	"github.com/sidegate-proxy/sidegate/discovery"
+	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+)
+
+var _ admin.Gateway = (*App)(nil)
+
+// viewState is what the admin server shows beside what the parts know
+// themselves.
+type viewState struct {
+	mu         sync.Mutex // guards what follows
+	loaded     time.Time
+	reloads    int
+	rejectedAt time.Time
+	rejectedBy string
+	draining   bool
+	found      []admin.Problem
+	last       [sha256.Size]byte // fingerprint of the files that were last tried
+}
+
+// enforced notes a configuration that is in force now; listeners tells that it
+// came from the files.
+func (v *viewState) enforced(r *ready, files bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.found = r.problems
+	if files {
+		if !v.loaded.IsZero() {
+			v.reloads++
+		}
+		v.loaded, v.rejectedAt, v.rejectedBy = time.Now(), time.Time{}, ""
+	}
+}
+
+func (v *viewState) rejected(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.rejectedAt, v.rejectedBy = time.Now(), err.Error()
+}
+
+// tried notes that files with this fingerprint are being loaded, and reports
+// whether they are others than the last ones.
+func (v *viewState) tried(now [sha256.Size]byte) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	other := v.last != now
+	v.last = now
+	return other
+}
+
+func (v *viewState) setDraining() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.draining = true
+}
+
+func (v *viewState) problems() []admin.Problem {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.found
+}
+
+// Ready reports whether requests should be sent here.
+func (a *App) Ready() admin.Readiness {
+	a.view.mu.Lock()
+	draining, rejected := a.view.draining, a.view.rejectedBy != ""
+	a.view.mu.Unlock()
+	if draining {
+		return admin.Readiness{Reason: "draining"}
+	}
+	if !a.serving() {
+		return admin.Readiness{Reason: "starting"}
+	}
+	var degraded []string
+	if rejected {
+		degraded = append(degraded, "the newest configuration was rejected")
+	}
+	if c := a.consulStatus(); c != nil && !c.Connected {
+		degraded = append(degraded, "Consul is away, serving the last known instances")
+	}
+	return admin.Readiness{Ready: true, Reason: strings.Join(degraded, "; ")}
+}
+
+func (a *App) consulStatus() *admin.ConsulStatus {
+	c := a.consul.client()
+	if c == nil {
+		return nil
+	}
+	out := &admin.ConsulStatus{Address: c.Address()}
+	out.Connected, out.Age = c.Connected()
+	for _, w := range c.Status() {
+		out.Watches++
+		if w.Error != "" && out.Error == "" {
+			out.Error = w.What + ": " + w.Error
+		}
+	}
+	return out
+}
+
+// Status is the gateway at a glance.
+func (a *App) Status() admin.Status {
+	s := admin.Status{
+		Version: a.opt.Version, Started: a.started, PID: os.Getpid(), Ready: a.Ready(),
+		Listeners: a.server.Status(), Services: a.group.Status(), Stale: a.stale(), Consul: a.consulStatus(), Problems: a.view.problems(),
+		Certificate: a.certs.Status(),
+	}
+	slices.SortFunc(s.Listeners, func(a, b proxy.ListenerStatus) int { return strings.Compare(a.Name, b.Name) })
+	if t := a.handler.Table(); t != nil {
+		s.Routes = len(t.Routes)
+	}
+	a.view.mu.Lock()
+	s.Config = admin.ConfigStatus{Path: a.opt.Config, Loaded: a.view.loaded, Reloads: a.view.reloads, Rejected: a.view.rejectedAt, RejectedBy: a.view.rejectedBy}
+	a.view.mu.Unlock()
+	return s
+}
+
+// stale names the services whose instances are the last known ones.
+func (a *App) stale() []string {
+	var out []string
+	for _, s := range a.snapshots.Status() {
+		if s.State == discovery.SnapshotStale {
+			out = append(out, s.Query)
+		}
+	}
+	return out
+}
+
+// Routes lists the routes in the order of precedence.
+func (a *App) Routes() []admin.RouteStatus {
+	t := a.handler.Table()
+	if t == nil {
+		return nil
+	}
+	return routesOf(t)
+}
+
+func routesOf(t *proxy.Table) []admin.RouteStatus {
+	places := t.Matcher.List()
+	out := make([]admin.RouteStatus, 0, len(places))
+	for _, p := range places {
+		r := t.Routes[p.Rule]
+		out = append(out, admin.RouteStatus{
+			Name: r.Name, Origin: r.Origin, Host: p.Host, Path: p.Path, Conditions: p.Conditions, Policies: r.Chain.Explain(), To: target(r),
+		})
+	}
+	return out
+}
+
+// target says in a few words where a route's requests go.
+func target(r *proxy.Route) string {
+	if r.Answer != nil {
+		return "the gateway itself"
+	}
+	if len(r.Shares) == 1 {
+		return r.Shares[0].Service
+	}
+	var parts []string
+	for i, s := range r.Shares {
+		parts = append(parts, s.Service+" "+shareText(r, i))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func shareText(r *proxy.Route, i int) string {
+	if len(r.Shares) < 2 {
+		return ""
+	}
+	before := uint32(0)
+	if i > 0 {
+		before = r.Shares[i-1].Upto
+	}
+	return fmt.Sprintf("%.0f %%", 100*float64(r.Shares[i].Upto-before)/float64(r.Shares[len(r.Shares)-1].Upto))
+}
+
+// Config is the configuration in force as JSON, secrets hidden.
+func (a *App) Config() ([]byte, error) { return json.MarshalIndent(a.current(), "", "  ") }
+
+// Explain says what would become of a request.
+func (a *App) Explain(q admin.Question) (admin.Explanation, error) {
+	t := a.handler.Table()
+	if t == nil {
+		return admin.Explanation{}, fmt.Errorf("the gateway is still starting")
+	}
+	return explain(t, q)
+}
+
+func explain(t *proxy.Table, q admin.Question) (admin.Explanation, error) {
+	x, err := question(q)
+	if err != nil {
+		return admin.Explanation{}, err
+	}
+	e := admin.Explanation{Method: x.Method, Scheme: x.Conn.Scheme, Host: x.RawHost, Path: x.RawTarget}
+	if f := x.Canonicalise(); f != nil {
+		e.Refused, e.Status = f.Error(), proxy.StatusOf(f)
+		return e, nil
+	}
+	e.Host, e.Path = strings.Clone(x.Target.Host), strings.Clone(x.Target.Path)
+	for _, c := range t.Matcher.Explain(x) {
+		name := c.Name
+		if c.Host != "" || c.Path != "" {
+			name += " (" + c.Host + c.Path + ")"
+		}
+		e.Candidates = append(e.Candidates, admin.CandidateStatus{Route: name, Matches: c.Taken, Why: c.Why})
+	}
+	m := t.Matcher.Match(x)
+	if m.Rule < 0 {
+		e.Refused, e.Status = m.Reason.String(), 404
+		if m.Allow != "" {
+			e.Status = 405
+		}
+		return e, nil
+	}
+	r := t.Routes[m.Rule]
+	e.Route, e.Origin, e.Policies = r.Name, r.Origin, r.Chain.Explain()
+	if r.Answer != nil {
+		if _, err := r.Answer.Request(x); err != nil {
+			return e, err
+		}
+		e.Status = x.Status
+		return e, nil
+	}
+	e.Forwarded = r.ForwardedPath(x)
+	for i, s := range r.Shares {
+		e.Services = append(e.Services, admin.ServiceExplanation{Share: shareText(r, i), Explanation: s.Pool.Explain(x)})
+	}
+	return e, nil
+}
+
+// question makes an exchange of a request that isn't sent.
+func question(q admin.Question) (*exchange.Exchange, error) {
+	u, err := url.Parse(q.URL)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("%q isn't a URL like https://api.example.com/orders", q.URL)
+	}
+	client := netip.MustParseAddr("127.0.0.1")
+	if q.Client != "" {
+		if client, err = netip.ParseAddr(q.Client); err != nil {
+			return nil, fmt.Errorf("client: %w", err)
+		}
+	}
+	// The target as it was typed: url.Parse would hide what it normalises.
+	_, rest, _ := strings.Cut(q.URL, "://")
+	target := "/"
+	if i := strings.IndexAny(rest, "/?"); i >= 0 {
+		target = rest[i:]
+		if target[0] == '?' {
+			target = "/" + target
+		}
+	}
+	target, _, _ = strings.Cut(target, "#")
+	x := &exchange.Exchange{}
+	x.Reset(exchange.HTTP11, &exchange.Conn{Scheme: u.Scheme, Remote: netip.AddrPortFrom(client, 0), RemoteIP: client.String()}, nil)
+	x.Method, x.RawTarget, x.RawHost, x.ClientIP = strings.ToUpper(q.Method), target, u.Host, client
+	x.Request.Append("Host", u.Host)
+	for name, value := range q.Headers {
+		x.Request.Append(name, value)
+	}
+	return x, nil
+}
+
+// OfflineRoutes lists the routes without a running gateway.
+func OfflineRoutes(ctx context.Context, opt Options) ([]admin.RouteStatus, error) {
+	var out []admin.RouteStatus
+	err := offline(ctx, opt, func(t *proxy.Table) error {
+		out = routesOf(t)
+		return nil
+	})
+	return out, err
+}
+
+// OfflineExplain explains without a running gateway.
+func OfflineExplain(ctx context.Context, opt Options, q admin.Question) (admin.Explanation, error) {
+	var out admin.Explanation
+	err := offline(ctx, opt, func(t *proxy.Table) error {
+		var err error
+		out, err = explain(t, q)
+		return err
+	})
+	return out, err
+}
+
+// offline makes a table as a start would, listening on nothing and writing
+// nothing that stays, and gives it to f.
+func offline(ctx context.Context, opt Options, f func(*proxy.Table) error) error {
+	file, err := load(opt)
+	if err != nil {
+		return err
+	}
+	temp, err := os.MkdirTemp("", "sidegate-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temp)
+	dry := *file
+	dry.StateDir, dry.Log.Level = temp, "error"
+	a, err := assemble(opt, &dry)
+	if err != nil {
+		return err
+	}
+	end := &cleanups{log: a.log}
+	defer end.run()
+	if err := a.consul.configure(file.Consul); err != nil {
+		return err
+	}
+	end.add("pools", func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		a.group.Close(ctx)
+	})
+	end.background("feeds", a.feed)
+	a.feeds.wait(2 * time.Second)
+	r, err := a.prepare(file, &a.feeds)
+	if err != nil {
+		return err
+	}
+	r.pools.Commit()
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	a.group.Wait(ctx)
+	return f(r.table)
+}

@@ -1,0 +1,79 @@
+// Sidegate is an API gateway for services on bare metal and VMs: it terminates
+// TLS and HTTP/1.1, HTTP/2 and HTTP/3, finds backends in Consul, balances load
+// and applies policies. This command is all of it; each subcommand has a file
+// of its own here, and what they assemble is in internal/app.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"regexp"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker.
+var version = "0.0.0-dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	root := rootCommand()
+	root.SetArgs(longFlags(os.Args[1:]))
+	err := root.ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		if !errors.Is(err, errReported) {
+			fmt.Fprintln(os.Stderr, "sidegate:", err)
+		}
+		os.Exit(1)
+	}
+}
+
+// errReported is an error that has been printed in full already.
+var errReported = errors.New("reported")
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "sidegate",
+		Short:         "An API gateway for services on bare metal and VMs",
+		Long:          "Sidegate terminates TLS, finds backends in Consul, balances load and applies policies.\nIt reads /etc/sidegate/*.hcl unless told otherwise.",
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetVersionTemplate("sidegate {{.Version}}\n")
+	root.AddCommand(
+		runCommand(), validateCommand(), routesCommand(), explainCommand(), statusCommand(),
+		fmtCommand(), caCommand(), demoCommand(), versionCommand(),
+	)
+	return root
+}
+
+var singleDash = regexp.MustCompile(`^-[a-z][a-z-]+(=.*)?$`)
+
+// longFlags lets -config mean --config, as Go's own flags do and as
+// documentation, units and habits write it. Flags of one letter stay.
+func longFlags(args []string) []string {
+	out := make([]string, len(args))
+	for i, a := range args {
+		if a == "--" {
+			copy(out[i:], args[i:])
+			break
+		}
+		out[i] = a
+		if singleDash.MatchString(a) {
+			out[i] = "-" + a
+		}
+	}
+	return out
+}
+
+const defaultConfig = "/etc/sidegate/"
+
+func configFlag(c *cobra.Command, path *string) {
+	c.Flags().StringVar(path, "config", defaultConfig, "configuration file, or folder of *.hcl files")
+}

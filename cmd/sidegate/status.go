@@ -1,0 +1,117 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/admin"
+	"github.com/sidegate-proxy/sidegate/proxy/upstream"
+)
+
+func statusCommand() *cobra.Command {
+	var path string
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show how the running gateway is",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var s admin.Status
+			if err := ask(c.Context(), socketPath(path), "/api/status", &s); err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), s)
+			}
+			return printStatus(c.OutOrStdout(), &s)
+		},
+	}
+	configFlag(c, &path)
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func printStatus(out io.Writer, s *admin.Status) error {
+	ready := "ready"
+	if !s.Ready.Ready {
+		ready = "NOT READY"
+	}
+	if s.Ready.Reason != "" {
+		ready += " (" + s.Ready.Reason + ")"
+	}
+	fmt.Fprintf(out, "sidegate %s, pid %d, up %s, %s\n", s.Version, s.PID, time.Since(s.Started).Round(time.Second), ready)
+	fmt.Fprintf(out, "config   %s, loaded %s, %d routes\n", s.Config.Path, s.Config.Loaded.Format(time.DateTime), s.Routes)
+	if s.Config.RejectedBy != "" {
+		fmt.Fprintf(out, "REJECTED %s: the files have changed since, but aren't in force:\n%s\n", s.Config.Rejected.Format(time.DateTime), s.Config.RejectedBy)
+	}
+	if c := s.Consul; c != nil {
+		state := "connected"
+		if !c.Connected {
+			state = "AWAY for " + c.Age.Round(time.Second).String()
+		}
+		if c.Error != "" {
+			state += ": " + c.Error
+		}
+		fmt.Fprintf(out, "consul   %s, %s, %d watches\n", c.Address, state, c.Watches)
+	}
+	t := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "\nLISTENER\tADDRESS\tPROTOCOLS\tCONNECTIONS\tIN FLIGHT\tACCEPTED\tREFUSED")
+	for _, l := range s.Listeners {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%d\n", l.Name, l.Address, strings.Join(l.Protocols, " "), l.Connections, l.Busy, l.Accepted, l.Refused)
+	}
+	fmt.Fprintln(t, "\nSERVICE\tINSTANCE\tNODE\tSTATE\tWEIGHT\tIN FLIGHT\tLATENCY\tREQUESTS\tFAILURES")
+	for _, v := range s.Services {
+		name := v.Service
+		if slices.Contains(s.Stale, v.Service) {
+			name += " (last known)"
+		}
+		if v.Panic {
+			name += " (health ignored)"
+		}
+		if len(v.Instances) == 0 {
+			fmt.Fprintf(t, "%s\tnone\t\t\t\t\t\t\t\t\n", name)
+		}
+		for _, i := range v.Instances {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%d\t%d\n", name, i.Address, i.Node, instanceState(&i), i.Weight, i.Pending,
+				i.Latency.Round(10*time.Microsecond), i.Requests, i.Failures)
+			name = ""
+		}
+	}
+	if len(s.Certificate) > 0 {
+		fmt.Fprintln(t, "\nCERTIFICATE\tSOURCE\tUNTIL\tLAST ERROR")
+		for _, c := range s.Certificate {
+			until := "none yet"
+			if !c.NotAfter.IsZero() {
+				until = c.NotAfter.Format(time.DateTime)
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", strings.Join(c.Names, ","), c.Source, until, c.Error)
+		}
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for i, p := range s.Problems {
+		if i == 0 {
+			fmt.Fprintln(out, "\nPROBLEMS")
+		}
+		fmt.Fprintf(out, "%s: %s\n", p.Where, p.Text)
+	}
+	return nil
+}
+
+func instanceState(i *upstream.InstanceStatus) string {
+	s := i.Health
+	if !i.Eligible && i.Why != "" {
+		s += ", gets nothing: " + i.Why
+	}
+	if i.CheckError != "" {
+		s += " (check: " + i.CheckError + ")"
+	}
+	return s
+}
