@@ -48,11 +48,11 @@ func (c *checker) instances(s *upstream.Config, what string) {
 		if err == nil && (host == "" || port == 0) {
 			err = fmt.Errorf("%.100q lacks the host or the port", a)
 		}
+		advice := `Write it like "10.0.0.7:9001".`
 		if err == nil && seen[a] {
-			err = fmt.Errorf("%q stands there twice", a)
+			err, advice = fmt.Errorf("%q stands there twice", a), "Keep one of them."
 		}
 		if err != nil {
-			advice := `Write it like "10.0.0.7:9001".`
 			if strings.Contains(a, "://") {
 				advice = "Leave the scheme out; protocol says how to speak to it."
 			}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -131,7 +132,7 @@ func (d *decoder) item(doc *document, it item, f *field, v any, what string) {
 	here := place{v, f.name}
 	if first, ok := d.places[here]; ok && !many {
 		d.diags.Add(Diagnostic{
-			Text: fmt.Sprintf("%s has %q twice", what, it.name), Range: it.at, Also: first,
+			Text: fmt.Sprintf("%s has %q twice", cmp.Or(what, "the configuration"), it.name), Range: it.at, Also: first,
 			Advice: "Keep one of them.",
 		})
 		return
@@ -173,16 +174,18 @@ func (d *decoder) block(doc *document, it item, v any, outer string) bool {
 	what := it.name
 	switch {
 	case s.label == nil && len(it.labels) > 0:
-		d.diags.Errorf(it.at, fmt.Sprintf("Write: %s { … }", it.name), "a %s block has no label", it.name)
+		d.diags.Errorf(it.at, fmt.Sprintf("Write: %s { … }", it.name), "%s takes no label", it.name)
 		return false
 	case s.label != nil && len(it.labels) != 1:
-		d.diags.Errorf(it.at, fmt.Sprintf("Write: %s %q { … }", it.name, strings0(it.labels, "NAME")), "a %s block has one label, its %s", it.name, s.label.name)
+		d.diags.Errorf(it.at, fmt.Sprintf("Write: %s %q { … }", it.name, cmp.Or(append(it.labels, "NAME")...)), "%s takes one label, its %s", it.name, s.label.name)
 		return false
 	case s.label != nil:
 		label := it.labels[0]
 		what = fmt.Sprintf("%s %q", it.name, label)
 		reflect.ValueOf(v).Elem().FieldByIndex(s.label.index).SetString(label)
-		d.label(it, s.label, label)
+		if !d.label(it, s.label, label) {
+			d.broken[v] = true
+		}
 	}
 	if outer != "" {
 		what = outer + ": " + what
@@ -195,14 +198,15 @@ func (d *decoder) block(doc *document, it item, v any, outer string) bool {
 }
 
 // label checks the label of a block.
-func (d *decoder) label(it item, f *field, label string) {
+func (d *decoder) label(it item, f *field, label string) bool {
 	if len(f.enum) > 0 {
-		d.oneOf(it.at, it.name, label, f.enum)
-		return
+		return d.oneOf(it.at, it.name, label, f.enum)
 	}
-	if why := badName(label); why != "" {
-		d.diags.Errorf(it.at, "", "the name %q %s", label, why)
+	why := badName(label)
+	if why != "" {
+		d.diags.Errorf(it.at, "", "the name %q of the %s %s", label, it.name, why)
 	}
+	return why == ""
 }
 
 // badName says why label can't name something in logs, metrics and keys.
@@ -285,11 +289,4 @@ func in(what string) string {
 		return ""
 	}
 	return " in " + what
-}
-
-func strings0(list []string, or string) string {
-	if len(list) == 0 || list[0] == "" {
-		return or
-	}
-	return list[0]
 }

@@ -33,7 +33,7 @@ func (d *Diagnostic) String() string {
 	}
 	b.WriteString(d.Text)
 	if d.Also.Filename != "" {
-		b.WriteString(" (the other one: " + placeText(d.Also) + ")")
+		b.WriteString(" (see also " + placeText(d.Also) + ")")
 	}
 	if d.Advice != "" {
 		b.WriteString("; " + d.Advice)
@@ -59,12 +59,23 @@ type Diagnostics struct {
 	secrets []hcl.Range // places whose text isn't shown
 	seen    map[Diagnostic]bool
 	failed  int // how many are errors
+	more    int // how many aren't in list
 	sorted  bool
 }
+
+// maxFindings bounds what is kept: a text may be wrong in every byte.
+const maxFindings = 1000
 
 // Add appends a finding, also one of a later stage than Load.
 func (d *Diagnostics) Add(f Diagnostic) {
 	if d.seen[f] {
+		return
+	}
+	if len(d.list) >= maxFindings {
+		d.more++
+		if !f.Warning {
+			d.failed++
+		}
 		return
 	}
 	if d.seen == nil {
@@ -93,6 +104,11 @@ func (d *Diagnostics) addHCL(found hcl.Diagnostics) {
 		f := Diagnostic{Warning: h.Severity == hcl.DiagWarning, Text: sentence(h.Summary), Advice: h.Detail}
 		if h.Subject != nil {
 			f.Range = *h.Subject
+			// "at name:3,5-9" there is "at name:3:5" here.
+			if before, after, ok := strings.Cut(h.Detail, " at "+f.Range.Filename+":"); ok {
+				pos, rest, _ := strings.Cut(after, "-")
+				f.Advice = before + " at " + f.Range.Filename + ":" + strings.Replace(pos, ",", ":", 1) + strings.TrimLeft(rest, "0123456789")
+			}
 		}
 		d.Add(f)
 	}
@@ -171,12 +187,19 @@ func (d *Diagnostics) Write(w io.Writer, colour bool) error {
 		b.WriteString(paint(code, word) + " " + f.Text + "\n")
 		d.snippet(&b, f.Range, func(s string) string { return paint(code, s) })
 		if f.Also.Filename != "" {
-			b.WriteString("  the other one is at " + placeText(f.Also) + ":\n")
+			end := ":\n"
+			if _, ok := d.source[f.Also.Filename]; !ok {
+				end = "\n"
+			}
+			b.WriteString("  see also " + placeText(f.Also) + end)
 			d.snippet(&b, f.Also, func(s string) string { return paint("1", s) })
 		}
 		if f.Advice != "" {
 			b.WriteString("  " + strings.ReplaceAll(f.Advice, "\n", "\n  ") + "\n")
 		}
+	}
+	if d.more > 0 {
+		fmt.Fprintf(&b, "\nand %d more\n", d.more)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -117,7 +117,10 @@ func (d *document) parse(diags *Diagnostics) bool {
 		f, found = hclsyntax.ParseConfig(d.src, d.name, hcl.InitialPos)
 	}
 	diags.addHCL(found)
-	if found.HasErrors() || f == nil || f.Body == nil {
+	if found.HasErrors() {
+		d.hideSecrets(diags)
+	}
+	if f == nil || f.Body == nil || unreadable(found) {
 		return false
 	}
 	d.body = f.Body
@@ -125,6 +128,41 @@ func (d *document) parse(diags *Diagnostics) bool {
 		return !d.loops(b, diags)
 	}
 	return true
+}
+
+// unreadable reports whether the parser may have got the structure wrong: an
+// argument that stands twice says nothing about the others.
+func unreadable(found hcl.Diagnostics) bool {
+	return slices.ContainsFunc(found, func(h *hcl.Diagnostic) bool {
+		return h.Severity == hcl.DiagError && h.Summary != "Attribute redefined"
+	})
+}
+
+// hideSecrets keeps what looks like a secret out of the lines that are shown
+// of a text that isn't decoded, or not all of it.
+func (d *document) hideSecrets(diags *Diagnostics) {
+	begin := 0
+	for i, line := range bytes.SplitAfter(d.src, []byte("\n")) {
+		low := bytes.ToLower(line)
+		for _, word := range []string{"token", "secret", "password", "key"} {
+			at := bytes.Index(low, []byte(word))
+			if at < 0 {
+				continue
+			}
+			value := bytes.IndexAny(line[at:], "=:")
+			if value < 0 {
+				continue
+			}
+			from := at + value + 1
+			diags.secrets = append(diags.secrets, hcl.Range{
+				Filename: d.name,
+				Start:    hcl.Pos{Line: i + 1, Column: from + 1, Byte: begin + from},
+				End:      hcl.Pos{Line: i + 1, Column: len(line) + 1, Byte: begin + len(line)},
+			})
+			break
+		}
+		begin += len(line)
+	}
 }
 
 func (d *document) isJSON() bool { return strings.HasSuffix(d.name, ".json") && !d.remote }

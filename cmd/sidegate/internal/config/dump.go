@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"reflect"
 	"time"
 
@@ -24,8 +23,7 @@ func (f *File) String() string {
 	return b.String()
 }
 
-// MarshalJSON writes the configuration in effect: all arguments with their
-// defaults, in the JSON form of the language. Secrets, and all that functions
+// MarshalJSON writes the configuration in effect: what is given, and all defaults, in the JSON form of the language. Secrets, and all that functions
 // brought in, are hidden.
 func (f *File) MarshalJSON() ([]byte, error) {
 	return json.Marshal(f.object(reflect.ValueOf(f)))
@@ -72,6 +70,8 @@ func (f *File) object(p reflect.Value) object {
 		member := member{name: fd.name}
 		field := v.FieldByIndex(fd.index)
 		switch {
+		case !fd.block && !fd.hasDefault && empty(field):
+			continue
 		case !fd.block:
 			member.value = f.argument(place{p.Interface(), fd.name}, fd, field)
 		case field.Kind() == reflect.Struct:
@@ -89,6 +89,14 @@ func (f *File) object(p reflect.Value) object {
 		out = append(out, f.policies(v.FieldByIndex(s.policies).Interface().([]Block))...)
 	}
 	return out
+}
+
+// empty reports whether a value is as good as not given.
+func empty(v reflect.Value) bool {
+	if v.Kind() == reflect.Slice || v.Kind() == reflect.Map {
+		return v.Len() == 0
+	}
+	return v.IsZero()
 }
 
 // blocks is a list of blocks, or an object of them by label.
@@ -136,21 +144,12 @@ func (f *File) argument(at place, fd *field, v reflect.Value) any {
 	switch x := v.Interface().(type) {
 	case time.Duration:
 		return durationText(x)
-	case []netip.Prefix:
-		if x == nil {
-			return []string{}
-		}
-		return x
 	case secret.String:
 		return x
 	}
 	switch {
 	case fd.unit == "bytes":
 		return sizeText(v.Int())
-	case v.Kind() == reflect.Slice && v.IsNil():
-		return []string{}
-	case v.Kind() == reflect.Map && v.IsNil():
-		return object{}
 	default:
 		return v.Interface()
 	}

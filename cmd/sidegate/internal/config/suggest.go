@@ -27,16 +27,9 @@ func didYouMean(name string, candidates []string) string {
 		return fmt.Sprintf("Did you mean %q?", n)
 	}
 	if len(candidates) > 0 && len(candidates) <= 16 {
-		return "There " + is(len(candidates)) + " " + and(candidates) + "."
+		return "What there is: " + strings.Join(candidates, ", ") + "."
 	}
 	return ""
-}
-
-func is(n int) string {
-	if n == 1 {
-		return "is"
-	}
-	return "are"
 }
 
 // and lists words: a, b and c.

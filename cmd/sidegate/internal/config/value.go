@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"encoding"
 	"fmt"
 	"math"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 
@@ -37,12 +39,12 @@ func (d *decoder) argument(doc *document, it item, f *field, v any, target refle
 	at := it.expr.Range()
 	d.places[place{v, f.name}] = at
 	isSecret := f.typ == reflect.TypeFor[secret.String]()
-	if isSecret {
+	if isSecret && !calls(it.expr, doc.src) {
 		d.diags.secrets = append(d.diags.secrets, at)
 	}
 	got, found := it.expr.Value(doc.eval)
-	d.diags.addHCL(found)
 	if found.HasErrors() {
+		d.notEvaluated(f, found)
 		return
 	}
 	got, marks := got.UnmarkDeep()
@@ -68,6 +70,31 @@ func (d *decoder) argument(doc *document, it item, f *field, v any, target refle
 	}
 	if target.Kind() == reflect.String && strings.HasSuffix(f.name, "_file") && target.String() != "" {
 		d.file(doc, val, target)
+	}
+}
+
+// calls reports whether an expression is a function's call, whose text isn't
+// secret.
+func calls(e hcl.Expression, src []byte) bool {
+	if _, ok := e.(*hclsyntax.FunctionCallExpr); ok {
+		return true
+	}
+	return bytes.HasPrefix(e.Range().SliceBytes(src), []byte(`"${`))
+}
+
+// notEvaluated reports why an expression has no value, in fewer words than the
+// HCL library.
+func (d *decoder) notEvaluated(f *field, found hcl.Diagnostics) {
+	for _, h := range found {
+		_, why, ok := strings.Cut(h.Detail, " parameter: ")
+		switch {
+		case h.Summary == "Invalid function argument" && ok && h.Subject != nil:
+			d.diags.Errorf(*h.Subject, "", "%s: %s", f.name, strings.TrimSuffix(why, "."))
+		case h.Summary == "Variables not allowed" && h.Subject != nil:
+			d.diags.Errorf(*h.Subject, "Text stands in quotes: "+f.example(), "%s: there are no variables", f.name)
+		default:
+			d.diags.addHCL(hcl.Diagnostics{h})
+		}
 	}
 }
 
@@ -289,7 +316,7 @@ func (d *decoder) oneOf(at hcl.Range, name, got string, enum []string) bool {
 		}
 	}
 	advice := ""
-	if n := nearest(got, enum); n != "" {
+	if n := nearest(got, enum); n != "" && strings.Trim(got, "0123456789") != "" {
 		advice = fmt.Sprintf("Did you mean %q?", n)
 	}
 	d.diags.Errorf(at, advice, "%s can't be %q: it is %s", name, got, or(enum))
@@ -303,12 +330,18 @@ func (d *decoder) wrongType(v value) {
 		if t == cty.String && v.cty.IsKnown() && !v.cty.IsNull() && !v.outside && v.field.typ != reflect.TypeFor[secret.String]() {
 			got = fmt.Sprintf(", not %.60q", v.cty.AsString())
 		}
+		if t == cty.Number && v.cty.IsKnown() && !v.cty.IsNull() {
+			got = ", not " + v.cty.AsBigFloat().Text('g', 12)
+		}
 	} else if t.IsTupleType() {
 		got = ", not a list"
 	} else if t.IsObjectType() {
 		got = ", not a map"
 	}
 	want, example := v.field.kindText(), v.field.example()
+	if want == "secret" {
+		want = "string"
+	}
 	if strings.Contains(v.name, "[") {
 		want = strings.TrimSuffix(strings.NewReplacer("list of ", "", "map of ", "").Replace(want), "s")
 	}

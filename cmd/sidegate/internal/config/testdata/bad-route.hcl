@@ -1,0 +1,69 @@
+service "s" { instances = ["127.0.0.1:1"] }
+route "strip" {
+  paths        = ["/orders/*", "/carts"]
+  service      = "s"
+  strip_prefix = "/orders"
+}
+route "strip-slash" {
+  paths        = ["/a/*"]
+  service      = "s"
+  strip_prefix = "/a/"
+}
+route "strip-all" {
+  hosts        = ["a.example.com"]
+  service      = "s"
+  strip_prefix = "/orders"
+}
+route "to" {
+  paths = ["/a/{id}", "/b/{id}/{part}"]
+  redirect { to = "https://example.com/{id}/{part}/{pth}" }
+}
+route "braces" {
+  hosts = ["b.example.com"]
+  redirect { to = "https://example.com/{id" }
+}
+route "relative" {
+  hosts = ["c.example.com"]
+  redirect { to = "example.com" }
+}
+route "protocol-relative" {
+  hosts = ["d.example.com"]
+  redirect { to = "//example.com/ x" }
+}
+route "sunset" {
+  hosts   = ["e.example.com"]
+  service = "s"
+  sunset {
+    date       = "2027-13-30"
+    deprecated = "soon"
+    link       = "docs"
+  }
+}
+route "sunset-order" {
+  hosts   = ["f.example.com"]
+  service = "s"
+  sunset {
+    date       = "2027-01-01"
+    deprecated = "2027-06-01"
+  }
+}
+route "when" {
+  hosts   = ["g.example.com"]
+  when    = "request.method == 'GET'"
+  service = "s"
+}
+route "policy" {
+  hosts   = ["h.example.com"]
+  service = "s"
+  request {
+    set = { "Host" = "x" }
+  }
+  response {
+    remov = ["Server"]
+  }
+  response {
+  }
+  auth "basic" {}
+  auth "jwt" { realm = "x" }
+  auth "jwtt" {}
+}

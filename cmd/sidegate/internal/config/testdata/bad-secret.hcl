@@ -1,0 +1,4 @@
+consul {
+  token   = ["hunter2"]
+}
+admin { token = "hunter2" + 1 }

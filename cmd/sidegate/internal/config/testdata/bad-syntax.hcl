@@ -1,0 +1,4 @@
+route "a" {
+  hosts = ["a.example.com"
+  respond {}
+}
