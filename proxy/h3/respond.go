@@ -138,8 +138,9 @@ func (s *stream) fillResponse(x *exchange.Exchange) {
 	if _, ok := header["Content-Type"]; !ok {
 		header["Content-Type"] = nil // http3 would guess one
 	}
-	if s.f.cfg.ServerHeader != "" && len(header["server"]) == 0 && !e.Replaces("server", exchange.Server) {
-		header["server"] = []string{s.f.cfg.ServerHeader}
+	server := exchange.Server.Name()
+	if s.f.cfg.ServerHeader != "" && len(header[server]) == 0 && !e.Replaces(server, exchange.Server) {
+		header[server] = []string{s.f.cfg.ServerHeader}
 	}
 	if n := contentLength(x); n >= 0 {
 		header["Content-Length"] = []string{strconv.FormatInt(n, 10)}
@@ -167,12 +168,13 @@ func contentLength(x *exchange.Exchange) int64 {
 	return -1
 }
 
-// key is the key of a field in http3's header map: lower case as on the wire,
-// except for the names that http3 looks for.
+// key is the key of a field in http3's header map, the same for all spellings
+// of a name, so that its values keep their order. http3 lowers it, and looks
+// for three names.
 func key(name string, id exchange.ID) string {
 	switch id {
 	case exchange.Other:
-		return name
+		return http.CanonicalHeaderKey(name)
 	case exchange.Date:
 		return "Date"
 	case exchange.ContentType:
