@@ -139,13 +139,15 @@ func (cs *connections) put(c *conn, now int64) {
 // then d says what to wait for, and with d nil the caller is to make one and
 // call joined with what became of it.
 func (cs *connections) join(plan *connPlan, name string, most int) (c *conn, d *dialing, full bool) {
+	var dead []*conn
+	defer func() { retireAll(dead) }() // closing may take time: not under the lock
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	fits := 0
 	for i := 0; i < len(cs.many); i++ {
 		c := cs.many[i]
 		if !c.Alive() {
-			cs.drop(i)
+			dead = append(dead, cs.drop(i))
 			i--
 			continue
 		}
@@ -171,13 +173,19 @@ func (cs *connections) join(plan *connPlan, name string, most int) (c *conn, d *
 }
 
 // drop takes shared connection i out. cs.mu is held.
-func (cs *connections) drop(i int) {
+func (cs *connections) drop(i int) *conn {
 	c := cs.many[i]
 	last := len(cs.many) - 1
 	cs.many[i] = cs.many[last]
 	cs.many[last] = nil
 	cs.many = cs.many[:last]
-	c.retire()
+	return c
+}
+
+func retireAll(list []*conn) {
+	for _, c := range list {
+		c.retire()
+	}
 }
 
 // joined ends the making of a shared connection; its maker is its first user.
@@ -227,14 +235,12 @@ func (cs *connections) sweep(before int64) {
 	for i := 0; i < len(cs.many); i++ {
 		c := cs.many[i]
 		if c.users.Load() == 0 && (c.used.Load() < before || !c.Alive()) {
-			cs.drop(i)
+			old = append(old, cs.drop(i))
 			i--
 		}
 	}
 	cs.mu.Unlock()
-	for _, c := range old {
-		c.shut()
-	}
+	retireAll(old)
 }
 
 // retire closes all connections, the used ones when they are given back.
@@ -258,14 +264,12 @@ func (cs *connections) retireOthers(plan *connPlan) {
 	cs.idle = kept
 	for i := 0; i < len(cs.many); i++ {
 		if cs.many[i].plan != plan {
-			cs.drop(i)
+			old = append(old, cs.drop(i))
 			i--
 		}
 	}
 	cs.mu.Unlock()
-	for _, c := range old {
-		c.shut()
-	}
+	retireAll(old)
 }
 
 // count is how many connections are idle.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/h1"
+	"github.com/sidegate-proxy/sidegate/proxy/h2"
 )
 
 // connPlan is how connections to a service's instances are made. Two settings
@@ -24,6 +26,9 @@ type connPlan struct {
 	timeouts TimeoutsConfig
 	files    [sha256.Size]byte // what the TLS files held
 	block    TLSConfig
+
+	h1 *h1.ClientConfig
+	h2 *h2.ClientConfig
 }
 
 func newConnPlan(cfg *Config, t TimeoutsConfig) (*connPlan, error) {

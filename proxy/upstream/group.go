@@ -74,7 +74,7 @@ func NewGroup(d Deps) *Group {
 	g := &Group{d: d, log: d.Log.WithField("component", "upstream"), pools: map[string]*Pool{}}
 	g.base = g.clock()
 	g.ctx, g.cancel = context.WithCancel(context.Background())
-	g.speakers = newSpeakers(d.Sweeper, g.log)
+	g.speakers = newSpeakers()
 	return g
 }
 

@@ -175,7 +175,7 @@ func (p *Pool) checked(in *instance, err error, h *HealthCheckConfig) {
 			log.Info("check passes")
 		}
 	}
-	if err == nil && in.check.state == checkPassing && in.ejectedUntil > now {
+	if err == nil && in.check.state == checkPassing && in.ejectedUntil != 0 {
 		p.readmit(in, now, "its check passes")
 		turned = true
 	}

@@ -50,13 +50,13 @@ func newInstance(p *Pool, addr string) *instance {
 
 // eligible reports whether the instance may get requests, and if not, why.
 // Pool.mu is held.
-func (in *instance) eligible(now int64, checked bool) (bool, string) {
+func (in *instance) eligible(checked bool) (bool, string) {
 	switch {
 	case in.info.Health == discovery.Critical || in.info.Health == discovery.Maintenance:
 		return false, "the source calls it " + in.info.Health.String()
 	case checked && in.check.state == checkFailing:
 		return false, "its check fails"
-	case in.ejectedUntil > now:
+	case in.ejectedUntil != 0: // until the keeper readmits it
 		return false, "ejected: " + in.ejectedWhy
 	}
 	return true, ""

@@ -146,12 +146,12 @@ func (p *Pool) eject(in *instance, now int64, why string) {
 	s := p.settings.Load()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if in.ejectedUntil > now || p.instances[in.addr] != in {
+	if in.ejectedUntil != 0 || p.instances[in.addr] != in {
 		return
 	}
 	out := 0
 	for _, other := range p.order {
-		if other.ejectedUntil > now {
+		if other.ejectedUntil != 0 {
 			out++
 		}
 	}

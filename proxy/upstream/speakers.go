@@ -1,13 +1,10 @@
 package upstream
 
 import (
-	"errors"
 	"net"
 
-	"github.com/sirupsen/logrus"
-
 	"github.com/sidegate-proxy/sidegate/proxy/h1"
-	"github.com/sidegate-proxy/sidegate/proxy/sweep"
+	"github.com/sidegate-proxy/sidegate/proxy/h2"
 )
 
 // speakers make connections speak their protocol.
@@ -16,14 +13,16 @@ type speakers struct {
 	many func(nc net.Conn, c *connPlan) (shared, error)
 }
 
-func newSpeakers(s *sweep.Sweeper, log logrus.FieldLogger) speakers {
+// prepare fills in what the connections of a plan work with.
+func (c *connPlan) prepare(d *Deps) {
+	c.h1 = &h1.ClientConfig{Sweeper: d.Sweeper, FirstByte: c.timeouts.FirstByte, Idle: c.timeouts.Idle}
+	c.h2 = &h2.ClientConfig{Sweeper: d.Sweeper, FirstByte: c.timeouts.FirstByte, Idle: c.timeouts.Idle, Log: d.Log}
+}
+
+func newSpeakers() speakers {
 	return speakers{
-		one: func(nc net.Conn, c *connPlan) single {
-			return h1.NewClientConn(nc, &h1.ClientConfig{Sweeper: s, FirstByte: c.timeouts.FirstByte, Idle: c.timeouts.Idle})
-		},
-		many: func(nc net.Conn, c *connPlan) (shared, error) {
-			return nil, errors.New("HTTP/2 isn't there yet")
-		},
+		one:  func(nc net.Conn, c *connPlan) single { return h1.NewClientConn(nc, c.h1) },
+		many: func(nc net.Conn, c *connPlan) (shared, error) { return h2.NewClientConn(nc, c.h2) },
 	}
 }
 

@@ -104,11 +104,11 @@ func (in *instance) status(now int64, s *settings) InstanceStatus {
 		Open: int(in.conns.open.Load()), Idle: in.conns.count(),
 	}
 	checked := s.cfg.HealthCheck != nil
-	st.Eligible, st.Why = in.eligible(now, checked)
+	st.Eligible, st.Why = in.eligible(checked)
 	if checked {
 		st.Check, st.CheckError = in.check.state.String(), in.check.err
 	}
-	if in.ejectedUntil > now {
+	if in.ejectedUntil != 0 {
 		st.EjectedUntil = in.pool.g.at(in.ejectedUntil)
 	}
 	st.Latency, _ = in.stats.Latency(now)
@@ -136,7 +136,6 @@ type ExplainChoice struct {
 // Explain says which instances might get x and why the others wouldn't, without
 // sending anything.
 func (p *Pool) Explain(x *exchange.Exchange) Explanation {
-	now := p.g.now()
 	s, v := p.settings.Load(), p.view.Load()
 	if s == nil || v == nil {
 		return Explanation{Service: p.name}
@@ -157,7 +156,7 @@ func (p *Pool) Explain(x *exchange.Exchange) Explanation {
 	defer p.mu.Unlock()
 	for _, in := range p.order {
 		c := ExplainChoice{Address: in.addr}
-		c.Eligible, c.Why = in.eligible(now, s.cfg.HealthCheck != nil)
+		c.Eligible, c.Why = in.eligible(s.cfg.HealthCheck != nil)
 		switch {
 		case v.panic && !c.Eligible && in.info.Health != discovery.Maintenance:
 			c.Eligible, c.Why = true, fmt.Sprintf("%s, which is ignored: only %d of %d are healthy", c.Why, v.healthy, v.total)

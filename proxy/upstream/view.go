@@ -56,7 +56,7 @@ func (p *Pool) rebuild(now int64) {
 	v := &view{settings: s}
 	usable := make([]*instance, 0, len(p.order))
 	for _, in := range p.order {
-		ok, _ := in.eligible(now, checked)
+		ok, _ := in.eligible(checked)
 		if in.info.Health != discovery.Maintenance {
 			v.total++
 		}
