@@ -26,18 +26,19 @@ type unitID struct {
 
 // unit gets and renews the certificates of one ACME configuration.
 type unit struct {
-	id     unitID
-	log    logrus.FieldLogger
-	now    func() time.Time
-	store  certmagic.Storage
-	shared bool // the storage is the fleet's
-	issuer *issuer
-	cache  *certmagic.Cache
-	routes *certmagic.Config // names in routes
-	demand *certmagic.Config // names that on_demand allows; nil: off
-	asker  *asker
-	book   *book
-	names  atomic.Pointer[map[string]struct{}] // the hosts to have certificates for
+	id      unitID
+	log     logrus.FieldLogger
+	now     func() time.Time
+	store   certmagic.Storage
+	storing *watched // store, behind a watch
+	shared  bool     // the storage is the fleet's
+	issuer  *issuer
+	cache   *certmagic.Cache
+	routes  *certmagic.Config // names in routes
+	demand  *certmagic.Config // names that on_demand allows; nil: off
+	asker   *asker
+	book    *book
+	names   atomic.Pointer[map[string]struct{}] // the hosts to have certificates for
 
 	ctx    context.Context // of all background work; ended by stop
 	cancel context.CancelFunc
@@ -45,8 +46,9 @@ type unit struct {
 	slots  chan struct{} // orders at once
 	asking chan struct{} // handshakes that wait for a certificate
 
-	mu      sync.Mutex // guards pursued
+	mu      sync.Mutex // guards what follows
 	pursued map[string]context.CancelFunc
+	stopped bool
 
 	memo sync.Map // name to *memoised, for the names in routes
 }
@@ -68,7 +70,7 @@ const (
 // newUnit makes a unit and starts certmagic's maintenance; stop ends both.
 func newUnit(m *Manager, id unitID, st certmagic.Storage, roots *x509.CertPool) *unit {
 	u := &unit{
-		id: id, log: m.log, now: m.now, store: st, shared: id.storage != "file", book: m.book,
+		id: id, log: m.log, now: m.now, store: st, storing: &watched{Storage: st}, shared: id.storage != "file", book: m.book,
 		slots: make(chan struct{}, ordersAtOnce), asking: make(chan struct{}, waitersMax),
 		pursued: make(map[string]context.CancelFunc),
 	}
@@ -78,6 +80,7 @@ func newUnit(m *Manager, id unitID, st certmagic.Storage, roots *x509.CertPool) 
 	u.issuer = &issuer{
 		directory: id.directory, email: id.email, client: newACMEClient(id.directory, roots, zlog), store: st, log: zlog,
 		key:     (&certmagic.ACMEIssuer{CA: id.directory}).IssuerKey(),
+		life:    u.ctx,
 		limit:   certmagic.NewRateLimiter(ordersPerWindow, orderWindow),
 		current: u.current, renewal: u.book.renewal,
 	}
@@ -102,7 +105,7 @@ func newUnit(m *Manager, id unitID, st certmagic.Storage, roots *x509.CertPool) 
 		Issuers:            []certmagic.Issuer{u.issuer},
 		IssuerPolicy:       certmagic.UseFirstIssuer,
 		KeySource:          certmagic.StandardKeyGenerator{KeyType: certmagic.P256},
-		Storage:            st,
+		Storage:            u.storing,
 		Logger:             zlog,
 	}
 	u.routes = certmagic.New(u.cache, conf)
@@ -117,6 +120,9 @@ func newUnit(m *Manager, id unitID, st certmagic.Storage, roots *x509.CertPool) 
 // stop ends all work and waits for it, at most for ten seconds: an order that
 // has just succeeded is still stored.
 func (u *unit) stop() {
+	u.mu.Lock()
+	u.stopped = true
+	u.mu.Unlock()
 	u.cancel()
 	u.work.Wait()
 	u.cache.Stop()
@@ -128,6 +134,16 @@ func (u *unit) stop() {
 		}
 	}
 	u.issuer.client.HTTPClient.CloseIdleConnections()
+}
+
+// spawn starts work that stop awaits; not once it has been called.
+func (u *unit) spawn(f func()) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.stopped {
+		u.work.Go(f)
+	}
+	return !u.stopped
 }
 
 // configFor is certmagic's question how to renew a certificate.
@@ -178,7 +194,7 @@ func (u *unit) setNames(ctx context.Context, names map[string]struct{}) {
 	if added > 0 {
 		// What was loaded may be due, or its renewal window stale: certmagic
 		// would look only after the first interval.
-		u.work.Go(func() {
+		u.spawn(func() {
 			if err := u.cache.RenewManagedCertificates(u.ctx); err != nil {
 				u.log.WithError(err).Warn("looking for due renewals")
 			}
@@ -201,7 +217,7 @@ func (u *unit) pursue(name string) {
 	u.mu.Lock()
 	u.pursued[name] = cancel
 	u.mu.Unlock()
-	u.work.Go(func() {
+	u.spawn(func() {
 		defer cancel()
 		for try := 0; ; try++ {
 			select {
@@ -284,6 +300,8 @@ func (u *unit) event(_ context.Context, event string, data map[string]any) error
 			u.memo.Delete(n)
 			if _, ok := (*u.names.Load())[n]; ok {
 				u.book.ok(n)
+			} else if u.asker != nil {
+				u.asker.grant(n)
 			}
 		}
 	}
@@ -356,11 +374,15 @@ func (u *unit) onDemand(hello *tls.ClientHelloInfo, name string) (*tls.Certifica
 		err  error
 	}
 	done := make(chan result, 1)
-	u.work.Go(func() {
+	started := u.spawn(func() {
 		defer func() { <-u.asking }()
 		cert, err := u.demand.GetCertificateWithContext(u.ctx, hello)
 		done <- result{cert, err}
 	})
+	if !started {
+		<-u.asking
+		return nil, context.Canceled
+	}
 	select {
 	case r := <-done:
 		if r.err != nil {

@@ -34,6 +34,7 @@ type issuer struct {
 	key       string // names the directory in storage
 	client    *acmez.Client
 	store     certmagic.Storage
+	life      context.Context // ended by the unit; orders and questions end with it
 	limit     *certmagic.RingBufferRateLimiter
 	current   func(name string) *x509.Certificate // what a renewal replaces
 	renewal   func(name string, info acme.RenewalInfo)
@@ -75,6 +76,7 @@ func (i *issuer) IssuerKey() string { return i.key }
 func (i *issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
 	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
 	defer cancel()
+	defer context.AfterFunc(i.life, cancel)()
 	if l, ok := i.store.(interface{ lost(string) <-chan struct{} }); ok {
 		// Another gateway may order the same name once our lock is gone.
 		if gone := l.lost("issue_cert_" + csrName(csr)); gone != nil {
@@ -149,6 +151,7 @@ func csrName(csr *x509.CertificateRequest) string {
 func (i *issuer) GetRenewalInfo(ctx context.Context, cert certmagic.Certificate) (acme.RenewalInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	defer context.AfterFunc(i.life, cancel)()
 	info, err := i.client.GetRenewalInfo(ctx, cert.Leaf)
 	if err == nil && len(cert.Names) > 0 {
 		i.renewal(cert.Names[0], info)

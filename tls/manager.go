@@ -78,10 +78,10 @@ func NewManager(d Deps) (*Manager, error) {
 	if m.tickets, err = newTicketKeys(filepath.Join(d.StateDir, "tickets.json"), m.now); err != nil {
 		return nil, err
 	}
+	m.live.Store(&live{files: newFileSet(nil), hosts: newHostSet(nil)})
 	for _, p := range m.Problems() {
 		m.log.WithError(p).Error("state directory can't be used")
 	}
-	m.live.Store(&live{files: newFileSet(nil), hosts: newHostSet(nil)})
 	return m, nil
 }
 

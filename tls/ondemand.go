@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 )
@@ -32,6 +34,7 @@ type asker struct {
 	mu       sync.Mutex // guards what follows
 	verdicts map[string]verdict
 	failures map[string]failure
+	granted  map[string]struct{}
 	tokens   float64
 	filled   time.Time
 }
@@ -54,7 +57,7 @@ func newAsker(ask string, now func() time.Time) *asker {
 	}
 	return &asker{
 		url: u, now: now, tokens: asksPerSec, filled: now(),
-		verdicts: make(map[string]verdict), failures: make(map[string]failure),
+		verdicts: make(map[string]verdict), failures: make(map[string]failure), granted: make(map[string]struct{}),
 		client: &http.Client{
 			Timeout: askTimeout,
 			Transport: &http.Transport{
@@ -92,6 +95,10 @@ func (a *asker) allow(ctx context.Context, name string) error {
 	if v, ok := a.verdicts[name]; ok && now.Before(v.until) {
 		a.mu.Unlock()
 		return v.err
+	}
+	if _, ok := a.granted[name]; !ok && len(a.granted) >= maxVerdicts {
+		a.mu.Unlock()
+		return fmt.Errorf("%d names have a certificate on demand, the most there may be", maxVerdicts)
 	}
 	a.tokens = min(asksPerSec, a.tokens+now.Sub(a.filled).Seconds()*asksPerSec)
 	a.filled = now
@@ -148,15 +155,17 @@ func (a *asker) failed(name string) {
 	a.failures[name] = f
 }
 
-// allowed lists the names that were allowed lately.
-func (a *asker) allowed() []string {
+// grant notes that a name has a certificate.
+func (a *asker) grant(name string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var names []string
-	for n, v := range a.verdicts {
-		if v.err == nil {
-			names = append(names, n)
-		}
-	}
-	return names
+	a.granted[name] = struct{}{}
+	delete(a.failures, name)
+}
+
+// names lists those that have a certificate.
+func (a *asker) names() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Keys(a.granted))
 }

@@ -260,6 +260,7 @@ type edge struct {
 	plain, tls net.Listener
 	m          *Manager
 	config     *tls.Config
+	kv         KV
 	wrong      bool // answers challenges with nonsense
 }
 
@@ -269,9 +270,14 @@ func ports(e *edge) pebbleOptions {
 
 func newManager(t *testing.T, dir string) *Manager {
 	t.Helper()
+	return newManagerKV(t, dir, nil)
+}
+
+func newManagerKV(t *testing.T, dir string, kv KV) *Manager {
+	t.Helper()
 	log := logrus.New()
 	log.SetOutput(testWriter{t})
-	m, err := NewManager(Deps{Log: log, StateDir: dir, PollFiles: 20 * time.Millisecond})
+	m, err := NewManager(Deps{Log: log, StateDir: dir, KV: kv, PollFiles: 20 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,7 +311,7 @@ func newEdge(t *testing.T) *edge {
 // serve starts answering with a manager on dir.
 func (e *edge) serve(t *testing.T, dir string) {
 	t.Helper()
-	e.m = newManager(t, dir)
+	e.m = newManagerKV(t, dir, e.kv)
 	e.config = e.m.ServerConfig([]string{"h2", "http/1.1"}, nil)
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, ok := e.m.HTTPChallenge(r.Host, r.URL.Path)

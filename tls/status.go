@@ -139,8 +139,8 @@ func (u *unit) status(l *live) []CertStatus {
 		add(name, "acme")
 	}
 	if u.asker != nil {
-		for _, name := range u.asker.allowed() {
-			if u.newest(name) != nil {
+		for _, name := range u.asker.names() {
+			if _, ok := (*u.names.Load())[name]; !ok {
 				add(name, "on-demand")
 			}
 		}
@@ -165,7 +165,8 @@ func describe(source string, leaf *x509.Certificate) CertStatus {
 }
 
 // Problems returns what is wrong with the manager itself: state that lives in
-// memory because the state directory can't be used.
+// memory because the state directory can't be used, and storage that can't be
+// written.
 func (m *Manager) Problems() []error {
 	var all []error
 	if m.authority.err != nil {
@@ -173,6 +174,11 @@ func (m *Manager) Problems() []error {
 	}
 	if err := m.tickets.problem(); err != nil {
 		all = append(all, err)
+	}
+	if u := m.live.Load().unit; u != nil {
+		if err := u.storing.err(); err != nil {
+			all = append(all, err)
+		}
 	}
 	return all
 }

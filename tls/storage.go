@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -95,6 +96,42 @@ func (s *fileStorage) lockFile(name string) string {
 	return filepath.Join(s.Path, "locks", certmagic.StorageKeys.Safe(name)+".lock")
 }
 
+// watched is a storage whose last failure to write is known.
+type watched struct {
+	certmagic.Storage
+	last atomic.Pointer[error] // nil: the last write succeeded
+}
+
+// Store implements certmagic.Storage.
+func (w *watched) Store(ctx context.Context, key string, value []byte) error {
+	err := w.Storage.Store(ctx, key, value)
+	if err == nil {
+		w.last.Store(nil)
+		return nil
+	}
+	if ctx.Err() == nil {
+		err = fmt.Errorf("storing %s: %w", key, err)
+		w.last.Store(&err)
+	}
+	return err
+}
+
+// TryLock implements certmagic.TryLocker where the storage can; else it waits.
+func (w *watched) TryLock(ctx context.Context, name string) (bool, error) {
+	if t, ok := w.Storage.(certmagic.TryLocker); ok {
+		return t.TryLock(ctx, name)
+	}
+	err := w.Lock(ctx, name)
+	return err == nil, err
+}
+
+func (w *watched) err() error {
+	if err := w.last.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
 // pause waits for about d, or until ctx ends.
 func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d*9/10 + rand.N(d/5+1))
@@ -110,4 +147,5 @@ func pause(ctx context.Context, d time.Duration) error {
 var (
 	_ certmagic.Storage   = (*fileStorage)(nil)
 	_ certmagic.TryLocker = (*fileStorage)(nil)
+	_ certmagic.TryLocker = (*watched)(nil)
 )
