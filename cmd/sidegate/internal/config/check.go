@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 )
 
@@ -24,6 +25,8 @@ type checker struct {
 
 	services map[string]*upstream.Config
 	bundles  map[string]bool
+
+	conditions *condition.Compiler // made when the first is needed
 }
 
 func (c *checker) all() {
@@ -40,6 +43,9 @@ func (c *checker) all() {
 	c.tls()
 	for _, s := range c.file.Services {
 		c.service(s)
+	}
+	for _, b := range c.file.Bundles {
+		c.policies(b, fmt.Sprintf("policy %q", b.Name), b.Policies, nil, true)
 	}
 	for _, r := range c.file.Routes {
 		c.route(r)

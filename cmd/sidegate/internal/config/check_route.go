@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,39 +13,54 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 
+	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/answer"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/sunset"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 )
 
+// route checks a route. What an argument lacks or contradicts is left alone in
+// one that is broken already.
 func (c *checker) route(r *Route) {
-	if c.broken[r] {
-		return
-	}
 	what := fmt.Sprintf("route %q", r.Name)
-	if r.When != "" {
-		c.errorf(r, "when", "Remove it for now: this version of sidegate would ignore it.", "when is not available yet in %s", what)
-	}
+	broken := c.broken[r]
 	for i, h := range r.Hosts {
 		r.Hosts[i] = canonicalHost(h)
 	}
-	c.answer(r, what)
+	if c.given(r, "when") || r.When != "" {
+		c.when(r, what)
+	}
+	c.answer(r, what, broken)
 	c.use(r, r.Use, what)
-	c.strip(r, what)
-	if r.Mirror != nil && c.forwards(r, "mirror", what) {
+	if !broken {
+		c.strip(r, what)
+	}
+	if r.Mirror != nil && c.forwards(r, "mirror", what) && r.Mirror.Service != "" {
 		c.known(r.Mirror.Service, c.at(r.Mirror, "service"), what)
 	}
-	if r.Redirect != nil {
-		c.redirect(r, what)
+	if r.Redirect != nil && !c.broken[r.Redirect] {
+		c.redirect(r, what, broken)
 	}
-	if r.Respond != nil {
-		c.respond(r, what)
+	if r.Respond != nil && !c.broken[r.Respond] {
+		if _, err := answer.Respond(*r.Respond); err != nil {
+			c.blame(r.Respond, what+": respond", err)
+			c.broken[r] = true
+		}
 	}
-	if r.Sunset != nil {
-		c.sunset(r, what)
+	if r.Sunset != nil && !c.broken[r.Sunset] {
+		if _, err := sunset.New(*r.Sunset, time.Now); err != nil {
+			c.blame(r.Sunset, what+": sunset", err)
+		}
+	}
+	c.policies(r, what, r.Policies, r.Paths, broken)
+	if broken {
+		c.compile([]*Route{r})
 	}
 }
 
 // answer checks that exactly one argument says who answers.
-func (c *checker) answer(r *Route, what string) {
+func (c *checker) answer(r *Route, what string, broken bool) {
 	var given []string
 	for _, a := range []struct {
 		name string
@@ -56,6 +71,8 @@ func (c *checker) answer(r *Route, what string) {
 		}
 	}
 	switch {
+	case len(given) == 0 && broken:
+		return
 	case len(given) == 0:
 		c.errorf(r, "", `Add service = "NAME", split, redirect or respond.`, "%s doesn't say who answers", what)
 		return
@@ -69,13 +86,16 @@ func (c *checker) answer(r *Route, what string) {
 	}
 	switch given[0] {
 	case "service":
+		if r.Service == "" && broken {
+			return // of a wrong type
+		}
 		c.known(r.Service, c.at(r, "service"), what)
 	case "split":
-		c.split(r, what)
+		c.split(r, what, broken)
 	}
 }
 
-func (c *checker) split(r *Route, what string) {
+func (c *checker) split(r *Route, what string, broken bool) {
 	sum := 0
 	for _, name := range slices.Sorted(maps.Keys(r.Split)) {
 		const most = 1_000_000
@@ -87,7 +107,7 @@ func (c *checker) split(r *Route, what string) {
 		sum += r.Split[name]
 		c.known(name, c.entry(r, "split", name), what)
 	}
-	if sum == 0 {
+	if sum == 0 && !broken {
 		c.errorf(r, "split", `Write shares: { "orders" = 95, "orders-next" = 5 }.`, "%s: split: no service has a share", what)
 	}
 }
@@ -175,30 +195,26 @@ func (c *checker) strip(r *Route, what string) {
 	}
 }
 
-func (c *checker) redirect(r *Route, what string) {
-	to := r.Redirect.To
-	known := append([]string{"scheme", "host", "path", "query"}, commonParams(r.Paths)...)
-	names, err := placeholders(to)
+func (c *checker) redirect(r *Route, what string, broken bool) {
+	answers, err := answer.Redirect(*r.Redirect)
 	if err != nil {
-		c.errorf(r.Redirect, "to", "", "%s: redirect: to: %v", what, err)
+		c.blame(r.Redirect, what+": redirect", err)
 		return
 	}
-	for _, n := range names {
-		if !slices.Contains(known, n) {
-			advice := didYouMean(n, known)
-			if slices.Contains(route.Params(r.Paths), n) {
-				advice = "Not every path of this route has that parameter."
-			}
-			c.errorf(r.Redirect, "to", advice, "%s: redirect: there is no {%s}", what, n)
+	reader, ok := answers.(policy.ParamReader)
+	if !ok || broken {
+		return
+	}
+	some, all := route.Params(r.Paths), commonParams(r.Paths)
+	for _, n := range reader.Params() {
+		if slices.Contains(all, n) {
+			continue
 		}
-	}
-	absolute := strings.HasPrefix(to, "http://") || strings.HasPrefix(to, "https://") || strings.HasPrefix(to, "{scheme}://")
-	relative := strings.HasPrefix(to, "/") && !strings.HasPrefix(to, "//") || strings.HasPrefix(to, "{path}")
-	if !absolute && !relative {
-		c.errorf(r.Redirect, "to", `Write it like "https://example.com{path}{query}" or "/new".`, "%s: redirect: %.200q is neither an http(s) URL nor a path", what, to)
-	}
-	if i := strings.IndexFunc(to, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '\\' }); i >= 0 {
-		c.errorf(r.Redirect, "to", "Write it percent-encoded.", "%s: redirect: to has a character that no URL has", what)
+		advice := didYouMean(n, append([]string{"scheme", "host", "path", "query"}, all...))
+		if slices.Contains(some, n) {
+			advice = "Not every path of this route has that parameter."
+		}
+		c.errorf(r.Redirect, "to", advice, "%s: redirect: there is no {%s}", what, n)
 	}
 }
 
@@ -216,67 +232,90 @@ func commonParams(paths []string) []string {
 	return common
 }
 
-// placeholders lists the names in braces.
-func placeholders(s string) ([]string, error) {
-	var names []string
-	for {
-		i := strings.IndexAny(s, "{}")
-		if i < 0 {
-			return names, nil
+// policies makes each policy of a route or a bundle once, only to see whether
+// that works.
+func (c *checker) policies(of any, what string, list []Block, paths []string, everywhere bool) {
+	for _, b := range list {
+		if b.Kind.New == nil || c.broken[b.Config] {
+			continue
 		}
-		if s[i] == '}' {
-			return nil, errors.New("has a } without its {")
+		p, err := b.Kind.New(b.Config)
+		if err == nil && !everywhere {
+			err = policy.Compile([]policy.Named{{Name: b.Kind.Name, Policy: p}}).CheckParams(route.Params(paths))
 		}
-		s = s[i+1:]
-		end := strings.IndexAny(s, "{}")
-		if end < 0 || s[end] == '{' {
-			return nil, errors.New("has a { without its }")
-		}
-		names = append(names, s[:end])
-		s = s[end+1:]
-	}
-}
-
-func (c *checker) respond(r *Route, what string) {
-	a := r.Respond
-	if (a.Status == http.StatusNoContent || a.Status == http.StatusNotModified) && a.Body != "" {
-		c.errorf(a, "body", "", "%s: respond: a response with status %d has no body", what, a.Status)
-	}
-	for _, name := range slices.Sorted(maps.Keys(a.Headers)) {
-		at := c.entry(a, "headers", name)
-		switch strings.ToLower(name) {
-		case "content-length", "transfer-encoding", "connection", "upgrade", "trailer", "keep-alive":
-			c.diags.Errorf(at, "Take it out.", "%s: respond: %s is the gateway's to write", what, name)
-		}
-		if !isToken(name) {
-			c.diags.Errorf(at, "", "%s: respond: %q can't be the name of a header field", what, name)
-		}
-		if strings.ContainsFunc(a.Headers[name], func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
-			c.diags.Errorf(at, "", "%s: respond: the value of %s has a control character", what, name)
-		}
-	}
-}
-
-func (c *checker) sunset(r *Route, what string) {
-	s := r.Sunset
-	day := func(name, text string) (time.Time, bool) {
-		t, err := time.Parse(time.DateOnly, text)
 		if err != nil {
-			c.errorf(s, name, `Write it like "2027-06-30".`, "%s: sunset: %s: %q isn't a day", what, name, text)
-		}
-		return t, err == nil
-	}
-	end, ok := day("date", s.Date)
-	if s.Deprecated != "" {
-		if from, fine := day("deprecated", s.Deprecated); fine && ok && from.After(end) {
-			c.errorf(s, "deprecated", "", "%s: sunset: deprecated from %s on, after its end on %s", what, s.Deprecated, s.Date)
+			c.broken[of] = true
+			c.blame(b.Config, what+": "+b.Kind.Name, err)
 		}
 	}
-	if s.Link != "" {
-		if err := webURL(s.Link, "http", "https"); err != nil {
-			c.errorf(s, "link", "", "%s: sunset: link: %v", what, err)
+}
+
+// blame reports the errors of a package that reads a struct, each at the
+// argument that its text starts with.
+func (c *checker) blame(of any, what string, err error) {
+	c.broken[of] = true
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range j.Unwrap() {
+			c.blame(of, what, e)
+		}
+		return
+	}
+	name, rest, _ := strings.Cut(err.Error(), ":")
+	at := c.at(of, name)
+	rest = strings.TrimPrefix(strings.TrimSpace(rest), "header ")
+	if key, err := strconv.QuotedPrefix(rest); err == nil {
+		if key, err = strconv.Unquote(key); err == nil {
+			at = c.entry(of, name, key)
 		}
 	}
+	c.diags.Errorf(at, "", "%s: %v", what, err)
+}
+
+// when checks a condition.
+func (c *checker) when(r *Route, what string) {
+	if c.conditions == nil {
+		var err error
+		if c.conditions, err = condition.NewCompiler(); err != nil {
+			c.errorf(r, "when", "", "%s: %v", what, err)
+			return
+		}
+	}
+	_, err := c.conditions.Compile(r.When)
+	if err == nil {
+		return
+	}
+	all := []error{err}
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
+		all = j.Unwrap()
+	}
+	for _, e := range all {
+		var mistake *condition.Error
+		if !errors.As(e, &mistake) {
+			c.errorf(r, "when", "", "%s: when: %v", what, e)
+			continue
+		}
+		c.broken[r] = true
+		c.diags.Errorf(c.inside(c.at(r, "when"), r.When, mistake.Line, mistake.Column), "", "%s: when: %s", what, mistake.Text)
+	}
+}
+
+// inside is a place in a text that stands in quotes at r, as long as it stands
+// there without escapes on one line.
+func (c *checker) inside(r hcl.Range, text string, line, column int) hcl.Range {
+	written := r.SliceBytes(c.diags.source[r.Filename])
+	if line != 1 || column < 1 || column > len(text) || string(written) != `"`+text+`"` {
+		return r
+	}
+	for _, b := range []byte(text) {
+		if b >= 0x80 {
+			return r // columns of characters aren't bytes
+		}
+	}
+	r.Start.Column += column
+	r.Start.Byte += column
+	r.End.Column--
+	r.End.Byte--
+	return r
 }
 
 // matches lets the matcher judge hosts, paths and conditions, and find routes

@@ -11,20 +11,20 @@ import (
 const maxInstances = 10000
 
 func (c *checker) service(s *upstream.Config) {
-	if c.broken[s] {
-		return
-	}
 	what := fmt.Sprintf("service %q", s.Name)
+	broken := c.broken[s] // then what it lacks or contradicts is left alone
 	c.instances(s, what)
-	c.hash(s, what)
-	if s.Sticky != nil && !isToken(s.Sticky.Cookie) {
+	if !broken {
+		c.hash(s, what)
+	}
+	if s.Sticky != nil && !c.broken[s.Sticky] && !isToken(s.Sticky.Cookie) {
 		c.errorf(s.Sticky, "cookie", "", "%s: sticky: %q can't be a cookie's name", what, s.Sticky.Cookie)
 	}
 	c.health(s, what)
 	if s.TLS == nil {
 		return
 	}
-	if s.Protocol != "https" && s.Protocol != "h2" {
+	if !broken && s.Protocol != "https" && s.Protocol != "h2" {
 		c.errorf(s.TLS, "", `Write protocol = "https" or "h2", or take the tls block out.`, "%s: tls says how to speak TLS, but protocol %q doesn't", what, s.Protocol)
 	}
 	c.pair(s.TLS, what+": tls", s.TLS.CertFile, s.TLS.KeyFile)

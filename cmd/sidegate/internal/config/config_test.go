@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
 	"github.com/sidegate-proxy/sidegate/proxy/secret"
 )
 
@@ -25,23 +27,6 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// headers is a policy's Config as the real ones are.
-type headers struct {
-	// Fields to set.
-	Set map[string]string `hcl:"set,attr"`
-	// Fields to add.
-	Add map[string]string `hcl:"add,attr"`
-	// Fields to remove.
-	Remove []string `hcl:"remove,attr"`
-}
-
-func (h *headers) Validate() error {
-	if _, ok := h.Set["Host"]; ok {
-		return errors.New("set: Host isn't a field to set")
-	}
-	return nil
-}
-
 // keyed is a policy that may come several times, with a label.
 type keyed struct {
 	Type  string        `hcl:"type,label" enum:"jwt|basic"`
@@ -49,10 +34,18 @@ type keyed struct {
 	Key   secret.String `hcl:"key,attr"`
 }
 
+// Validate is what a Config may have to check itself.
+func (k *keyed) Validate() error {
+	if k.Realm == "nobody" {
+		return errors.New("nobody lives in that realm")
+	}
+	return nil
+}
+
 func kinds() []policy.Kind {
 	return []policy.Kind{
-		{Name: "request", Config: func() any { return &headers{} }},
-		{Name: "response", Config: func() any { return &headers{} }},
+		request.Kind(),
+		response.Kind(),
 		{Name: "auth", Repeat: true, Config: func() any { return &keyed{} }},
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 
+	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 )
@@ -40,6 +41,8 @@ type merger struct {
 	parts   []*Part
 	out     []bool // part i doesn't fit
 	implied []*upstream.Config
+
+	conditions *condition.Compiler
 }
 
 // drop leaves part i out.
@@ -115,14 +118,18 @@ func (m *merger) references() bool {
 		if m.out[i] {
 			continue
 		}
-		c := &checker{decoder: p.decoder, file: view, whole: true, services: services, bundles: bundles}
+		c := &checker{decoder: p.decoder, file: view, whole: true, services: services, bundles: bundles, conditions: m.conditions}
 		for _, s := range p.Services {
 			c.service(s)
+		}
+		for _, b := range p.Bundles {
+			c.policies(b, fmt.Sprintf("policy %q", b.Name), b.Policies, nil, true)
 		}
 		for _, r := range p.Routes {
 			c.route(r)
 		}
 		c.compile(p.Routes)
+		m.conditions = c.conditions
 		if p.decoder.diags.HasErrors() {
 			m.out[i], fell = true, true
 		}

@@ -49,14 +49,15 @@ route "sunset-order" {
 }
 route "when" {
   hosts   = ["g.example.com"]
-  when    = "request.method == 'GET'"
+  when    = "request.methd == 'GET'"
   service = "s"
 }
 route "policy" {
   hosts   = ["h.example.com"]
   service = "s"
   request {
-    set = { "Host" = "x" }
+    set    = { "X A" = "x", "X-B" = "{nope" }
+    remove = ["a b"]
   }
   response {
     remov = ["Server"]
@@ -66,4 +67,30 @@ route "policy" {
   auth "basic" {}
   auth "jwt" { realm = "x" }
   auth "jwtt" {}
+}
+route "policy-new" {
+  hosts   = ["i.example.com"]
+  paths   = ["/a/{id}"]
+  service = "s"
+  request {
+    set    = { "X A" = "x", "X-B" = "{nope" }
+    remove = ["a b"]
+  }
+  response {
+    set = { "X-Id" = "{ids}" }
+  }
+  auth "jwt" { realm = "nobody" }
+}
+route "wrong-twice" {
+  hosts   = ["a:1", 7]
+  paths   = ["x"]
+  nope    = 1
+  service = "s"
+  use     = ["none"]
+  redirect { to = "x" }
+}
+policy "bundle" {
+  response {
+    set = { "X-Id" = "{id}", "A B" = "" }
+  }
 }
