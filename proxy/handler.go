@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"strings"
@@ -66,7 +67,7 @@ func (h *Handler) Serve(x *exchange.Exchange) {
 	if fault != nil {
 		refuse(x, fault)
 	}
-	if l.seen > 0 {
+	if l.r != nil {
 		if err := l.r.Chain.Response(x, l.seen); err != nil {
 			refuse(x, asFault(err, exchange.FromPolicy))
 		}
@@ -128,11 +129,11 @@ func (l *line) match() *exchange.Fault {
 		x.RouteName = l.r.Name
 		return nil
 	}
-	if m.Reason == route.MethodNotAllowed {
+	if m.Miss == route.MethodNotAllowed {
 		x.ResponseEdits.Set("Allow", m.Allow)
 		return exchange.NewFault(exchange.FromClient, exchange.MethodNotAllowed, "%s isn't a method of this path", x.Method)
 	}
-	return exchange.NewFault(exchange.FromClient, exchange.NoRoute, "%s (host %q, path %q)", m.Reason, strings.Clone(x.Target.Host), strings.Clone(x.Target.Path))
+	return exchange.NewFault(exchange.FromClient, exchange.NoRoute, "%s (host %q, path %q)", m.Miss, strings.Clone(x.Target.Host), strings.Clone(x.Target.Path))
 }
 
 // run takes the request through its policies to whoever answers.
@@ -177,6 +178,7 @@ func (l *line) finish() {
 		l.h.Log.WithFields(logrus.Fields{"route": x.RouteName, "request_id": strings.Clone(x.RequestID), "panic": fmt.Sprint(p), "stack": string(debug.Stack())}).
 			Error("a request panicked")
 		fault := exchange.NewFault(exchange.FromInternal, exchange.Internal, "panic: %v", p)
+		l.seen = max(l.seen, x.Seen)
 		if l.begun {
 			x.Err = fault
 		} else {
@@ -198,7 +200,7 @@ func (l *line) finish() {
 		x.Lease.Release(x, err)
 		x.Lease = nil
 	}
-	if l.seen > 0 {
+	if l.r != nil {
 		l.r.Chain.Finish(x, l.seen)
 	}
 	end := time.Now()
@@ -210,7 +212,8 @@ func (l *line) finish() {
 
 // asFault is err as a fault; what isn't one yet is put down to from.
 func asFault(err error, from exchange.Source) *exchange.Fault {
-	if f, ok := err.(*exchange.Fault); ok { //nolint:errorlint // a wrapped fault is reported as what wraps it
+	var f *exchange.Fault
+	if errors.As(err, &f) {
 		return f
 	}
 	kind := exchange.Internal

@@ -173,22 +173,15 @@ func (v *serving) leave(ip netip.Addr) {
 func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
 	defer v.leave(remote.Addr())
 	info := &exchange.Conn{Listener: v.cfg.Name, Remote: remote, Local: addrPort(nc.LocalAddr()), Scheme: "http", Shard: shard}
-	var preface []byte
-	if v.cfg.ProxyProtocol {
-		var ok bool
-		if preface, ok = v.readProxyHeader(nc, info); !ok {
-			v.refuse.Add(1)
-			_ = nc.Close()
-			return
-		}
+	if v.cfg.ProxyProtocol && !v.readProxyHeader(nc, info) {
+		v.refuse.Add(1)
+		_ = nc.Close()
+		return
 	}
 	info.RemoteIP = info.Remote.Addr().Unmap().String()
 	if v.tls == nil {
-		v.servePlain(nc, info, preface)
+		v.servePlain(nc, info)
 		return
-	}
-	if len(preface) > 0 {
-		nc = &prefaced{Conn: nc, head: preface}
 	}
 	tc := tls.Server(nc, v.tls)
 	ctx, cancel := context.WithTimeout(context.Background(), v.cfg.Limits.HeaderTimeout)
@@ -213,36 +206,35 @@ func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
 
 // readProxyHeader takes the PROXY protocol header, which only trusted proxies
 // may send, and all of them must.
-func (v *serving) readProxyHeader(nc net.Conn, info *exchange.Conn) (rest []byte, ok bool) {
+func (v *serving) readProxyHeader(nc net.Conn, info *exchange.Conn) bool {
 	if !v.trust.Contains(info.Remote.Addr()) {
 		v.log.WithField("peer", info.Remote).Debug("PROXY protocol: the peer isn't in trusted_proxies")
-		return nil, false
+		return false
 	}
-	src, dst, rest, err := proxyproto.Read(nc, v.cfg.Limits.HeaderTimeout)
+	src, dst, err := proxyproto.Read(nc, v.cfg.Limits.HeaderTimeout)
 	if err != nil {
 		v.log.WithField("peer", info.Remote).WithError(err).Debug("PROXY protocol")
-		return nil, false
+		return false
 	}
 	if src.IsValid() {
 		info.Remote, info.Local = src, dst
 	}
-	return rest, true
+	return true
 }
 
 const h2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" // RFC 9113, 3.4
 
 // servePlain tells HTTP/2 by prior knowledge from HTTP/1.1 by its first bytes.
-func (v *serving) servePlain(nc net.Conn, info *exchange.Conn, preface []byte) {
+func (v *serving) servePlain(nc net.Conn, info *exchange.Conn) {
 	if v.h2 == nil {
-		v.h1.ServeConn(nc, info, preface)
+		v.h1.ServeConn(nc, info, nil)
 		return
 	}
 	if v.h1 == nil {
-		v.h2.ServeConn(nc, info, preface)
+		v.h2.ServeConn(nc, info, nil)
 		return
 	}
-	buf := make([]byte, len(preface), len(h2Preface)+len(preface))
-	copy(buf, preface)
+	buf := make([]byte, 0, len(h2Preface))
 	_ = nc.SetReadDeadline(time.Now().Add(v.cfg.Limits.HeaderTimeout)) // a dead socket fails in Read
 	for isPrefix(buf) && len(buf) < len(h2Preface) {
 		n, err := nc.Read(buf[len(buf):len(h2Preface)])
@@ -253,7 +245,7 @@ func (v *serving) servePlain(nc net.Conn, info *exchange.Conn, preface []byte) {
 		}
 	}
 	_ = nc.SetReadDeadline(time.Time{})
-	if len(buf) >= len(h2Preface) && isPrefix(buf) {
+	if len(buf) == len(h2Preface) && isPrefix(buf) {
 		v.h2.ServeConn(nc, info, buf)
 		return
 	}
@@ -339,19 +331,4 @@ func addrPort(a net.Addr) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(ip.Unmap(), uint16(n))
-}
-
-// prefaced is a connection of which some bytes have been read before.
-type prefaced struct {
-	net.Conn
-	head []byte
-}
-
-func (p *prefaced) Read(b []byte) (int, error) {
-	if len(p.head) > 0 {
-		n := copy(b, p.head)
-		p.head = p.head[n:]
-		return n, nil
-	}
-	return p.Conn.Read(b)
 }

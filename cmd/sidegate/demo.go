@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/app"
-	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/discovery/consul"
 )
 
@@ -171,7 +170,7 @@ func registerDemo(ctx context.Context, backends []string) (forget func(), err er
 		if err != nil {
 			return nil, err
 		}
-		r := discovery.Registration{
+		r := consul.Registration{
 			ID: fmt.Sprintf("sidegate-demo-%d", i+1), Name: "sidegate-demo", Address: host, Port: n,
 			Tags: []string{"sidegate.host=demo.localhost"}, CheckTCP: b, Interval: 2 * time.Second,
 		}

@@ -30,7 +30,7 @@ func fmtCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				out, err := config.Format(src)
+				out, err := config.Format(f, src)
 				if err != nil {
 					return fmt.Errorf("%s: %w", f, err)
 				}

@@ -132,7 +132,7 @@ func (a *App) watchClaims(ctx context.Context) {
 			<-ctx.Done()
 			return nil
 		}
-		return c.WatchClaims(ctx, func(claims []discovery.Claim, problems []discovery.Problem) {
+		return c.WatchClaims(ctx, nil, func(claims []discovery.Claim, problems []discovery.Problem) {
 			a.feeds.set(feedClaims, func() { a.feeds.claims, a.feeds.problems = claims, problems })
 			a.snapshots.Save("claims", storedClaims{claims, problems})
 		})

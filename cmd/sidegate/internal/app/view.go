@@ -220,7 +220,7 @@ func explain(t *proxy.Table, q admin.Question) (admin.Explanation, error) {
 	}
 	m := t.Matcher.Match(x)
 	if m.Rule < 0 {
-		e.Refused, e.Status = m.Reason.String(), 404
+		e.Refused, e.Status = m.Miss.String(), 404
 		if m.Allow != "" {
 			e.Status = 405
 		}

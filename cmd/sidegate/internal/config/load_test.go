@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -322,4 +323,22 @@ func FuzzParse(f *testing.F) {
 			_, _ = file.Merge(parts)
 		}
 	})
+}
+
+func BenchmarkLoad(b *testing.B) {
+	var src strings.Builder
+	src.WriteString("consul {}\n")
+	const routes = 10000
+	for i := range routes {
+		fmt.Fprintf(&src, "route \"r%d\" {\n  hosts   = [\"h%d.example.com\"]\n  paths   = [\"/orders/*\", \"/items/{id}\"]\n  service = \"s%d\"\n  request {\n    set = { \"X-Tenant\" = \"%d\" }\n  }\n}\n", i, i, i%2000, i)
+	}
+	text := []byte(src.String())
+	b.SetBytes(int64(len(text)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, diags := Parse("bench.hcl", text, options()); diags.HasErrors() {
+			b.Fatal(diags.Err())
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/routes, "ns/route")
 }
