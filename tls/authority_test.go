@@ -3,6 +3,11 @@ package tls
 import (
 	"crypto/x509"
 	"fmt"
+	"go/ast"
+	"go/build"
+	"go/parser"
+	"go/token"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -145,20 +150,72 @@ func TestNames(t *testing.T) {
 			t.Errorf("normalName(%q) = %q, want %q", host, got, want)
 		}
 	}
-	s := newHostSet([]string{"a.example.com", "*.b.example.com", "*", "", "x.internal", "bad name.com"})
+	s := newHostSet([]string{"a.example.com", "*.b.example.com", "*", "", "x.internal", "bad name.com", "bücher.example", "*.bücher.example"})
 	for name, want := range map[string]bool{
 		"a.example.com": true, "x.b.example.com": true, "x.y.b.example.com": true, "b.example.com": false, "example.com": false,
+		"xn--bcher-kva.example": true, "a.xn--bcher-kva.example": true,
 	} {
 		if got := s.has(name); got != want {
 			t.Errorf("has(%q) = %v", name, got)
 		}
 	}
-	if len(s.public) != 1 {
-		t.Errorf("public hosts %v, want one", s.public)
+	if len(s.public) != 2 || len(s.bad) != 1 {
+		t.Errorf("public hosts %v and bad ones %q, want two and one", s.public, s.bad)
 	}
 	for _, bad := range []string{"", "a..b", "-a.com", "a-.com", "a b.com", "a/b", "ä.com", strings.Repeat("a", 64) + ".com", strings.Repeat("a.", 130) + "com"} {
 		if validName(bad) {
 			t.Errorf("validName(%q)", bad)
 		}
 	}
+}
+
+// An import of the wrong package must not compile: no name of ours is one of
+// crypto/tls.
+func TestNoNameOfCryptoTLS(t *testing.T) {
+	ours, theirs := exported(t, "."), exported(t, filepath.Join(build.Default.GOROOT, "src", "crypto", "tls"))
+	if len(ours) < 10 || !theirs["Config"] {
+		t.Fatalf("%d names here, %d in crypto/tls", len(ours), len(theirs))
+	}
+	for n := range ours {
+		if theirs[n] {
+			t.Errorf("%s is a name of crypto/tls, too", n)
+		}
+	}
+}
+
+func exported(t *testing.T, dir string) map[string]bool {
+	t.Helper()
+	names := make(map[string]bool)
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range f.Decls {
+			switch d := d.(type) {
+			case *ast.FuncDecl:
+				names[d.Name.Name] = names[d.Name.Name] || d.Recv == nil && d.Name.IsExported()
+			case *ast.GenDecl:
+				for _, spec := range d.Specs {
+					switch s := spec.(type) {
+					case *ast.TypeSpec:
+						names[s.Name.Name] = s.Name.IsExported()
+					case *ast.ValueSpec:
+						for _, n := range s.Names {
+							names[n.Name] = n.IsExported()
+						}
+					}
+				}
+			}
+		}
+	}
+	maps.DeleteFunc(names, func(_ string, exported bool) bool { return !exported })
+	return names
 }

@@ -16,7 +16,8 @@ type Settings struct {
 	MinVersion string `hcl:"min_version,attr" default:"1.2" enum:"1.2|1.3"`
 }
 
-// ACMESettings is an acme block.
+// ACMESettings is an acme block. Who writes it agrees to the terms of the
+// authority.
 type ACMESettings struct {
 	// Where the authority writes to.
 	Email string `hcl:"email,attr"`

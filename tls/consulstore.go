@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -196,6 +197,9 @@ func newSealer(stateDir string) (*sealer, error) {
 	b, err := readFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("the key that seals shared certificates: %w; make it once with `openssl rand -base64 32` and give every gateway of the fleet the same file, mode 0600", err)
+	}
+	if fi, err := os.Stat(file); err == nil && fi.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s: mode %04o lets others read it; want 0600", file, fi.Mode().Perm())
 	}
 	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(b)))
 	if err != nil || len(key) != 32 {

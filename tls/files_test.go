@@ -76,6 +76,25 @@ func TestFilesAreReloaded(t *testing.T) {
 	}
 }
 
+// A file that covers other names than before gives its old ones back to ACME.
+func TestFileChangesItsNames(t *testing.T) {
+	m := newManager(t, t.TempDir())
+	f, a := filePairFor(t, t.TempDir(), "one.example.com")
+	s := &Settings{Certificates: []FileSettings{f}, ACME: &ACMESettings{Directory: "https://127.0.0.1:1/dir"}}
+	commit(t, m, s, "one.example.com", "two.example.com")
+	wanted := func(name string) bool {
+		_, ok := (*m.live.Load().unit.names.Load())[name]
+		return ok
+	}
+	if wanted("one.example.com") || !wanted("two.example.com") {
+		t.Fatal("want ACME for two.example.com alone")
+	}
+	rewrite(t, f, a, "two.example.com")
+	wait(t, "ACME for one.example.com", 10*time.Second, func() bool {
+		return wanted("one.example.com") && !wanted("two.example.com")
+	})
+}
+
 func TestFileWinsOverLocal(t *testing.T) {
 	e, _ := newServedEdge(t)
 	f, a := filePairFor(t, t.TempDir(), "127.0.0.1")
@@ -134,7 +153,7 @@ func TestPlanErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := p.names(); len(n) != 1 || len(p.Warnings()) != 1 || !strings.Contains(p.Warnings()[0], "*.d.example.com") {
+	if n := p.hosts.certified(p.files); len(n) != 1 || len(p.Warnings()) != 1 || !strings.Contains(p.Warnings()[0], "*.d.example.com") {
 		t.Errorf("names %v, warnings %v; want c.example.com and the wildcard", n, p.Warnings())
 	}
 	if m.live.Load().unit != nil {

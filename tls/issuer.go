@@ -125,8 +125,7 @@ func (i *issuer) order(ctx context.Context, csr *x509.CertificateRequest) (acme.
 	// doesn't know it, or won't have it replaced, gets a plain order.
 	params.Replaces = i.current(csrName(csr))
 	chains, err := i.client.ObtainCertificate(ctx, params)
-	var problem acme.Problem
-	if err != nil && params.Replaces != nil && errors.As(err, &problem) && problem.Type == acme.ProblemTypeMalformed {
+	if params.Replaces != nil && refusedOrder(err) {
 		params.Replaces = nil
 		chains, err = i.client.ObtainCertificate(ctx, params)
 	}
@@ -137,6 +136,17 @@ func (i *issuer) order(ctx context.Context, csr *x509.CertificateRequest) (acme.
 		return acme.Certificate{}, errors.New("the authority sent no certificate")
 	}
 	return chains[0], nil
+}
+
+// refusedOrder reports whether the authority refused an order itself, rather
+// than the validation of its name, or for the number of orders.
+func refusedOrder(err error) bool {
+	var problem acme.Problem
+	if !errors.As(err, &problem) || problem.Type == acme.ProblemTypeRateLimited {
+		return false
+	}
+	_, validation := problem.Resource.(acme.Authorization)
+	return !validation && problem.Status < http.StatusInternalServerError
 }
 
 // csrName is the one name of a request; ours have one.

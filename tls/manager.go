@@ -120,6 +120,11 @@ func (m *Manager) refreshFiles() {
 	}
 	l.files = next
 	m.live.Store(&l)
+	if l.unit != nil && !m.closed {
+		ctx, cancel := context.WithTimeout(context.Background(), loadTime)
+		defer cancel()
+		l.unit.setNames(ctx, l.hosts.certified(next)) // a file may cover other names now
+	}
 	for _, p := range changed {
 		log := m.log.WithField("file", p.CertFile)
 		if p.err != nil {

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"golang.org/x/net/idna"
 )
 
 // privateSuffixes are the names that no public authority certifies: RFC 6761
@@ -71,6 +73,18 @@ func validName(name string) bool {
 type hostSet struct {
 	public map[string]struct{} // exact public names: ACME
 	wild   map[string]struct{} // "*.example.com"
+	bad    []string            // what no certificate can be for
+}
+
+// certified returns the public names that no file covers: those for ACME.
+func (s *hostSet) certified(files *fileSet) map[string]struct{} {
+	names := make(map[string]struct{}, len(s.public))
+	for h := range s.public {
+		if !files.covers(h) {
+			names[h] = struct{}{}
+		}
+	}
+	return names
 }
 
 // newHostSet sorts hosts; private ones need no entry, the local authority
@@ -79,11 +93,18 @@ func newHostSet(hosts []string) *hostSet {
 	s := &hostSet{public: map[string]struct{}{}, wild: map[string]struct{}{}}
 	for _, h := range hosts {
 		name := normalName(h)
+		if a, err := idna.Lookup.ToASCII(strings.TrimPrefix(name, "*.")); err == nil && strings.HasPrefix(name, "*.") {
+			name = "*." + a
+		} else if err == nil {
+			name = a
+		}
 		switch {
+		case name == "" || name == "*":
+		case !validName(strings.TrimPrefix(name, "*.")):
+			s.bad = append(s.bad, h)
 		case strings.HasPrefix(name, "*."):
 			s.wild[name] = struct{}{}
-		case name == "" || name == "*" || privateName(name):
-		case validName(name):
+		case !privateName(name):
 			s.public[name] = struct{}{}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -137,6 +138,9 @@ func (p *Plan) readRoots(file string) error {
 }
 
 func (p *Plan) warn() {
+	for _, h := range p.hosts.bad {
+		p.warnings = append(p.warnings, fmt.Sprintf("host %q isn't a name that a certificate can have", h))
+	}
 	for _, f := range p.files.pairs {
 		if now := p.m.now(); now.After(f.cert.Leaf.NotAfter) {
 			p.warnings = append(p.warnings, fmt.Sprintf("cert_file %s expired on %s", f.CertFile, f.cert.Leaf.NotAfter.UTC().Format(time.DateTime)))
@@ -160,17 +164,6 @@ func (p *Plan) warn() {
 	slices.Sort(p.warnings)
 }
 
-// names is the hosts that get certificates by ACME.
-func (p *Plan) names() map[string]struct{} {
-	names := make(map[string]struct{}, len(p.hosts.public))
-	for h := range p.hosts.public {
-		if !p.files.covers(h) {
-			names[h] = struct{}{}
-		}
-	}
-	return names
-}
-
 // Commit makes the plan live. It loads the certificates that storage has, for
 // at most five seconds; new ones are obtained in the background. No handshake
 // fails on the way: what was served goes on until there is something newer.
@@ -184,7 +177,7 @@ func (p *Plan) Commit(ctx context.Context) {
 		return
 	}
 	old := m.live.Load()
-	next := &live{files: p.files, hosts: p.hosts, strictly: p.strictly, unit: old.unit, held: old.held}
+	next := &live{files: p.files, hosts: p.hosts, strictly: p.strictly, unit: old.unit, held: maps.Clone(old.held)}
 	if p.acme && (old.unit == nil || old.unit.id != p.id) {
 		st := p.store
 		if st == nil {
@@ -200,7 +193,12 @@ func (p *Plan) Commit(ctx context.Context) {
 		next.unit, next.held = nil, nil
 	}
 	if next.unit != nil {
-		next.unit.setNames(ctx, p.names())
+		names := p.hosts.certified(p.files)
+		maps.DeleteFunc(next.held, func(name string, _ *tls.Certificate) bool {
+			_, ok := names[name]
+			return !ok
+		})
+		next.unit.setNames(ctx, names)
 	}
 	m.live.Store(next)
 	if old.unit != nil && old.unit != next.unit {

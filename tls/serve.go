@@ -113,7 +113,7 @@ func (m *Manager) unknown(l *live, name string, hello *tls.ClientHelloInfo) (*tl
 		if c != nil && err == nil {
 			return c, nil
 		}
-		if err != nil && m.log != nil {
+		if err != nil {
 			m.log.WithField("host", name).WithError(err).Debug("no certificate on demand")
 		}
 	}

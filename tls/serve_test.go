@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+	"github.com/sirupsen/logrus"
 )
 
 func newServedEdge(t *testing.T) (*edge, string) {
@@ -281,5 +283,32 @@ func TestUnusableStateDirectory(t *testing.T) {
 	}
 	if _, _, err := LocalRoot(dir); err == nil {
 		t.Error("LocalRoot gave a root that is on no disk")
+	}
+}
+
+// What choosing a certificate costs in a handshake of some 100 µs.
+func BenchmarkCertificate(b *testing.B) {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	m, err := NewManager(Deps{Log: log, StateDir: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer m.Close()
+	p, err := m.Plan(&Settings{ACME: &ACMESettings{Directory: "https://127.0.0.1:1/dir"}}, []string{"acme.example.com"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	p.Commit(b.Context())
+	for _, name := range []string{"acme.example.com", "local.internal", "unknown.example.com"} {
+		b.Run(name, func(b *testing.B) {
+			hello := &tls.ClientHelloInfo{ServerName: name}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := m.certificate(hello); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
