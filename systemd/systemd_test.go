@@ -225,8 +225,8 @@ func TestTakeOfWhatIsNoSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Close() //nolint:errcheck // a pipe
-	defer r.Close() //nolint:errcheck // a pipe
+	defer w.Close()                  //nolint:errcheck // a pipe
+	defer r.Close()                  //nolint:errcheck // a pipe
 	fd, err := unix.Dup(int(r.Fd())) // take closes it
 	if err != nil {
 		t.Fatal(err)
