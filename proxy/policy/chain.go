@@ -99,7 +99,9 @@ func (c *Chain) Response(x *exchange.Exchange, seen int) error {
 		if r.place >= seen {
 			continue
 		}
-		if err := r.Response(x); err != nil {
+		if err := r.Response(x); err != nil && errs == nil {
+			errs = c.named(r.index, err) // alone, a fault stays one
+		} else if err != nil {
 			errs = errors.Join(errs, c.named(r.index, err))
 		}
 	}

@@ -41,6 +41,7 @@ func New(c Config) (*Policy, error) {
 func Kind() policy.Kind {
 	return policy.Kind{
 		Name:   "response",
+		Repeat: true, // the edits of a bundle and of a route add up
 		Config: func() any { return &Config{} },
 		New:    func(cfg any) (policy.Policy, error) { return New(*cfg.(*Config)) },
 	}
