@@ -48,7 +48,7 @@ func Notify(state string) error {
 }
 
 // Ready says that the start, or a reload, is done.
-func Ready(status string) error { return Notify("READY=1" + statusLine(status)) }
+func Ready() error { return Notify("READY=1") }
 
 // Reloading says that a reload has begun; Ready must follow. It carries the
 // time, which Type=notify-reload (systemd 253) needs.
@@ -61,14 +61,11 @@ func Reloading() error {
 }
 
 // Stopping says that the shutdown has begun.
-func Stopping(status string) error { return Notify("STOPPING=1" + statusLine(status)) }
+func Stopping() error { return Notify("STOPPING=1") }
 
 // Status sets the line that systemctl status shows.
 func Status(status string) error {
-	if status == "" {
-		return nil
-	}
-	return Notify(strings.TrimPrefix(statusLine(status), "\n"))
+	return Notify("STATUS=" + strings.NewReplacer("\n", " ", "\r", " ").Replace(status))
 }
 
 // ExtendTimeout asks for that much more time to start, reload or stop.
@@ -94,14 +91,6 @@ func WatchdogInterval() (time.Duration, error) {
 		return 0, fmt.Errorf("WATCHDOG_USEC is %q", v)
 	}
 	return time.Duration(n) * time.Microsecond / 3, nil
-}
-
-// statusLine is the assignment that shows status, on a line of its own.
-func statusLine(status string) string {
-	if status == "" {
-		return ""
-	}
-	return "\nSTATUS=" + strings.NewReplacer("\n", " ", "\r", " ").Replace(status)
 }
 
 var errDescriptors = errors.New("LISTEN_FDS is malformed")
