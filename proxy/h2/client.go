@@ -277,22 +277,22 @@ func (c *ClientConn) readFrames(e *engine) error {
 		fh, err := e.fr.ReadFrameHeader()
 		if err == nil {
 			if first && (fh.Type != http2.FrameSettings || fh.Flags.Has(http2.FlagSettingsAck)) {
-				return errPreface
+				return errProtocol
 			}
 			var f http2.Frame
 			if f, err = e.fr.ReadFrameForHeader(fh); err == nil {
 				err = c.frame(f)
+			} else if fh.Type == http2.FrameHeaders && errors.As(err, new(http2.StreamError)) {
+				err = errProtocol // its field block is lost, and so is the HPACK table
 			}
 		}
 		var se http2.StreamError
 		switch {
 		case err == nil:
-		case errors.As(err, &se) && fh.Type != http2.FrameHeaders:
+		case errors.As(err, &se):
 			if err := c.resetCall(se.StreamID, se.Code); err != nil {
 				return err
 			}
-		case errors.As(err, &se):
-			return http2.ConnectionError(http2.ErrCodeProtocol) // the HPACK table is lost
 		case errors.Is(err, http2.ErrFrameTooLarge), errors.Is(err, io.ErrUnexpectedEOF):
 			return http2.ConnectionError(http2.ErrCodeFrameSize)
 		case errors.Is(err, errFlood):

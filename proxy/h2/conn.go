@@ -103,7 +103,7 @@ func (r *resetLog) has(id uint32) bool {
 func (c *conn) serve(preface []byte) {
 	e := c.pools.engine(c.fill)
 	e.w = copy(e.buf[:], preface)
-	err := errPreface
+	err := errProtocol
 	if len(preface) <= len(e.buf) {
 		err = c.readPreface(e)
 	}
@@ -114,8 +114,8 @@ func (c *conn) serve(preface []byte) {
 }
 
 var (
-	errPreface = error(http2.ConnectionError(http2.ErrCodeProtocol))
-	errEnding  = errors.New("connection is ending")
+	errProtocol = error(http2.ConnectionError(http2.ErrCodeProtocol))
+	errEnding   = errors.New("connection is ending")
 )
 
 // readPreface reads what opens a client's side (RFC 9113, 3.4); the SETTINGS
@@ -127,7 +127,7 @@ func (c *conn) readPreface(e *engine) error {
 		return err
 	}
 	if string(got[:]) != http2.ClientPreface {
-		return errPreface
+		return errProtocol
 	}
 	return nil
 }
@@ -147,16 +147,18 @@ func (c *conn) readFrames(e *engine) (*engine, error) {
 		fh, err := e.fr.ReadFrameHeader()
 		if err == nil {
 			if first && (fh.Type != http2.FrameSettings || fh.Flags.Has(http2.FlagSettingsAck)) {
-				return e, errPreface
+				return e, errProtocol
 			}
 			c.slowData.Store(fh.Type == http2.FrameData)
 			var f http2.Frame
 			if f, err = e.fr.ReadFrameForHeader(fh); err == nil {
 				err = c.frame(f)
+			} else if fh.Type == http2.FrameHeaders && errors.As(err, new(http2.StreamError)) {
+				err = errProtocol // its field block is lost, and so is the HPACK table
 			}
 		}
 		if err != nil {
-			if err = c.frameError(fh, err); err != nil {
+			if err = c.frameError(err); err != nil {
 				return e, err
 			}
 		}
@@ -167,13 +169,9 @@ func (c *conn) readFrames(e *engine) (*engine, error) {
 }
 
 // frameError makes a stream error of err, where it is one.
-func (c *conn) frameError(fh http2.FrameHeader, err error) error {
+func (c *conn) frameError(err error) error {
 	var se http2.StreamError
 	if errors.As(err, &se) {
-		if fh.Type == http2.FrameHeaders {
-			// The Framer didn't hand out its field block: the table is lost.
-			return http2.ConnectionError(http2.ErrCodeProtocol)
-		}
 		return c.refuse(se.StreamID, se.Code)
 	}
 	switch {

@@ -110,9 +110,10 @@ func appendLength(b []byte, n int64) []byte {
 }
 
 // forwards reports whether a field with that id may follow a message to the
-// next hop; framing is made anew.
+// next hop; framing is made anew. Trailer goes on as the trailers do: net/http
+// drops those that weren't announced (RFC 9110, 6.6.2).
 func forwards(id exchange.ID) bool {
-	return !id.HopByHop() && id != exchange.ContentLength && id != exchange.Host && id != exchange.Expect
+	return (!id.HopByHop() || id == exchange.TrailerField) && id != exchange.ContentLength && id != exchange.Host && id != exchange.Expect
 }
 
 // appendHead appends the fields of h that go on, changed by e, which may be nil.
