@@ -34,6 +34,7 @@ type body struct {
 	err     error // what every Read gives from now on
 
 	started atomic.Bool
+	failed  atomic.Bool // err is set
 	done    atomic.Bool // all of it was read
 }
 
@@ -43,6 +44,7 @@ func (b *body) begin(f framing, n int64) {
 	b.framing, b.left, b.err = f, n, nil
 	b.chunk.reset()
 	b.started.Store(false)
+	b.failed.Store(false)
 	b.done.Store(f == noBody || f == fixed && n == 0)
 }
 
@@ -68,7 +70,10 @@ func (b *body) Next() ([]byte, bool) {
 	var n int
 	if b.framing == chunked {
 		// Decoding only ever moves bytes towards the front.
-		n, b.err = b.decode(w.buf[w.r:w.w])
+		var err error
+		if n, err = b.decode(w.buf[w.r:w.w]); err != nil {
+			b.fail(err)
+		}
 	} else {
 		n = b.consume(w.buffered())
 	}
@@ -97,6 +102,11 @@ func (b *body) end() {
 	b.o.bodyEnded()
 }
 
+func (b *body) fail(err error) {
+	b.err = b.o.bodyFault(err)
+	b.failed.Store(true)
+}
+
 func (b *body) counted(n int) {
 	if b.count != nil {
 		*b.count += int64(n)
@@ -122,7 +132,7 @@ func (b *body) Read(p []byte) (int, error) {
 			b.end()
 			return n, io.EOF
 		}
-		b.err = b.o.bodyFault(err)
+		b.fail(err)
 		if n > 0 {
 			return n, nil
 		}

@@ -50,8 +50,8 @@ type ClientConn struct {
 	firstByte time.Duration
 	shut      atomic.Bool
 
-	sender  sync.WaitGroup // the goroutine that copies the request body
-	sending bool           // it was started
+	sender  chan struct{} // gets one when the goroutine that copies the request body ends
+	sending bool          // it was started
 	sendEnd atomic.Bool    // it has sent everything
 	stopped atomic.Bool    // it is told to end
 

@@ -150,12 +150,14 @@ func (c *ClientConn) startSending() {
 	if d := c.w.deadline.Load(); d != 0 {
 		c.w.armRead(orNever(0)) // the deadline alone
 	}
-	c.sender.Add(1)
+	if c.sender == nil {
+		c.sender = make(chan struct{}, 1)
+	}
 	go c.copyBody()
 }
 
 func (c *ClientConn) copyBody() {
-	defer c.sender.Done()
+	defer func() { c.sender <- struct{}{} }()
 	err := c.out.rest()
 	if err == nil {
 		c.sendEnd.Store(true)
@@ -188,22 +190,46 @@ func requestFault(err error) *exchange.Fault {
 	return exchange.NewFault(exchange.FromInternal, exchange.Internal, "request body: %w", err)
 }
 
+// sendGrace is how long a request may take to be complete after its response:
+// the backend has seen the last byte before the goroutine that wrote it knows.
+const sendGrace = 10 * time.Millisecond
+
 // endSending stops the copying of the request body and waits for its end.
 func (c *ClientConn) endSending() {
 	if !c.sending {
 		return
 	}
-	if !c.sendEnd.Load() {
+	if !c.sendEnds() {
 		c.stopped.Store(true)
 		_ = c.out.body.Close()
 		_ = c.w.nc.SetWriteDeadline(past())
+		<-c.sender
 	}
-	c.sender.Wait()
 	c.sending = false
 	// Having been stopped counts even if it came too late: the deadline that
 	// stopped it is still on the socket.
 	c.sent = c.sendEnd.Load() && !c.stopped.Load()
 	c.out.body, c.out.trailer = nil, nil
+}
+
+// sendEnds reports whether the copying ends by itself.
+func (c *ClientConn) sendEnds() bool {
+	select {
+	case <-c.sender:
+		return true
+	default:
+	}
+	if !c.body.done.Load() || c.w.broken.Load() != nil {
+		return false
+	}
+	t := time.NewTimer(sendGrace)
+	defer t.Stop()
+	select {
+	case <-c.sender:
+		return true
+	case <-t.C:
+		return false
+	}
 }
 
 // appendHead appends the request's head.

@@ -57,6 +57,11 @@ func (c *conn) frame(x *exchange.Exchange) {
 		o.framing = untilClose
 		c.keep = false
 	}
+	// Whoever sends what has two readings may mean another request's begin by
+	// the next bytes.
+	if x.Err != nil && (x.Err.Kind == exchange.Malformed || x.Err.Kind == exchange.BadHost) {
+		c.keep, c.unread = false, true
+	}
 	if c.keep && (c.f.draining.Load() || c.hasBody && !c.body.done.Load() && !c.worthDraining()) {
 		c.keep = false
 	}
@@ -66,6 +71,8 @@ func (c *conn) frame(x *exchange.Exchange) {
 // thrown away to keep the connection.
 func (c *conn) worthDraining() bool {
 	switch {
+	case c.body.failed.Load():
+		return false
 	case c.expects:
 		// The client still waits for 100. With a final response instead it may
 		// send the body or leave it (RFC 9110, 10.1.1): no way to tell.

@@ -53,11 +53,22 @@ func (t *tunnel) Close() error {
 	return t.c.closeSocket()
 }
 
-// nextBytes gives the buffer back, waits for bytes, and returns them.
+// nextBytes waits for bytes and returns them. Where waiting needs no buffer,
+// it holds none meanwhile; elsewhere it would be for a single byte, and each
+// message would leave in two pieces.
 func (w *wire) nextBytes() ([]byte, error) {
-	w.park()
+	lazy := w.awaitsReady()
+	if lazy {
+		w.park()
+	}
 	for w.buffered() == 0 {
-		if err := w.await(); err != nil && !errors.Is(err, errWoken) {
+		var err error
+		if lazy {
+			err = w.await()
+		} else {
+			err = w.fill()
+		}
+		if err != nil && !errors.Is(err, errWoken) {
 			return nil, err
 		}
 	}

@@ -142,3 +142,6 @@ func syswrite(fd uintptr, p []byte) (int, syscall.Errno) {
 	n, _, err := syscall.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(min(len(p), rawMax)))
 	return int(n), err
 }
+
+// awaitsReady reports whether await gets all that is there, not one byte.
+func (w *wire) awaitsReady() bool { return w.raw.onAwait != nil }
