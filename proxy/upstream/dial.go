@@ -165,7 +165,8 @@ func verifyChain(cs tls.ConnectionState, roots *x509.CertPool) error {
 }
 
 // connect returns a connection to in for x; reused tells that it is one that
-// others used before. fresh asks for a new one.
+// others used before, or a fault that another exchange has met and counted.
+// fresh asks for a new one.
 func (g *Group) connect(in *instance, s *settings, x *exchange.Exchange, fresh bool) (c *conn, reused bool, f *exchange.Fault) {
 	name := s.route.nameFor(x, in)
 	if s.route.multiplexed() {
@@ -192,7 +193,7 @@ func (g *Group) connectShared(in *instance, s *settings, x *exchange.Exchange, n
 		case d != nil:
 			<-d.done // bounded by the maker's timeout
 			if d.fault != nil {
-				return nil, false, d.fault
+				return nil, true, d.fault
 			}
 			continue
 		}

@@ -13,7 +13,6 @@ import (
 	"net"
 	"reflect"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -288,13 +287,11 @@ func (g *Group) keep() {
 	}
 }
 
-// list returns the pools by name.
+// list returns the pools.
 func (g *Group) list() []*Pool {
 	g.mu.Lock()
-	list := slices.Collect(maps.Values(g.pools))
-	g.mu.Unlock()
-	slices.SortFunc(list, func(a, b *Pool) int { return strings.Compare(a.name, b.name) })
-	return list
+	defer g.mu.Unlock()
+	return slices.Collect(maps.Values(g.pools))
 }
 
 // Wait waits until every pool has had its first instances, or ctx ends.

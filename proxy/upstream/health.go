@@ -22,6 +22,7 @@ type checkState struct {
 	inRow int    // results in a row that speak against the state
 	err   string // of the last result
 	next  int64  // when the next check is due
+	busy  bool   // one is under way
 }
 
 type checkResult uint8
@@ -122,16 +123,15 @@ func (c *checker) run(ctx context.Context) {
 			select {
 			case c.slots <- struct{}{}:
 			case <-ctx.Done():
-				return
+				c.p.checked(ctx, in, nil, &c.h)
+				continue
 			}
 			c.busy.Add(1)
 			go func() {
 				defer c.busy.Done()
 				err := c.check(ctx, in)
 				<-c.slots
-				if ctx.Err() == nil {
-					c.p.checked(in, err, &c.h)
-				}
+				c.p.checked(ctx, in, err, &c.h)
 			}()
 		}
 		select {
@@ -149,7 +149,8 @@ func (c *checker) due() []*instance {
 	defer c.p.mu.Unlock()
 	var list []*instance
 	for _, in := range c.p.order {
-		if in.check.next <= now {
+		if in.check.next <= now && !in.check.busy {
+			in.check.busy = true
 			jitter := 1 + checkJitter*(2*rand.Float64()-1)
 			in.check.next = now + int64(float64(c.h.Interval)*jitter)
 			list = append(list, in)
@@ -159,10 +160,14 @@ func (c *checker) due() []*instance {
 }
 
 // checked takes in the result of a check.
-func (p *Pool) checked(in *instance, err error, h *HealthCheckConfig) {
+func (p *Pool) checked(ctx context.Context, in *instance, err error, h *HealthCheckConfig) {
 	now := p.g.now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	in.check.busy = false
+	if ctx.Err() != nil {
+		return // the checker ends: the result may be its doing
+	}
 	if p.instances[in.addr] != in || p.settings.Load().cfg.HealthCheck == nil {
 		return
 	}

@@ -2,7 +2,9 @@ package upstream
 
 import (
 	"context"
+	"crypto/x509"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -237,7 +239,7 @@ func newBackend(t testing.TB, handler http.HandlerFunc) *backend {
 	var mu sync.Mutex
 	n := 0
 	b := &backend{hits: func() int { mu.Lock(); defer mu.Unlock(); return n }}
-	b.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	b.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		n++
 		mu.Unlock()
@@ -247,6 +249,8 @@ func newBackend(t testing.TB, handler http.HandlerFunc) *backend {
 		}
 		io.WriteString(w, b.addr)
 	}))
+	b.Config.ErrorLog = nullLog()
+	b.Start()
 	b.addr = b.Listener.Addr().String()
 	t.Cleanup(b.Close)
 	return b
@@ -268,4 +272,15 @@ func wantFault(t testing.TB, a answer, kind exchange.Kind) {
 	if a.fault == nil || a.fault.Kind != kind {
 		t.Fatalf("fault = %v (status %d %q), want %s", a.fault, a.status, a.body, kind)
 	}
+}
+
+func nullLog() *log.Logger { return log.New(io.Discard, "", 0) }
+
+func pkcs8(t testing.TB, key any) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
 }

@@ -62,9 +62,11 @@ func (in *instance) eligible(checked bool) (bool, string) {
 	return true, ""
 }
 
-// answered takes in a response's head that came after rtt.
-func (in *instance) answered(rtt time.Duration, now int64) {
-	in.stats.Observe(rtt, now)
+// answered takes in a response's head that came after rtt, if that is known.
+func (in *instance) answered(rtt time.Duration, known bool, now int64) {
+	if known {
+		in.stats.Observe(rtt, now)
+	}
 	if in.inRow.Load() != 0 {
 		in.inRow.Store(0)
 	}

@@ -35,7 +35,7 @@ func (p *Pool) newLease(x *exchange.Exchange, s *settings) *lease {
 	l, _ := p.g.leases.Get().(*lease)
 	if l == nil {
 		l = &lease{tried: make([]*balance.Stats, 0, 12)}
-		l.body.buffers = &p.g.buffers
+		l.body.g = p.g
 	}
 	l.pool, l.s = p, s
 	if s.hashBy.kind != "" {

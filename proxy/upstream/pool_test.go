@@ -177,7 +177,7 @@ func TestFailuresOutsideWindow(t *testing.T) {
 	for range 2 {
 		in.failed(o, 0, 0, b.g.now(), "test")
 	}
-	in.answered(time.Millisecond, b.g.now())
+	in.answered(time.Millisecond, true, b.g.now())
 	for range 2 {
 		in.failed(o, 0, 0, b.g.now(), "test")
 	}

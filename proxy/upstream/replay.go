@@ -21,12 +21,13 @@ const (
 // bodies it only notes whether somebody began to read them.
 type replay struct {
 	inner   exchange.Body
-	buffers *buffers
+	g       *Group
 	buf     *[]byte // nil: nothing is kept
 	pos     int     // up to where buf has been read again
 	keeping atomic.Bool
 	touched atomic.Bool // something was read
 	ended   atomic.Bool // the inner body ended
+	endedAt atomic.Int64
 	closed  atomic.Bool // a try gave it up
 	left    int64       // bytes that are still to come; -1: not known
 }
@@ -63,7 +64,7 @@ func (r *replay) start(inner exchange.Body, length int64, keep bool) {
 	keep = keep && length <= replayMost
 	r.keeping.Store(keep)
 	if keep {
-		r.buf = r.buffers.get(int(max(length, 0)))
+		r.buf = r.g.buffers.get(int(max(length, 0)))
 	}
 }
 
@@ -87,7 +88,8 @@ func (r *replay) came(n int, end bool) {
 		r.left -= int64(n)
 		end = end || r.left <= 0
 	}
-	if end {
+	if end && !r.ended.Load() {
+		r.endedAt.Store(r.g.now())
 		r.ended.Store(true)
 	}
 }
@@ -120,9 +122,9 @@ func (r *replay) keep(b []byte) {
 		return
 	}
 	if have+len(b) > cap(*r.buf) {
-		large := r.buffers.get(replayMost)
+		large := r.g.buffers.get(replayMost)
 		*large = append(*large, *r.buf...)
-		r.buffers.put(r.buf)
+		r.g.buffers.put(r.buf)
 		r.buf = large
 	}
 	*r.buf = append(*r.buf, b...)
@@ -197,11 +199,12 @@ func (r *replay) idle() bool { return r.inner == nil || !r.touched.Load() || r.e
 // reset makes r ready for the next exchange; only when it is idle.
 func (r *replay) reset() {
 	if r.buf != nil {
-		r.buffers.put(r.buf)
+		r.g.buffers.put(r.buf)
 	}
 	r.inner, r.buf, r.pos = nil, nil, 0
 	r.keeping.Store(false)
 	r.touched.Store(false)
 	r.ended.Store(false)
+	r.endedAt.Store(0)
 	r.closed.Store(false)
 }

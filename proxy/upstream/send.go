@@ -68,7 +68,7 @@ func (l *lease) tries(x *exchange.Exchange, begin int64) *exchange.Fault {
 
 		c, reused, f := p.g.connect(in, l.s, x, fresh)
 		if f != nil {
-			if !l.unreached(x, f, now) {
+			if !l.unreached(x, f, now, reused) {
 				return f
 			}
 			fresh = false
@@ -88,7 +88,7 @@ func (l *lease) tries(x *exchange.Exchange, begin int64) *exchange.Fault {
 			return nil
 		}
 		l.hangUp(false) // nobody reads the request's body any more after this
-		if reused && l.wasStale(x, f, progress) {
+		if reused && l.wasStale(x, f, progress, c) {
 			fresh = true
 			continue
 		}
@@ -102,9 +102,12 @@ func (l *lease) tries(x *exchange.Exchange, begin int64) *exchange.Fault {
 // wasStale reports whether f is only the end of a connection that the instance
 // closed between two requests: then one more try is free, and the instance
 // isn't to blame (RFC 9112, 9.3.1 and 9.5).
-func (l *lease) wasStale(x *exchange.Exchange, f *exchange.Fault, progress exchange.Progress) bool {
+func (l *lease) wasStale(x *exchange.Exchange, f *exchange.Fault, progress exchange.Progress, c *conn) bool {
 	if l.stale || f.Kind != exchange.BackendReset || progress == exchange.Answered {
 		return false
+	}
+	if c.many != nil && progress != exchange.NotSent && c.Alive() {
+		return false // the instance reset this stream alone
 	}
 	if !l.repeatable(x, progress) {
 		return false
@@ -124,12 +127,14 @@ func (l *lease) repeatable(x *exchange.Exchange, progress exchange.Progress) boo
 
 // unreached handles a connection that couldn't be made, and reports whether
 // another instance is to be tried.
-func (l *lease) unreached(x *exchange.Exchange, f *exchange.Fault, now int64) bool {
+func (l *lease) unreached(x *exchange.Exchange, f *exchange.Fault, now int64, counted bool) bool {
 	p := l.pool
 	end := p.g.now()
 	switch f.Kind {
 	case exchange.ConnectFailed:
-		l.in.failed(&l.s.outlier, time.Duration(end-now), 0, end, "connections fail")
+		if !counted {
+			l.in.failed(&l.s.outlier, time.Duration(end-now), 0, end, "connections fail")
+		}
 		return l.s.retryOn.connect && l.move(x, end)
 	case exchange.Overloaded: // another one may have room
 		return l.move(x, end)
@@ -141,11 +146,15 @@ func (l *lease) unreached(x *exchange.Exchange, f *exchange.Fault, now int64) bo
 // broke handles a round trip that failed, and reports whether another instance
 // is to be tried. Nothing has been forwarded to the client yet.
 func (l *lease) broke(x *exchange.Exchange, f *exchange.Fault, progress exchange.Progress, now int64) bool {
+	end := l.pool.g.now()
+	elapsed, waited := l.waited(now, end)
 	if f.Source != exchange.FromUpstream {
+		// A client that had enough of waiting says something of the instance.
+		if d, known := l.in.stats.Latency(end); waited && known && elapsed > d {
+			l.in.stats.Observe(elapsed, end)
+		}
 		return false
 	}
-	end := l.pool.g.now()
-	elapsed := time.Duration(end - now)
 	on, why := false, ""
 	switch f.Kind {
 	case exchange.ConnectFailed:
@@ -165,13 +174,24 @@ func (l *lease) broke(x *exchange.Exchange, f *exchange.Fault, progress exchange
 	return on && l.repeatable(x, progress) && l.move(x, end)
 }
 
+// waited is how long the instance had the whole request without answering; ok
+// is false when it didn't have it all. The time that a client takes to send its
+// body isn't the instance's.
+func (l *lease) waited(from, to int64) (d time.Duration, ok bool) {
+	if l.body.inner == nil {
+		return time.Duration(to - from), true
+	}
+	ended := l.body.endedAt.Load()
+	return time.Duration(to - max(from, ended)), ended != 0
+}
+
 // headCame handles a response's head, and reports whether it is dropped for
 // another try.
 func (l *lease) headCame(x *exchange.Exchange, now, end int64) bool {
-	rtt := time.Duration(end - now)
+	rtt, waited := l.waited(now, end)
 	switch status := x.Status; {
 	case status < 500 && status != 429, status == 501, status == 505:
-		l.in.answered(rtt, end)
+		l.in.answered(rtt, waited, end)
 	case status == 502, status == 503, status == 504:
 		l.in.failed(&l.s.outlier, rtt, retryAfter(x), end, "answers are 502, 503 or 504")
 	default:

@@ -2,6 +2,8 @@ package upstream
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/discovery"
@@ -57,6 +59,7 @@ type InstanceStatus struct {
 // Status returns what the pools look like, by name.
 func (g *Group) Status() []PoolStatus {
 	list := g.list()
+	slices.SortFunc(list, func(a, b *Pool) int { return strings.Compare(a.name, b.name) })
 	out := make([]PoolStatus, len(list))
 	for i, p := range list {
 		out[i] = p.Status()
