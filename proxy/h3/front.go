@@ -126,12 +126,13 @@ func NewFront(cfg FrontConfig) *Front {
 }
 
 // Serve serves HTTP/3 on pc until Close, or until all clients have left after
-// Drain. pc stays the caller's to close.
+// Drain. It closes pc.
 func (f *Front) Serve(pc net.PacketConn) error {
 	if !f.serving.CompareAndSwap(false, true) {
 		return errors.New("h3: Serve runs once")
 	}
 	defer close(f.ended)
+	defer pc.Close() //nolint:errcheck // nothing is written any more
 	tr := &quic.Transport{
 		Conn:                pc,
 		VerifySourceAddress: f.gate.doubtful,

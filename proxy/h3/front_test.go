@@ -90,7 +90,9 @@ func start(tb testing.TB, change func(*FrontConfig), serve handlerFunc) *fixture
 		if err := <-f.served; err != nil {
 			tb.Errorf("Serve = %v", err)
 		}
-		_ = pc.Close()
+		if _, err := pc.WriteTo(nil, pc.LocalAddr()); !errors.Is(err, net.ErrClosed) {
+			tb.Errorf("the socket is still open: %v", err)
+		}
 	})
 	return f
 }
