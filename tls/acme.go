@@ -82,7 +82,7 @@ func newUnit(m *Manager, id unitID, st certmagic.Storage, roots *x509.CertPool) 
 		key:     (&certmagic.ACMEIssuer{CA: id.directory}).IssuerKey(),
 		life:    u.ctx,
 		limit:   certmagic.NewRateLimiter(ordersPerWindow, orderWindow),
-		current: u.current, renewal: u.book.renewal,
+		current: u.current, allowed: u.mayOrder, renewal: u.book.renewal,
 	}
 	sv := solver{c: m.challenges, issuer: u.issuer.key}
 	if u.shared {
@@ -350,6 +350,14 @@ func (u *unit) allow(ctx context.Context, name string) error {
 		return nil
 	}
 	return u.asker.allow(ctx, name)
+}
+
+// mayOrder limits orders for names that are in no route.
+func (u *unit) mayOrder(name string) error {
+	if _, ok := (*u.names.Load())[name]; ok || u.asker == nil {
+		return nil
+	}
+	return u.asker.order(name)
 }
 
 // onDemand serves a name that is in no route. Getting a certificate goes on

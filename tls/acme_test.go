@@ -44,7 +44,7 @@ func TestTLSALPN01(t *testing.T) {
 func TestWrongAnswerIsRefused(t *testing.T) {
 	e := newEdge(t)
 	p := startPebble(t, ports(e))
-	e.wrong = true
+	e.wrong.Store(true)
 	e.serve(t, t.TempDir())
 	commit(t, e.m, p.settings("http-01"), "wrong.example.com")
 	wait(t, "the refusal", 30*time.Second, func() bool {
@@ -162,8 +162,34 @@ func TestRenewalInformation(t *testing.T) {
 		c := e.served("ari.example.com", roots)
 		return c != nil && !c.Equal(first)
 	})
-	if !strings.Contains(p.out.String(), "renewalInfo") {
-		t.Error("Pebble wasn't asked for renewal information")
+	if !strings.Contains(p.out.String(), "is a replacement of") {
+		t.Error("the order doesn't say what it replaces")
+	}
+}
+
+// A renewal that fails leaves the certificate that there is.
+func TestFailedRenewalKeepsServing(t *testing.T) {
+	e := newEdge(t)
+	p := startPebble(t, ports(e))
+	dir := t.TempDir()
+	e.serve(t, dir)
+	commit(t, e.m, p.settings("http-01"), "stay.example.com")
+	roots := p.roots(t)
+	first := e.await(t, "stay.example.com", roots)
+	p.suggestRenewal(t, first)
+	e.m.Close()
+	skipRetryAfter(t, dir)
+	e.wrong.Store(true)
+	e.restart(t, dir)
+	commit(t, e.m, p.settings("http-01"), "stay.example.com")
+	wait(t, "the failed renewal", 30*time.Second, func() bool {
+		return statusOf(t, e.m, "stay.example.com").Error != ""
+	})
+	if c := e.served("stay.example.com", roots); c == nil || !c.Equal(first) {
+		t.Error("the certificate from before isn't served")
+	}
+	if st := statusOf(t, e.m, "stay.example.com"); !st.NotAfter.Equal(first.NotAfter) || !st.RenewAt.Before(time.Now()) {
+		t.Errorf("Status() = %+v, want the old certificate, due for renewal", st)
 	}
 }
 

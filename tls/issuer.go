@@ -37,6 +37,7 @@ type issuer struct {
 	life      context.Context // ended by the unit; orders and questions end with it
 	limit     *certmagic.RingBufferRateLimiter
 	current   func(name string) *x509.Certificate // what a renewal replaces
+	allowed   func(name string) error             // limits orders that strangers cause
 	renewal   func(name string, info acme.RenewalInfo)
 	log       *zap.Logger
 
@@ -90,6 +91,9 @@ func (i *issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*cert
 				}
 			}()
 		}
+	}
+	if err := i.allowed(csrName(csr)); err != nil {
+		return nil, certmagic.ErrNoRetry{Err: err}
 	}
 	if err := i.limit.Wait(ctx); err != nil {
 		return nil, err

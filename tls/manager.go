@@ -39,6 +39,7 @@ type Manager struct {
 	challenges *challenges
 	book       *book
 	live       atomic.Pointer[live]
+	lookups    chan struct{} // questions to shared storage that strangers cause
 
 	mu      sync.Mutex // held while live changes
 	closed  bool
@@ -63,7 +64,7 @@ func NewManager(d Deps) (*Manager, error) {
 	}
 	m := &Manager{
 		log: d.Log.WithField("component", "tls"), now: d.Now, dir: d.StateDir, kv: d.KV, poll: d.PollFiles,
-		challenges: newChallenges(), book: newBook(),
+		challenges: newChallenges(), book: newBook(), lookups: make(chan struct{}, 8),
 	}
 	if m.now == nil {
 		m.now = time.Now
@@ -179,13 +180,20 @@ func (m *Manager) HTTPChallenge(host, path string) (body string, ok bool) {
 }
 
 // fleetChallenge looks for a challenge that another gateway of the fleet has
-// presented. Only hosts of routes are looked up: strangers choose the names.
+// presented. Strangers choose the names: only hosts of routes are looked up
+// (all, with on_demand), and few at once.
 func (m *Manager) fleetChallenge(ctx context.Context, kind, name string) (acme.Challenge, bool) {
 	u := m.live.Load().unit
-	if u == nil || !u.shared {
+	if u == nil || !u.shared || !validName(name) {
 		return acme.Challenge{}, false
 	}
-	if _, ok := (*u.names.Load())[name]; !ok {
+	if _, ok := (*u.names.Load())[name]; !ok && u.demand == nil {
+		return acme.Challenge{}, false
+	}
+	select {
+	case m.lookups <- struct{}{}:
+		defer func() { <-m.lookups }()
+	default:
 		return acme.Challenge{}, false
 	}
 	return sharedChallenge(ctx, u.store, u.issuer.key, kind, name)

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/net/publicsuffix"
 )
 
 const (
@@ -21,6 +23,7 @@ const (
 	asksPerSec   = 20
 	failureStart = time.Minute
 	failureMax   = time.Hour
+	ordersAnHour = 20 // for the names below one registered domain
 )
 
 // asker asks a URL whether a name may get a certificate. Handshakes wait for
@@ -35,6 +38,8 @@ type asker struct {
 	verdicts map[string]verdict
 	failures map[string]failure
 	granted  map[string]struct{}
+	orders   map[string]int // by registered domain, since hour
+	hour     time.Time
 	tokens   float64
 	filled   time.Time
 }
@@ -58,6 +63,7 @@ func newAsker(ask string, now func() time.Time) *asker {
 	return &asker{
 		url: u, now: now, tokens: asksPerSec, filled: now(),
 		verdicts: make(map[string]verdict), failures: make(map[string]failure), granted: make(map[string]struct{}),
+		orders: make(map[string]int), hour: now(),
 		client: &http.Client{
 			Timeout: askTimeout,
 			Transport: &http.Transport{
@@ -153,6 +159,27 @@ func (a *asker) failed(name string) {
 		clear(a.failures)
 	}
 	a.failures[name] = f
+}
+
+// order counts an order, and refuses it when the names below one registered
+// domain had their share: one customer's DNS mustn't use up what the authority
+// allows us.
+func (a *asker) order(name string) error {
+	domain, err := publicsuffix.EffectiveTLDPlusOne(name)
+	if err != nil {
+		return fmt.Errorf("%q: %w", name, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if now := a.now(); now.Sub(a.hour) >= time.Hour || len(a.orders) >= maxVerdicts {
+		a.hour = now
+		clear(a.orders)
+	}
+	if a.orders[domain] >= ordersAnHour {
+		return fmt.Errorf("%d certificates were ordered for names below %s within an hour", ordersAnHour, domain)
+	}
+	a.orders[domain]++
+	return nil
 }
 
 // grant notes that a name has a certificate.

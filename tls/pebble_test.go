@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -260,8 +261,9 @@ type edge struct {
 	plain, tls net.Listener
 	m          *Manager
 	config     *tls.Config
+	stop       func()
 	kv         KV
-	wrong      bool // answers challenges with nonsense
+	wrong      atomic.Bool // answers challenges with nonsense
 }
 
 func ports(e *edge) pebbleOptions {
@@ -313,29 +315,30 @@ func (e *edge) serve(t *testing.T, dir string) {
 	t.Helper()
 	e.m = newManagerKV(t, dir, e.kv)
 	e.config = e.m.ServerConfig([]string{"h2", "http/1.1"}, nil)
+	m, config, plain, secure := e.m, e.config, e.plain, e.tls
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, ok := e.m.HTTPChallenge(r.Host, r.URL.Path)
+		body, ok := m.HTTPChallenge(r.Host, r.URL.Path)
 		if !ok {
 			w.WriteHeader(http.StatusNotFound)
 			return
 		}
-		if e.wrong {
+		if e.wrong.Load() {
 			body = "wrong." + body
 		}
 		_, _ = io.WriteString(w, body)
 	})}
 	var work sync.WaitGroup
-	work.Go(func() { _ = srv.Serve(e.plain) })
+	work.Go(func() { _ = srv.Serve(plain) })
 	work.Go(func() {
 		for {
-			c, err := e.tls.Accept()
+			c, err := secure.Accept()
 			if err != nil {
 				return
 			}
 			work.Go(func() {
 				defer c.Close()
 				_ = c.SetDeadline(time.Now().Add(10 * time.Second))
-				tc := tls.Server(c, e.config)
+				tc := tls.Server(c, config)
 				if tc.Handshake() == nil && tc.ConnectionState().NegotiatedProtocol != ChallengeProtocol {
 					_, _ = io.WriteString(tc, "hello")
 					_ = tc.Close()
@@ -343,19 +346,20 @@ func (e *edge) serve(t *testing.T, dir string) {
 			})
 		}
 	})
-	t.Cleanup(func() {
+	e.stop = sync.OnceFunc(func() {
 		_ = srv.Close()
-		_ = e.tls.Close()
+		_ = plain.Close()
+		_ = secure.Close()
 		work.Wait()
 	})
+	t.Cleanup(e.stop)
 }
 
 // restart listens on the same ports with a new manager on the same state.
 func (e *edge) restart(t *testing.T, dir string) {
 	t.Helper()
 	plain, secure := e.plain.Addr().String(), e.tls.Addr().String()
-	_ = e.plain.Close()
-	_ = e.tls.Close()
+	e.stop()
 	e.m.Close()
 	var err error
 	if e.plain, err = net.Listen("tcp", plain); err != nil {
