@@ -8,10 +8,13 @@
 //
 // Everything is read with blocking queries: the agent answers when something
 // changed, or after five minutes. Reads may be stale (any server answers), so a
-// lost leader doesn't blind us. Checks are judged here, as Consul's own proxies
-// do: any critical check makes an instance critical, a maintenance check puts it
-// in maintenance, a warning one takes Weights.Warning; a weight below 1 is
-// critical, above 128 is 128.
+// lost leader doesn't blind us; but the first read after an error or after an
+// index that went backwards is consistent when something is known already, as a
+// server that has just started answers stale reads while it still restores its
+// state. Checks are judged here, as Consul's own proxies do: any critical check
+// makes an instance critical, a maintenance check puts it in maintenance, a
+// warning one takes Weights.Warning; a weight below 1 is critical, above 128 is
+// 128.
 //
 // # When an empty answer is believed
 //

@@ -147,6 +147,10 @@ func (f *feed) fetch(ctx context.Context, index uint64, block bool) (uint64, err
 	r := f.read
 	var a answer
 	var err error
+	old := f.state.Load()
+	// A server that has just started may answer stale reads from a state that
+	// it is still restoring: what would replace a known set begins consistent.
+	r.consistent = index == 0 && old.known
 	if block && index > 0 {
 		r.index = index
 		a, err = f.c.get(ctx, r)
@@ -160,7 +164,6 @@ func (f *feed) fetch(ctx context.Context, index uint64, block bool) (uint64, err
 	if err != nil {
 		return 0, err
 	}
-	old := f.state.Load()
 	if len(set) == 0 && (len(old.set) > 0 || !old.known) {
 		if set, err = f.confirm(ctx, a); err != nil {
 			return 0, err

@@ -24,6 +24,7 @@ func (c *Client) WatchKV(ctx context.Context, prefix string, update func(map[str
 	c.poll(ctx, w, func(ctx context.Context, index uint64) (uint64, error) {
 		r := r
 		r.index = index
+		r.consistent = index == 0 && last != nil
 		a, err := c.get(ctx, r)
 		if err != nil {
 			return 0, err

@@ -53,6 +53,16 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("agent answered %d: %s", e.code, e.text)
 }
 
+// refusal says that the error is about the question, not the agent's state. The
+// agent says 500, too, for a filter it doesn't understand and for a datacenter
+// that it doesn't know.
+func (e *statusError) refusal() bool {
+	if e.code == http.StatusInternalServerError {
+		return strings.Contains(e.text, "boolean expression") || strings.Contains(e.text, "No path to datacenter")
+	}
+	return e.code < 500 && e.code != http.StatusTooManyRequests
+}
+
 // get asks the agent. A blocking read may take its wait time, the agent's own
 // jitter of a sixteenth, and times.answer; from the first byte of the answer on
 // it has times.answer, so that a dripping body ends too.
@@ -198,7 +208,7 @@ func (c *Client) failed(ctx context.Context, dc string, err error) error {
 		return err // another datacenter's trouble isn't the agent's
 	}
 	var s *statusError
-	if errors.As(err, &s) && s.code < 500 && s.code != http.StatusTooManyRequests {
+	if errors.As(err, &s) && s.refusal() {
 		return err // it answered
 	}
 	c.lastKO.Store(time.Now().UnixNano())
@@ -227,7 +237,7 @@ func (c *Client) succeeded() {
 func impersonal(err error) bool {
 	var s *statusError
 	if errors.As(err, &s) {
-		return s.code >= 500 || s.code == http.StatusTooManyRequests
+		return !s.refusal()
 	}
 	var o *ourError
 	return !errors.As(err, &o)
