@@ -18,6 +18,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/sunset"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
+	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 )
 
 // route checks a route. What an argument lacks or contradicts is left alone in
@@ -133,7 +134,9 @@ func (c *checker) known(name string, at hcl.Range, what string) {
 		c.diags.Errorf(at, advice, "%s: there is no service %q, and no Consul to ask for it", what, name)
 		return
 	}
-	s := NewService(name)
+	s := &upstream.Config{}
+	c.defaults(s)
+	s.Name = name
 	c.places[place{s, ""}] = at
 	c.services[name] = s
 	c.file.Services = append(c.file.Services, s)

@@ -148,13 +148,13 @@ func (d *decoder) item(doc *document, it item, f *field, v any, what string) {
 		d.block(doc, it, target.Addr().Interface(), what)
 	case reflect.Pointer:
 		inner := reflect.New(f.typ.Elem())
-		Defaults(inner.Interface())
+		d.defaults(inner.Interface())
 		if d.block(doc, it, inner.Interface(), what) {
 			target.Set(inner)
 		}
 	default: // a list
 		inner := reflect.New(structOf(f.typ))
-		Defaults(inner.Interface())
+		d.defaults(inner.Interface())
 		if f.typ.Elem().Kind() == reflect.Pointer {
 			if d.block(doc, it, inner.Interface(), what) {
 				target.Set(reflect.Append(target, inner))
@@ -240,7 +240,7 @@ func (d *decoder) policy(doc *document, it item, s *schema, v any, what string) 
 		}
 	}
 	cfg := kind.Config()
-	Defaults(cfg)
+	d.defaults(cfg)
 	if !d.block(doc, it, cfg, what) {
 		return
 	}

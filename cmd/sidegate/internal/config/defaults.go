@@ -12,7 +12,12 @@ import (
 // Defaults sets all fields of the Config struct that v points to that have a
 // default, those of the blocks in it that always count included.
 func Defaults(v any) {
-	setDefaults(reflect.ValueOf(v).Elem())
+	setDefaults(reflect.ValueOf(v).Elem(), func(t reflect.Type) *schema { return newSchema(t, nil) })
+}
+
+// defaults is Defaults without reading the tags each time.
+func (d *decoder) defaults(v any) {
+	setDefaults(reflect.ValueOf(v).Elem(), d.schema)
 }
 
 // NewService is a service block of that name without any argument, as its
@@ -24,18 +29,18 @@ func NewService(name string) *upstream.Config {
 	return c
 }
 
-func setDefaults(v reflect.Value) {
-	s := newSchema(v.Type(), nil)
+func setDefaults(v reflect.Value, schemaOf func(reflect.Type) *schema) {
+	s := schemaOf(v.Type())
 	for _, f := range s.fields {
 		target := v.FieldByIndex(f.index)
 		switch {
 		case f.hasDefault:
 			f.setDefault(target)
 		case f.block && target.Kind() == reflect.Struct:
-			setDefaults(target)
+			setDefaults(target, schemaOf)
 		case f.block && filled(f.typ):
 			inner := reflect.New(f.typ.Elem())
-			setDefaults(inner.Elem())
+			setDefaults(inner.Elem(), schemaOf)
 			target.Set(inner)
 		}
 	}

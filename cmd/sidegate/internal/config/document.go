@@ -20,7 +20,6 @@ const (
 	maxFiles    = 10000
 	maxDocument = 512 << 10 // of KV: Consul's own bound
 	maxSecret   = 1 << 20   // file() and credential()
-	maxNesting  = 100       // the parsers recurse; a stack that overflows can't be recovered
 )
 
 // document is one text that holds blocks.
@@ -179,65 +178,6 @@ func (d *document) loops(b *hclsyntax.Body, diags *Diagnostics) bool {
 		return nil
 	})
 	return found
-}
-
-// tooDeep finds where nesting goes beyond the bound.
-func (d *document) tooDeep() (hcl.Range, bool) {
-	if d.isJSON() {
-		return d.tooDeepJSON()
-	}
-	// The lexer doesn't recurse. Its findings come again from the parser.
-	tokens, _ := hclsyntax.LexConfig(d.src, d.name, hcl.InitialPos)
-	depth, operators, choices := 0, 0, 0
-	for _, t := range tokens {
-		switch t.Type {
-		case hclsyntax.TokenOBrace, hclsyntax.TokenOBrack, hclsyntax.TokenOParen, hclsyntax.TokenOQuote,
-			hclsyntax.TokenOHeredoc, hclsyntax.TokenTemplateInterp, hclsyntax.TokenTemplateControl:
-			depth++
-		case hclsyntax.TokenCBrace, hclsyntax.TokenCBrack, hclsyntax.TokenCParen, hclsyntax.TokenCQuote,
-			hclsyntax.TokenCHeredoc, hclsyntax.TokenTemplateSeqEnd:
-			depth--
-		case hclsyntax.TokenQuestion:
-			choices++
-		case hclsyntax.TokenNewline:
-			choices = 0
-		}
-		switch t.Type {
-		case hclsyntax.TokenBang, hclsyntax.TokenMinus:
-			operators++
-		default:
-			operators = 0
-		}
-		if depth > maxNesting || operators > maxNesting || choices > maxNesting {
-			return t.Range, true
-		}
-	}
-	return hcl.Range{}, false
-}
-
-func (d *document) tooDeepJSON() (hcl.Range, bool) {
-	depth, quoted := 0, false
-	for i := 0; i < len(d.src); i++ {
-		c := d.src[i]
-		switch {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{' || c == '[':
-			depth++
-		case c == '}' || c == ']':
-			depth--
-		}
-		if depth > maxNesting {
-			line := 1 + bytes.Count(d.src[:i], []byte("\n"))
-			column := i - bytes.LastIndexByte(d.src[:i], '\n')
-			p := hcl.Pos{Line: line, Column: column, Byte: i}
-			return hcl.Range{Filename: d.name, Start: p, End: hcl.Pos{Line: line, Column: column + 1, Byte: i + 1}}, true
-		}
-	}
-	return hcl.Range{}, false
 }
 
 // item is an argument or a block in a body, as it was written.
