@@ -52,8 +52,8 @@ type ClientConn struct {
 
 	sender  chan struct{} // gets one when the goroutine that copies the request body ends
 	sending bool          // it was started
-	sendEnd atomic.Bool    // it has sent everything
-	stopped atomic.Bool    // it is told to end
+	sendEnd atomic.Bool   // it has sent everything
+	stopped atomic.Bool   // it is told to end
 
 	peek  func(fd uintptr) // sets quiet
 	quiet bool
