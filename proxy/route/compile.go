@@ -18,7 +18,7 @@ func Compile(rules []Rule) (*Matcher, error) {
 	c := &compiler{reported: map[[2]uint32]bool{}, m: &Matcher{
 		rules: rules, conditions: make([]conditions, len(rules)),
 		hosts: map[string]uint32{}, suffixes: map[string]uint32{}, any: -1,
-		exact: map[pathKey]int32{}, edges: map[edgeKey]uint32{}, nodes: make([]node, 1), // node 0 is "none"
+		exact: map[pathKey]int32{}, edges: map[edgeKey]uint32{}, nodes: make([]node, 1), params: make([][]param, 1), // 0 is "none" in both
 	}}
 	for i := range rules {
 		c.add(i)
@@ -92,7 +92,8 @@ func (c *compiler) add(i int) {
 }
 
 func (c *compiler) newEntry(text string) uint32 {
-	c.m.entries = append(c.m.entries, entry{text: text, any: -1})
+	c.m.entries = append(c.m.entries, entry{any: -1})
+	c.m.names = append(c.m.names, name{host: text})
 	return uint32(len(c.m.entries) - 1)
 }
 
@@ -146,7 +147,7 @@ func (c *compiler) build() {
 		c.leaf(c.places[first:end])
 		first = end
 	}
-	m.leaves = append(slices.Clip(m.leaves), leaf{first: uint32(len(m.takers))})
+	m.first = append(slices.Clip(m.first), uint32(len(m.takers)))
 	m.nodes = slices.Clip(m.nodes)
 }
 
@@ -164,7 +165,7 @@ func (c *compiler) conflicts(places []place) {
 			continue
 		}
 		at := "every host"
-		if text := c.m.entries[p.entry].text; text != "" {
+		if text := c.m.names[p.entry].host; text != "" {
 			at = fmt.Sprintf("host %q", text)
 		}
 		if p.path.kind == anyPath {
@@ -189,13 +190,14 @@ func (c *compiler) conflicts(places []place) {
 // leaf adds the path that the places share, and their rules.
 func (c *compiler) leaf(places []place) {
 	m := c.m
-	p, e := places[0].path, &m.entries[places[0].entry]
-	id := int32(len(m.leaves))
-	m.leaves = append(m.leaves, leaf{text: p.text, first: uint32(len(m.takers))})
-	if e.end == 0 {
-		e.first = id
+	p, e, n := places[0].path, &m.entries[places[0].entry], &m.names[places[0].entry]
+	id := int32(len(m.paths))
+	m.paths = append(m.paths, p.text)
+	m.first = append(m.first, uint32(len(m.takers)))
+	if n.end == 0 {
+		n.first = id
 	}
-	e.end = id + 1
+	n.end = id + 1
 	switch p.kind {
 	case exactPath:
 		e.hasPath = true
@@ -206,7 +208,13 @@ func (c *compiler) leaf(places []place) {
 		c.grow(e, p, id)
 	}
 	for _, pl := range places {
-		m.takers = append(m.takers, taker{rule: pl.rule, params: pl.path.params()})
+		r := &m.conditions[pl.rule]
+		t := taker{rule: pl.rule, bits: r.bits, plain: r.plain()}
+		if params := pl.path.params(); params != nil {
+			t.params = uint32(len(m.params))
+			m.params = append(m.params, params)
+		}
+		m.takers = append(m.takers, t)
 	}
 }
 

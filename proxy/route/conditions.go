@@ -53,6 +53,11 @@ type conditions struct {
 
 func (c *conditions) anyMethod() bool { return c.bits == 0 && len(c.others) == 0 }
 
+// plain reports whether bits say all.
+func (c *conditions) plain() bool {
+	return len(c.others) == 0 && len(c.headers) == 0 && len(c.query) == 0 && c.when == nil
+}
+
 func (c *conditions) takesMethod(method string, bit uint16) bool {
 	if bit != 0 {
 		return c.bits&bit != 0 || c.anyMethod()

@@ -35,7 +35,7 @@ func (m *Matcher) List() []Place {
 		order = append(order, uint32(i))
 	}
 	slices.SortFunc(order, func(a, b uint32) int {
-		s, t := m.entries[a].text, m.entries[b].text
+		s, t := m.names[a].host, m.names[b].host
 		if c := cmp.Compare(hostRank(s), hostRank(t)); c != 0 {
 			return c
 		}
@@ -46,8 +46,8 @@ func (m *Matcher) List() []Place {
 	})
 	list := make([]Place, 0, len(m.takers))
 	for _, e := range order {
-		for l := m.entries[e].first; l < m.entries[e].end; l++ {
-			for i := m.leaves[l].first; i < m.leaves[l+1].first; i++ {
+		for l := m.names[e].first; l < m.names[e].end; l++ {
+			for i := m.first[l]; i < m.first[l+1]; i++ {
 				list = append(list, m.place(e, l, i))
 			}
 		}
@@ -69,7 +69,7 @@ func hostRank(text string) int {
 func (m *Matcher) place(e uint32, l int32, i uint32) Place {
 	r := int(m.takers[i].rule)
 	return Place{
-		Rule: r, Name: m.rules[r].Name, Host: m.entries[e].text, Path: m.leaves[l].text,
+		Rule: r, Name: m.rules[r].Name, Host: m.names[e].host, Path: m.paths[l],
 		Conditions: m.rules[r].describe(),
 	}
 }
@@ -84,7 +84,7 @@ func (m *Matcher) Explain(x *exchange.Exchange) []Candidate {
 	for e := walk.next(); e >= 0; e = walk.next() {
 		last := int32(-1)
 		for l := m.nextLeaf(uint32(e), x.Target.Path, last); l >= 0; l = m.nextLeaf(uint32(e), x.Target.Path, last) {
-			for i := m.leaves[l].first; i < m.leaves[l+1].first; i++ {
+			for i := m.first[l]; i < m.first[l+1]; i++ {
 				c := Candidate{Place: m.place(uint32(e), l, i)}
 				why := m.conditions[c.Rule].why(x)
 				switch {
@@ -118,14 +118,14 @@ func (m *Matcher) near(x *exchange.Exchange) []Candidate {
 	var hits []hit
 	walk := m.walk(x.Target.Host)
 	for e := walk.next(); e >= 0; e = walk.next() {
-		for l := m.entries[e].first; l < m.entries[e].end; l++ {
-			hits = append(hits, hit{common(m.leaves[l].text, x.Target.Path), uint32(e), l})
+		for l := m.names[e].first; l < m.names[e].end; l++ {
+			hits = append(hits, hit{common(m.paths[l], x.Target.Path), uint32(e), l})
 		}
 	}
 	slices.SortStableFunc(hits, func(a, b hit) int { return cmp.Compare(b.common, a.common) })
 	var list []Candidate
 	for _, h := range hits[:min(len(hits), maxNear)] {
-		i := m.leaves[h.leaf].first
+		i := m.first[h.leaf]
 		list = append(list, Candidate{Place: m.place(h.entry, h.leaf, i), Why: "path doesn't fit"})
 	}
 	return list

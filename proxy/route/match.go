@@ -2,6 +2,7 @@ package route
 
 import (
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
@@ -26,18 +27,27 @@ type Matcher struct {
 	exact  map[pathKey]int32 // → leaf
 	edges  map[edgeKey]uint32
 	nodes  []node
-	leaves []leaf
-	takers []taker // the rules of leaf i: takers[leaves[i].first:leaves[i+1].first]
+	first  []uint32 // the rules of leaf i are takers[first[i]:first[i+1]]
+	takers []taker
+	params [][]param
+
+	// What matching doesn't read stands apart: a large table isn't in the CPU's
+	// cache, and each line of it that is touched costs as much as a map's hash.
+	paths []string // of each leaf, as it was written; "": every path
+	names []name   // of each entry
 }
 
 // entry is one host name, one wildcard, or every host.
 type entry struct {
-	text    string // the name, or "*.example.com"; "": every host
 	root    uint32 // node of "/"; 0: only exact paths
 	any     int32  // leaf of the rules without paths; -1: none
-	first   int32  // its leaves: from first to end
-	end     int32
-	hasPath bool // it has exact paths
+	hasPath bool   // it has exact paths
+}
+
+// name is an entry for people.
+type name struct {
+	host       string // the name, or "*.example.com"; "": every host
+	first, end int32  // its leaves
 }
 
 type pathKey struct {
@@ -60,16 +70,12 @@ type node struct {
 	literals bool   // it has literal children
 }
 
-// leaf is one path of one entry. The last of Matcher.leaves only ends the list.
-type leaf struct {
-	text  string // as it was written; "": every path
-	first uint32
-}
-
-// taker is a rule at a leaf.
+// taker is a rule at a leaf, with as much of its conditions as most rules have.
 type taker struct {
 	rule   uint32
-	params []param
+	params uint32 // place in Matcher.params; 0: none
+	bits   uint16 // known methods; 0: see the conditions
+	plain  bool   // it has no other conditions
 }
 
 // param is where a parameter stands.
@@ -90,11 +96,11 @@ func (m *Matcher) Match(x *exchange.Exchange) Result {
 		last := int32(-1)
 		for l := m.nextLeaf(uint32(e), x.Target.Path, last); l >= 0; l = m.nextLeaf(uint32(e), x.Target.Path, last) {
 			pathSeen = true
-			for i := m.leaves[l].first; i < m.leaves[l+1].first; i++ {
-				t := &m.takers[i]
-				c := &m.conditions[t.rule]
-				if c.takesMethod(x.Method, bit) && c.hold(x) {
-					fillParams(x, t.params)
+			for i := m.first[l]; i < m.first[l+1]; i++ {
+				if t := &m.takers[i]; m.takes(t, x, bit) {
+					if t.params != 0 {
+						fillParams(x, m.params[t.params])
+					}
 					return Result{Rule: int(t.rule)}
 				}
 			}
@@ -113,28 +119,44 @@ func (m *Matcher) Match(x *exchange.Exchange) Result {
 	return Result{Rule: -1, Miss: NoCondition}
 }
 
+// takes reports whether all conditions of the rule at t hold.
+func (m *Matcher) takes(t *taker, x *exchange.Exchange, bit uint16) bool {
+	if t.plain {
+		return t.bits == 0 || t.bits&bit != 0
+	}
+	c := &m.conditions[t.rule]
+	return c.takesMethod(x.Method, bit) && c.hold(x)
+}
+
 // allowed returns the methods with which x would have been taken. It is asked
 // only when no rule takes x.
 func (m *Matcher) allowed(x *exchange.Exchange) string {
-	var buf [128]byte
-	list, bits := buf[:0], uint16(0)
+	var names [8]string
+	others, bits := names[:0], uint16(0)
 	bit := methodBit(x.Method)
 	walk := m.walk(x.Target.Host)
 	for e := walk.next(); e >= 0; e = walk.next() {
 		last := int32(-1)
 		for l := m.nextLeaf(uint32(e), x.Target.Path, last); l >= 0; l = m.nextLeaf(uint32(e), x.Target.Path, last) {
-			for i := m.leaves[l].first; i < m.leaves[l+1].first; i++ {
+			for i := m.first[l]; i < m.first[l+1]; i++ {
 				c := &m.conditions[m.takers[i].rule]
 				if c.takesMethod(x.Method, bit) || c.bits&^bits == 0 && len(c.others) == 0 || !c.hold(x) {
 					continue
 				}
 				bits |= c.bits
 				for _, o := range c.others {
-					list = appendMethod(list, o)
+					if !slices.Contains(others, o) {
+						others = append(others, o)
+					}
 				}
 			}
 			last = l
 		}
+	}
+	var buf [128]byte
+	list := buf[:0]
+	for _, name := range others {
+		list = appendMethod(list, name)
 	}
 	for i, name := range knownMethods {
 		if bits&(1<<i) != 0 {

@@ -362,3 +362,10 @@ func TestExplain(t *testing.T) {
 		t.Errorf("Explain: %s", d)
 	}
 }
+
+func TestParams(t *testing.T) {
+	got := Params([]string{"/a/{id}/{what_2}", "/b/{id}/*", "/{}/{2}/x{y}", "/plain"})
+	if d := cmp.Diff([]string{"id", "what_2"}, got); d != "" {
+		t.Error(d)
+	}
+}
