@@ -168,3 +168,16 @@ func TestExplain(t *testing.T) {
 		t.Errorf("Explain = %q, want %q", got, want)
 	}
 }
+
+func TestREADME(t *testing.T) {
+	policytest.README(t, "README.md", policy.Kind{
+		Name:   "redirect",
+		Config: func() any { return &route.RedirectConfig{} },
+		New:    func(cfg any) (policy.Policy, error) { return Redirect(*cfg.(*route.RedirectConfig)) },
+	})
+	policytest.README(t, "README.md", policy.Kind{
+		Name:   "respond",
+		Config: func() any { return &route.RespondConfig{} },
+		New:    func(cfg any) (policy.Policy, error) { return Respond(*cfg.(*route.RespondConfig)) },
+	})
+}

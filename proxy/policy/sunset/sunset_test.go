@@ -93,3 +93,11 @@ func TestNewErrors(t *testing.T) {
 		}
 	}
 }
+
+func TestREADME(t *testing.T) {
+	policytest.README(t, "README.md", policy.Kind{
+		Name:   "sunset",
+		Config: func() any { return &route.SunsetConfig{} },
+		New:    func(cfg any) (policy.Policy, error) { return New(*cfg.(*route.SunsetConfig), time.Now) },
+	})
+}
