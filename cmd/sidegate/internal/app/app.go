@@ -272,10 +272,16 @@ func (a *App) signals(ctx context.Context) {
 	}
 }
 
-// newLog is the gateway's log. An unknown level can't come from Load.
+// newLog is the gateway's log.
 func newLog(cfg config.LogConfig, out io.Writer) *logrus.Logger {
 	l := logrus.New()
 	l.SetOutput(out)
+	setLog(l, cfg)
+	return l
+}
+
+// setLog applies a log block. An unknown level can't come from Load.
+func setLog(l *logrus.Logger, cfg config.LogConfig) {
 	if level, err := logrus.ParseLevel(cfg.Level); err == nil {
 		l.SetLevel(level)
 	}
@@ -284,7 +290,6 @@ func newLog(cfg config.LogConfig, out io.Writer) *logrus.Logger {
 	} else {
 		l.SetFormatter(&logrus.JSONFormatter{})
 	}
-	return l
 }
 
 // StateDir is the state folder of a configuration, or the default when it

@@ -58,6 +58,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	cancel()
 	a.handler.SetTable(r.table)
 	a.file = file
+	setLog(a.log, file.Log)
 	if sockets != nil {
 		if err := sockets.Commit(); err != nil {
 			a.log.WithError(err).Error("a listener serves without HTTP/3")
