@@ -84,15 +84,18 @@ var small = []byte("hello world, this is a small body of 45 bytes")
 
 func answerSmall(x *exchange.Exchange) { x.Reply(200, "text/plain", small) }
 
-// TestAllocs bounds what a request costs the collector: the Framer's HEADERS and
-// WINDOW_UPDATE frames.
+// TestAllocs bounds what a request costs the collector: the Framer's HEADERS
+// frame.
 func TestAllocs(t *testing.T) {
-	s := serve(t, FrontConfig{Handler: handlerFunc(answerSmall)}, false)
+	if raceEnabled {
+		t.Skip("sync.Pool drops items under the race detector")
+	}
+	s := serve(t, FrontConfig{Handler: handlerFunc(func(x *exchange.Exchange) { x.Reply(200, "", small) })}, false)
 	l := newLoad(t, s, 16)
 	for range 100 {
 		l.run(t)
 	}
-	if got := testing.AllocsPerRun(200, func() { l.run(t) }) / 16; got > 1.5 {
+	if got := testing.AllocsPerRun(200, func() { l.run(t) }) / 16; got > 1.3 {
 		t.Errorf("%v allocations a request, want 1", got)
 	}
 }

@@ -64,7 +64,7 @@ type ClientConn struct {
 	// The reader's.
 	block   block
 	spoke   bool
-	ours    resetLog
+	inFrame bool
 	head    exchange.Head // of the field block being decoded
 	headFor uint32
 	headEnd bool
@@ -83,6 +83,8 @@ type ClientConn struct {
 	code       http2.ErrCode
 	readAt     int64 // when a frame came last
 	pingAt     int64 // when a ping went out; 0: none is open
+	parked     bool  // the reader waits without an engine
+	ours       resetLog
 }
 
 var _ sweep.Member = (*ClientConn)(nil)
@@ -255,8 +257,44 @@ func (c *ClientConn) fill(p []byte) (int, error) {
 		c.mu.Lock()
 		ending := c.refusing
 		c.mu.Unlock()
-		if ending {
+		switch {
+		case ending:
 			return 0, errEnding
+		case !c.inFrame:
+			return 0, errPark
+		}
+	}
+}
+
+// await waits for a frame to begin; without an engine when the connection has
+// been idle for long.
+func (c *ClientConn) await(e *engine) (*engine, error) {
+	for {
+		err := e.more()
+		if !errors.Is(err, errPark) {
+			return e, err
+		}
+		c.mu.Lock()
+		c.parked = len(c.calls) == 0 && c.reserved == 0
+		parked := c.parked
+		c.mu.Unlock()
+		if !parked {
+			continue
+		}
+		c.pools.giveBack(e)
+		c.head = exchange.Head{}
+		var small [64]byte
+		n, err := c.fill(small[:])
+		e = c.pools.engine(c.fill)
+		e.r, e.w = 0, copy(e.buf[:], small[:n])
+		c.mu.Lock()
+		c.parked = false
+		c.mu.Unlock()
+		if n > 0 {
+			return e, nil
+		}
+		if !errors.Is(err, errPark) {
+			return e, err
 		}
 	}
 }
@@ -264,16 +302,14 @@ func (c *ClientConn) fill(p []byte) (int, error) {
 // readFrames reads frames until the connection ends, and tells why.
 func (c *ClientConn) readFrames(e *engine) error {
 	for first := true; ; first = false {
-		if !first && e.buffered() == 0 && e.r > 0 && c.idle() {
-			// No memory for a connection that waits in the pool.
-			c.pools.giveBack(e)
-			var small [64]byte
-			n, err := c.fill(small[:])
-			e = c.pools.engine(c.fill)
-			if e.w = copy(e.buf[:], small[:n]); n == 0 {
+		c.inFrame = false
+		if e.buffered() == 0 && c.headFor == 0 {
+			var err error
+			if e, err = c.await(e); err != nil {
 				return err
 			}
 		}
+		c.inFrame = true
 		fh, err := e.fr.ReadFrameHeader()
 		if err == nil {
 			if first && (fh.Type != http2.FrameSettings || fh.Flags.Has(http2.FlagSettingsAck)) {
@@ -286,29 +322,26 @@ func (c *ClientConn) readFrames(e *engine) error {
 				err = errProtocol // its field block is lost, and so is the HPACK table
 			}
 		}
-		var se http2.StreamError
-		switch {
-		case err == nil:
-		case errors.As(err, &se):
-			if err := c.resetCall(se.StreamID, se.Code); err != nil {
+		if err != nil {
+			if err = c.frameError(err); err != nil {
 				return err
 			}
-		case errors.Is(err, http2.ErrFrameTooLarge), errors.Is(err, io.ErrUnexpectedEOF):
-			return http2.ConnectionError(http2.ErrCodeFrameSize)
-		case errors.Is(err, errFlood):
-			return errCalm
-		default:
-			return err
 		}
 	}
 }
 
-// idle reports whether the reader may wait without an engine: nothing runs, and
-// no field block is half read.
-func (c *ClientConn) idle() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.calls) == 0 && c.reserved == 0 && c.headFor == 0
+// frameError deals with stream errors; others end the connection.
+func (c *ClientConn) frameError(err error) error {
+	var se http2.StreamError
+	switch {
+	case errors.As(err, &se):
+		return c.resetCall(se.StreamID, se.Code)
+	case errors.Is(err, http2.ErrFrameTooLarge), errors.Is(err, io.ErrUnexpectedEOF):
+		return http2.ConnectionError(http2.ErrCodeFrameSize)
+	case errors.Is(err, errFlood):
+		return errCalm
+	}
+	return err
 }
 
 // Sweep implements sweep.Member: the time limits of a backend's connection.
@@ -326,8 +359,11 @@ func (c *ClientConn) Sweep(now int64) {
 	for _, st := range c.calls {
 		due = st.check(now) || due
 	}
-	if len(c.calls) > 0 {
+	switch {
+	case len(c.calls) > 0:
 		due = c.ping(now) || due
+	case c.reserved == 0 && !c.parked && now-c.readAt > parkAfter:
+		c.wake()
 	}
 	if due && !c.writing {
 		c.later()

@@ -35,9 +35,8 @@ type conn struct {
 	place sweep.Place
 	block block
 
-	maxID    uint32   // highest stream that the client opened
-	spoke    bool     // the reader has queued frames that nobody may have written
-	ours     resetLog // streams that we reset lately
+	maxID    uint32 // highest stream that the client opened
+	spoke    bool   // the reader has queued frames that nobody may have written
 	trailer  exchange.Head
 	fresh    *stream // the stream whose head is being decoded
 	headFor  uint32  // the stream whose field block is being read; 0: none
@@ -57,7 +56,8 @@ type conn struct {
 	draining uint8  // GOAWAYs of a drain that went out, 0 to 2
 	drainAt  int64  // when the first did
 	lastID   uint32 // the last stream that is served when draining is 2
-	parked   bool
+	parked   bool   // the reader waits without an engine
+	ours     resetLog
 	idle     sync.Cond // broadcast when running becomes 0
 }
 

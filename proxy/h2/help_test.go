@@ -97,10 +97,9 @@ func sweeper(t testing.TB) *sweep.Sweeper {
 // server is a front behind a listener.
 type server struct {
 	*Front
-	addr  string
-	tls   *tls.Config // for clients; nil: plain
-	wait  chan struct{}
-	conns chan net.Conn
+	addr string
+	tls  *tls.Config // for clients; nil: plain
+	wait chan struct{}
 }
 
 // serve starts a front; it ends with the test.

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 x/net's own client and server are the reference here
+
 package h2
 
 import (
@@ -420,7 +422,7 @@ func TestBackendBreaks(t *testing.T) {
 func TestEarlyAnswer(t *testing.T) {
 	noLeaks(t)
 	s, _ := proxy(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.Error(w, "no", 413)
+		http.Error(w, "no", http.StatusRequestEntityTooLarge)
 	}), true)
 	cl := reference(t, s)
 	for range 3 {
