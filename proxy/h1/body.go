@@ -27,6 +27,7 @@ type body struct {
 	trailer *exchange.Head
 	count   *int64 // of bytes read
 	lim     limits
+	reply   bool // of a response
 
 	framing framing
 	left    int64 // of the body; of the chunk; unknown with untilClose
@@ -229,14 +230,6 @@ func (b *body) discard(n int) bool {
 		n -= m
 	}
 	return b.done.Load()
-}
-
-// cutShort is an end where none may be.
-func cutShort(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }
 
 // asFault finds the fault in err.

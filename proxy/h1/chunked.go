@@ -140,7 +140,7 @@ func (b *body) trailerLine(line []byte) *flaw {
 	if f != nil {
 		return f
 	}
-	if !odd && mayTrail(exchange.LookupBytes(line[:nameEnd])) {
+	if (!odd || b.reply) && mayTrail(exchange.LookupBytes(line[:nameEnd])) {
 		b.trailer.Append(view(line[:nameEnd]), view(line[value:valueEnd]))
 	}
 	return nil

@@ -78,7 +78,7 @@ func NewClientConn(nc net.Conn, cfg *ClientConfig) *ClientConn {
 	c.w.init(nc, cfg.Sweeper, cfg.Idle)
 	c.tunnel.c = c
 	c.peek = func(fd uintptr) { c.quiet = quiet(fd) }
-	c.body.w, c.body.o, c.body.lim = &c.w, c, c.lim
+	c.body.w, c.body.o, c.body.lim, c.body.reply = &c.w, c, c.lim, true
 	cfg.Sweeper.Add(c, &c.place)
 	return c
 }

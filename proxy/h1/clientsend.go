@@ -161,11 +161,7 @@ func (c *ClientConn) copyBody() {
 	err := c.out.rest()
 	if err == nil {
 		c.sendEnd.Store(true)
-		c.mu.Lock()
-		if !c.headDone {
-			c.w.armRead(c.firstByte)
-		}
-		c.mu.Unlock()
+		c.awaitAnswer()
 		return
 	}
 	switch {
@@ -174,8 +170,20 @@ func (c *ClientConn) copyBody() {
 		// The request can't be completed: the backend must not take the part
 		// for the whole, and nobody waits for an answer.
 		c.w.fail(requestFault(err))
+	case c.w.wr.hit():
+		c.w.fail(exchange.NewFault(exchange.FromUpstream, exchange.BackendTimeout, "backend stopped reading the request"))
 	default:
-		// The backend doesn't want more; an answer may have come before.
+		// The backend doesn't want more; its answer may be on the way.
+		c.awaitAnswer()
+	}
+}
+
+// awaitAnswer starts the time for the response's first byte, unless it came.
+func (c *ClientConn) awaitAnswer() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.headDone {
+		c.w.armRead(c.firstByte)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -19,6 +20,23 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 )
+
+// TestMain sees to it that no goroutine of the package outlives the tests.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	buf := make([]byte, 1<<20)
+	for end := time.Now().Add(5 * time.Second); code == 0; time.Sleep(5 * time.Millisecond) {
+		stacks := string(buf[:runtime.Stack(buf, true)])
+		if !strings.Contains(stacks, "h1.(*") {
+			break
+		}
+		if time.Now().After(end) {
+			fmt.Fprintf(os.Stderr, "goroutines are left:\n%s\n", stacks)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
 
 // forwarder is the smallest handler: one backend, a stack of connections.
 type forwarder struct {

@@ -26,8 +26,8 @@ type parser struct {
 	pos   int // start of the line that isn't complete yet
 	scan  int // no line feed between pos and here
 	stage uint8
+	reply bool // it is a response
 	empty bool // an empty line came before the start line
-	odd   bool // some field has an odd name and is dropped
 	minor uint8
 
 	// Of a request.
@@ -137,6 +137,7 @@ func version(b []byte) (minor uint8, known, ok bool) {
 
 // response parses what is there of a response's head, like request.
 func (p *parser) response(buf []byte, end int, h *exchange.Head, lim limits) (done bool, f *flaw) {
+	p.reply = true
 	if p.stage == atStart {
 		if n := min(end-p.pos, 5); string(buf[p.pos:p.pos+n]) != "HTTP/"[:n] {
 			return false, malformed("response doesn't begin with a status line")
@@ -207,8 +208,8 @@ func (p *parser) fields(buf []byte, end int, h *exchange.Head, lim limits) (done
 			return false, f
 		}
 		h.Mark(from, name, value, valueEnd)
-		if odd {
-			p.odd = true
+		if odd && !p.reply {
+			// "X_User" is "X-User" to CGI, WSGI and PHP; "." is too, to some.
 			h.Drop(h.Len() - 1)
 		}
 	}

@@ -73,8 +73,7 @@ func mapFields(h http.Header, extra ...string) (out []string) {
 func ourRequest(in []byte, piece int) (m *message, fault *exchange.Fault) {
 	s := sweep.New()
 	nc := &script{in: slices.Clone(in), piece: piece}
-	var f *Front
-	f = NewFront(testConfig(s, handlerFunc(func(x *exchange.Exchange) {
+	f := NewFront(testConfig(s, handlerFunc(func(x *exchange.Exchange) {
 		c := x.Front.(*conn)
 		defer c.w.fail(exchange.NewFault(exchange.FromInternal, exchange.Internal, "one is enough"))
 		if fault = x.Fault; fault != nil {

@@ -135,8 +135,14 @@ func TestRefusedRequests(t *testing.T) {
 func TestAcceptedRequests(t *testing.T) {
 	b := backend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
+		var odd []string
+		for name := range r.Header {
+			if strings.ContainsAny(name, "_.") {
+				odd = append(odd, name)
+			}
+		}
 		fmt.Fprintf(w, "%s %s %s %q %v %q %q %q %v", r.Method, r.Host, r.RequestURI, body, err,
-			r.Header["A"], r.Header["X_Y"], r.Header["Hop"], r.Trailer)
+			r.Header["A"], odd, r.Header["Hop"], r.Trailer)
 	}))
 	addr, _ := proxy(t, b, nil)
 	tests := []struct{ name, in, want string }{

@@ -186,6 +186,7 @@ func TestTrailers(t *testing.T) {
 }
 
 func TestExpectContinue(t *testing.T) {
+	t.Parallel()
 	b := backend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/no" {
 			w.WriteHeader(413)
@@ -346,6 +347,7 @@ func TestUpgradeRefused(t *testing.T) {
 // TestEvents sees each event at once, and the client's departure at the
 // backend.
 func TestEvents(t *testing.T) {
+	t.Parallel()
 	next, left := make(chan string), make(chan struct{})
 	b := backend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -383,6 +385,7 @@ func TestEvents(t *testing.T) {
 
 // TestClientLeaves before there is an answer: the backend learns of it.
 func TestClientLeaves(t *testing.T) {
+	t.Parallel()
 	started, left := make(chan struct{}), make(chan struct{})
 	b := backend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		close(started)
@@ -406,6 +409,7 @@ func TestClientLeaves(t *testing.T) {
 // TestUploadBreaks: a client that leaves inside its body must not look to the
 // backend as if the body had ended.
 func TestUploadBreaks(t *testing.T) {
+	t.Parallel()
 	for _, in := range []string{"Content-Length: 100000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n10000\r\n"} {
 		got := make(chan error, 1)
 		started := make(chan struct{})

@@ -21,10 +21,12 @@ import (
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 )
 
 // TestBackendFaults: what a backend can do wrong after it took the request.
 func TestBackendFaults(t *testing.T) {
+	t.Parallel()
 	reset := func(nc net.Conn) {
 		_, _ = http.ReadRequest(bufio.NewReader(nc))
 		_ = nc.(*net.TCPConn).SetLinger(0)
@@ -166,6 +168,7 @@ func TestStrayBytes(t *testing.T) {
 }
 
 func TestSlowClients(t *testing.T) {
+	t.Parallel()
 	b := backend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) }))
 	for _, limit := range []time.Duration{200 * time.Millisecond, 2 * time.Second} {
 		addr, _ := proxy(t, b, func(c *FrontConfig, _ *forwarder) {
@@ -190,9 +193,49 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
-// TestStalledReader: a client that doesn't read is cut off, one that reads
-// slowly isn't.
+// TestSlowReader: a client that reads slowly, slower than the stall timeout
+// lets one piece go, isn't cut off.
+func TestSlowReader(t *testing.T) {
+	t.Parallel()
+	big := noise(8 << 20)
+	b := backend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/spliced" {
+			w.Header().Set("Content-Length", fmt.Sprint(len(big)))
+		}
+		_, _ = w.Write(big)
+	}))
+	addr, _ := proxy(t, b, func(c *FrontConfig, _ *forwarder) { c.StallTimeout = 2 * time.Second })
+	for _, path := range []string{"/spliced", "/copied"} {
+		t.Run(path[1:], func(t *testing.T) {
+			t.Parallel()
+			nc := dial(t, addr)
+			_ = nc.SetReadBuffer(64 << 10)
+			_, _ = io.WriteString(nc, "GET "+path+" HTTP/1.1\r\nHost: h\r\n\r\n")
+			res, err := http.ReadResponse(bufio.NewReader(nc), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tick := time.NewTicker(50 * time.Millisecond)
+			defer tick.Stop()
+			n := int64(0)
+			for range 100 { // 5 s
+				<-tick.C
+				m, err := io.CopyN(io.Discard, res.Body, 8<<10)
+				if n += m; err != nil {
+					t.Fatalf("after %d bytes: %v", n, err)
+				}
+			}
+			m, err := io.Copy(io.Discard, res.Body)
+			if n += m; err != nil || n != int64(len(big)) {
+				t.Errorf("got %d bytes, %v, want %d", n, err, len(big))
+			}
+		})
+	}
+}
+
+// TestStalledReader: a client that doesn't read is cut off.
 func TestStalledReader(t *testing.T) {
+	t.Parallel()
 	big := noise(16 << 20)
 	b := backend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write(big) }))
 	ended := make(chan error, 1)
@@ -212,6 +255,7 @@ func TestStalledReader(t *testing.T) {
 }
 
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	b := backend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
@@ -252,6 +296,7 @@ func TestDrain(t *testing.T) {
 
 // TestClose cuts a tunnel and a response that is under way.
 func TestClose(t *testing.T) {
+	t.Parallel()
 	b := rawBackend(t, func(nc net.Conn) {
 		br := bufio.NewReader(nc)
 		req, err := http.ReadRequest(br)
@@ -294,6 +339,7 @@ func TestClose(t *testing.T) {
 
 // TestIdleTunnel ends when nothing moves either way, not before.
 func TestIdleTunnel(t *testing.T) {
+	t.Parallel()
 	b := rawBackend(t, func(nc net.Conn) {
 		br := bufio.NewReader(nc)
 		if _, err := http.ReadRequest(br); err != nil {
@@ -446,4 +492,67 @@ func testCertificate(t *testing.T) tls.Certificate {
 		t.Fatal(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// TestDeafBackend takes a connection and reads nothing of a large request.
+func TestDeafBackend(t *testing.T) {
+	t.Parallel()
+	stop := make(chan struct{})
+	defer close(stop)
+	b := rawBackend(t, func(net.Conn) { <-stop })
+	addr, _ := proxy(t, b, func(_ *FrontConfig, h *forwarder) { h.cfg.Idle = 2 * time.Second })
+	res, err := newClient(t).Post("http://"+addr+"/", "", io.MultiReader(bytes.NewReader(noise(32<<20))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if got, _ := io.ReadAll(res.Body); res.StatusCode != 504 || !strings.Contains(string(got), "stopped reading") {
+		t.Errorf("answer = %d %q, want 504", res.StatusCode, got)
+	}
+}
+
+// TestHalfClosed: a client that closes its sending side counts as gone, but not
+// while requests that it sent before wait.
+func TestHalfClosed(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	b := backend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	}))
+	s := startSweeper(t)
+	h := &forwarder{addr: b, cfg: &ClientConfig{Sweeper: s}}
+	defer h.close()
+	faults := make(chan *exchange.Fault, 2)
+	h.after = func(x *exchange.Exchange, _ error) { faults <- x.Err }
+	addr := startFront(t, NewFront(testConfig(s, h)))
+	nc := dial(t, addr)
+	_, _ = io.WriteString(nc, strings.Repeat("GET / HTTP/1.1\r\nHost: h\r\n\r\n", 2))
+	_ = nc.CloseWrite()
+	round := s.Now()
+	eventually(t, "four sweeps", func() bool { return s.Now() > round+int64(4*sweep.Interval) })
+	select {
+	case f := <-faults:
+		t.Fatalf("first exchange ended: %v", f)
+	default:
+	}
+	release <- struct{}{}
+	if f := <-faults; f != nil {
+		t.Errorf("first exchange: %v", f)
+	}
+	if f := <-faults; f == nil || f.Kind != exchange.ClientGone {
+		t.Errorf("second exchange: %v, want %s", f, exchange.ClientGone)
+	}
+}
+
+// TestOldClient gets a body without a length until the connection's end.
+func TestOldClient(t *testing.T) {
+	b := rawBackend(t, answering("HTTP/1.1 200 OK\r\nX_Y: 1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nT: 1\r\n\r\n"))
+	addr, _ := proxy(t, b, nil)
+	got := exchangeRaw(t, addr, "GET / HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n")
+	if strings.Contains(got, "Transfer-Encoding") || !strings.Contains(got, "Connection: close\r\n\r\nabcde") || !strings.Contains(got, "X_Y: 1") {
+		t.Errorf("answer = %q", got)
+	}
 }
