@@ -1,0 +1,216 @@
+#!/bin/bash
+# Boots Debian 12 with systemd in a container of its own, installs a deb of
+# sidegate there as a user would, and checks its life: installed, enabled,
+# answering, reloaded, killed, upgraded, purged.
+#
+#   packaging/boot-test.sh [dist/sidegate_VERSION_amd64.deb]
+#
+# Needs root, systemd-nspawn (systemd-container) and mmdebstrap. The base is made
+# once, in .cache/boot. One line for each check; then passed=N failed=N. Exits
+# with 1 when a check failed, with 2 when this machine can't run it.
+#
+# shellcheck disable=SC2016 # most of these commands expand in the container
+set -u
+cd "$(dirname "$0")/.." || exit 2
+
+can_not() {
+    echo "boot-test: can't run here: $*" >&2
+    exit 2
+}
+
+deb=${1:-}
+if [ -z "$deb" ]; then
+    for f in dist/sidegate_*_"$(dpkg --print-architecture 2>/dev/null || echo amd64)".deb; do
+        if [ -e "$f" ]; then deb=$f; fi
+    done
+fi
+[ -e "$deb" ] || can_not "no deb given, and none in dist/ (make package)"
+deb=$(realpath "$deb")
+[ "$(id -u)" = 0 ] || can_not "not root"
+for tool in systemd-nspawn mmdebstrap nsenter dpkg-deb; do
+    command -v "$tool" >/dev/null || can_not "$tool is missing (apt-get install systemd-container mmdebstrap)"
+done
+
+base=.cache/boot/base.tar
+sources=/etc/apt/sources.list.d/debian.sources
+[ -e "$sources" ] || sources=/etc/apt/sources.list
+if [ ! -e "$base" ]; then
+    echo "boot-test: making the Debian base, once" >&2
+    mkdir -p .cache/boot
+    mmdebstrap --quiet --mode=root --variant=minbase \
+        --include=systemd,systemd-sysv,dbus,curl,ca-certificates,iproute2,procps \
+        --dpkgopt='path-exclude=/usr/share/locale/*' \
+        bookworm "$base.new" "$sources" || can_not "mmdebstrap failed"
+    mv "$base.new" "$base"
+fi
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/sidegate-boot.XXXXXX") || can_not "no temporary folder"
+root=$work/root
+name=sidegate-boot-$$
+nspawn=
+cgroups=()
+init=
+
+# Ends the container and takes away what this script made, no more.
+tidy() {
+    if [ -n "$init" ]; then
+        kill -s RTMIN+4 "$init" 2>/dev/null # systemd's poweroff
+        for _ in $(seq 100); do
+            kill -0 "$nspawn" 2>/dev/null || break
+            sleep 0.1
+        done
+    fi
+    if [ -n "$nspawn" ]; then
+        kill -KILL "$nspawn" 2>/dev/null
+        wait "$nspawn" 2>/dev/null
+    fi
+    for c in "${cgroups[@]}"; do
+        find "$c" -depth -type d -exec rmdir {} + 2>/dev/null
+    done
+    rm -rf --one-file-system "$work"
+}
+trap tidy EXIT
+trap 'exit 2' INT TERM
+
+mkdir "$root"
+tar -C "$root" -xf "$base" || can_not "the base can't be unpacked"
+echo boot-test >"$root/etc/hostname"
+mkdir -p "$root/root/pkg"
+cp "$deb" "$root/root/pkg/sidegate.deb"
+# The same package as a later version, for the upgrade.
+if ! {
+    dpkg-deb -R "$deb" "$work/next" &&
+        sed -i 's/^Version: .*/&+next/' "$work/next/DEBIAN/control" &&
+        dpkg-deb --root-owner-group -b "$work/next" "$root/root/pkg/next.deb" >/dev/null
+}; then
+    can_not "the deb can't be built again"
+fi
+rm -rf "$work/next"
+
+# Where systemd doesn't run the host, the container gets a cgroup of its own.
+boot=(systemd-nspawn --quiet --directory="$root" --machine="$name" --boot
+    --private-network --console=pipe --link-journal=no)
+if [ ! -d /run/systemd/system ]; then
+    boot+=(--register=no --keep-unit)
+    export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
+    for c in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
+        if [ -e "$c/cgroup.procs" ] && mkdir "$c/$name" 2>/dev/null; then
+            cgroups+=("$c/$name")
+        fi
+    done
+fi
+(
+    for c in "${cgroups[@]}"; do echo "$BASHPID" >"$c/cgroup.procs"; done
+    exec "${boot[@]}" </dev/null >"$work/console" 2>&1
+) &
+nspawn=$!
+
+# PID 1 of the container: the child of nspawn in another PID namespace.
+find_init() {
+    local p
+    local children
+    children=$(cat "/proc/$nspawn/task/$nspawn/children" 2>/dev/null)
+    for p in $children; do
+        if [ "$(readlink "/proc/$p/ns/pid")" != "$(readlink /proc/self/ns/pid)" ]; then
+            init=$p
+            return 0
+        fi
+    done
+    return 1
+}
+within() { # SECONDS COMMAND...: until it succeeds
+    local end=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        [ $SECONDS -lt $end ] || return 1
+        sleep 0.2
+    done
+}
+inside() {
+    nsenter -t "$init" -m -u -i -n -p -C -- \
+        env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C DEBIAN_FRONTEND=noninteractive "$@"
+}
+sh_in() { inside /bin/sh -c "$1"; }
+
+within 60 find_init || { cat "$work/console" >&2; can_not "systemd-nspawn started no init"; }
+booted() { [[ "$(inside systemctl is-system-running 2>/dev/null)" =~ ^(running|degraded)$ ]]; }
+within 120 booted || { tail -n 40 "$work/console" >&2; can_not "the container didn't boot"; }
+sh_in 'ip link set lo up'
+
+passed=0 failed=0
+check() { # WHAT SHELL-COMMAND: in the container
+    local out
+    if out=$(sh_in "$2" 2>&1); then
+        passed=$((passed + 1))
+        echo "ok      $1"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $1"
+        printf '%s\n' "$out" | tail -n 15 | sed 's/^/        /'
+    fi
+}
+eventually() { # SECONDS SHELL-COMMAND, as a shell command
+    echo "end=\$((\$(date +%s) + $1)); until { $2; } >/dev/null 2>&1; do [ \$(date +%s) -lt \$end ] || { $2; exit 1; }; sleep 0.1; done"
+}
+pid='$(systemctl show -P MainPID sidegate)'
+
+check "installs" 'dpkg -i /root/pkg/sidegate.deb'
+check "isn't started by the installation" '! systemctl is-active --quiet sidegate && ! systemctl is-enabled --quiet sidegate'
+check "has made its user, without a login" 'getent passwd sidegate | grep -q :/usr/sbin/nologin$'
+check "has the configuration as a conffile" 'dpkg-query -W -f "\${Conffiles}" sidegate | grep -q " /etc/sidegate/sidegate.hcl "'
+check "accepts its own configuration" 'sidegate validate'
+check "the unit is without faults" 'out=$(systemd-analyze verify --man=no sidegate.service 2>&1); echo "$out"; test -z "$out"'
+check "the unit's exposure is 1.5 at most" 'systemd-analyze security --no-pager --threshold=15 sidegate.service | tail -n 1'
+check "enable --now starts it" 'systemctl enable --now sidegate || { journalctl -u sidegate --no-pager | tail; exit 1; }'
+check "is active and enabled" 'systemctl is-active sidegate && systemctl is-enabled sidegate'
+check "answers on 443 (TLS, 404 without routes)" "$(eventually 30 'test "$(curl -sk -o /dev/null -w %{http_code} https://localhost/)" = 404')"
+check "answers HTTP/2 on 443" 'test "$(curl -sk --http2 -o /dev/null -w %{http_version} https://localhost/)" = 2'
+check "listens for HTTP/3 on UDP 443" 'ss -Hlun "sport = :443" | grep -q .'
+check "redirects from 80 to https" 'curl -s -o /dev/null -w "%{http_code} %{redirect_url}" http://localhost/x?y | grep -qx "308 https://localhost/x?y"'
+check "has a whole backlog" 'ss -Hltn "sport = :443" | awk "{ exit !(\$3 >= 4096) }"'
+check "admin answers on loopback" 'curl -sf http://127.0.0.1:9901/readyz'
+check "runs as sidegate, not root" "test \"\$(ps -o user= -p $pid)\" = sidegate"
+check "has CAP_NET_BIND_SERVICE and nothing else" "grep -q '^CapEff:.0000000000000400\$' /proc/$pid/status && grep -q '^CapBnd:.0000000000000400\$' /proc/$pid/status"
+check "its state folder is its own, 0700" 'test "$(stat -c "%U %a" /var/lib/sidegate)" = "sidegate 700"'
+check "reload keeps the process and takes the new configuration" "
+    before=$pid
+    printf 'route \"hello\" {\n  hosts = [\"localhost\"]\n  respond {\n    status = 200\n    body   = \"hello\"\n  }\n}\n' >/etc/sidegate/hello.hcl
+    systemctl reload sidegate || exit 1
+    $(eventually 20 'test "$(curl -sk https://localhost/)" = hello')
+    test \"\$before\" = \"$pid\""
+check "reload of a broken file fails, and the old one serves on" '
+    echo "rout" >/etc/sidegate/broken.hcl
+    if systemctl reload sidegate; then exit 1; fi
+    rm /etc/sidegate/broken.hcl
+    systemctl is-active sidegate && test "$(curl -sk https://localhost/)" = hello'
+check "is started again after kill -9" "
+    before=$pid
+    kill -9 \$before
+    $(eventually 30 'systemctl is-active --quiet sidegate && test "$(curl -sk https://localhost/)" = hello')
+    test \"\$before\" != \"$pid\" && test \"\$(systemctl show -P NRestarts sidegate)\" -ge 1"
+check "an upgrade keeps an edited configuration and restarts" "
+    before=$pid
+    echo '# edited' >>/etc/sidegate/sidegate.hcl
+    dpkg -i --force-confold /root/pkg/next.deb || exit 1
+    grep -q '^# edited' /etc/sidegate/sidegate.hcl || exit 1
+    $(eventually 30 'systemctl is-active --quiet sidegate && test "$(curl -sk https://localhost/)" = hello')
+    test \"\$before\" != \"$pid\" && systemctl is-enabled sidegate"
+check "an upgrade that refuses the configuration leaves the old process" "
+    before=$pid
+    echo rout >/etc/sidegate/broken.hcl
+    dpkg -i /root/pkg/next.deb || exit 1
+    rm /etc/sidegate/broken.hcl
+    test \"\$before\" = \"$pid\" && test \"\$(curl -sk https://localhost/)\" = hello"
+check "stops within its time, cleanly" 'systemctl stop sidegate && test "$(systemctl show -P Result sidegate)" = success'
+check "a broken configuration fails the start and says where" '
+    echo rout >/etc/sidegate/broken.hcl
+    if systemctl start sidegate; then exit 1; fi
+    rm /etc/sidegate/broken.hcl
+    journalctl -u sidegate --no-pager | grep -q broken.hcl:1'
+check "starts again once it is mended" 'systemctl reset-failed sidegate; systemctl start sidegate'
+check "removal stops it and keeps the configuration" 'dpkg -r sidegate && ! systemctl is-active --quiet sidegate && test -e /etc/sidegate/sidegate.hcl && ! pgrep -x sidegate'
+check "purge removes configuration and state" 'dpkg -P sidegate && test ! -e /etc/sidegate && test ! -e /var/lib/sidegate'
+check "no unit has failed" 'systemctl --failed --no-legend --plain | grep sidegate && exit 1; true'
+
+echo "passed=$passed failed=$failed"
+[ "$failed" = 0 ]
