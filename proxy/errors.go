@@ -34,6 +34,7 @@ var problems = map[exchange.Kind]problem{
 
 	exchange.NoRoute:          {404, "12", "Nothing is routed here", ""},
 	exchange.MethodNotAllowed: {405, "12", "The method is not allowed here", ""},
+	exchange.RouteEnded:       {410, "5", "This has ended", ""},
 
 	exchange.NoInstance:       {503, "14", "The service has no running instance", "1"},
 	exchange.Overloaded:       {503, "14", "The service is overloaded", "1"},

@@ -139,6 +139,12 @@ func (l *line) match() *exchange.Fault {
 // run takes the request through its policies to whoever answers.
 func (l *line) run(trusted bool) *exchange.Fault {
 	x, r := l.x, l.r
+	var to *Share
+	if r.Answer == nil { // chosen by chance alone, so that a refused request moves no balancer
+		to = r.share()
+		l.stats = to.Stats
+		x.ServiceName = to.Service
+	}
 	forward(x, trusted)
 	verdict, seen, err := r.Chain.Request(x)
 	l.seen = seen
@@ -148,7 +154,7 @@ func (l *line) run(trusted bool) *exchange.Fault {
 	if verdict == policy.Done {
 		return nil
 	}
-	if r.Answer != nil {
+	if to == nil {
 		if _, err := r.Answer.Request(x); err != nil {
 			return asFault(err, exchange.FromPolicy)
 		}
@@ -158,10 +164,7 @@ func (l *line) run(trusted bool) *exchange.Fault {
 	if r.Mirror != nil {
 		r.Mirror.send(x)
 	}
-	s := r.share()
-	l.stats = s.Stats
-	x.ServiceName = s.Service
-	return s.Pool.Send(x)
+	return to.Pool.Send(x)
 }
 
 func (l *line) respond() {

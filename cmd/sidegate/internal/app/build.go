@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/admin"
@@ -33,23 +34,22 @@ type ready struct {
 	hosts    []string
 }
 
-// prepare makes a configuration ready, with what the feeds say (nil: nothing).
+// prepare makes a configuration ready, with what the feeds said (nil: nothing).
 // Files beat KV, and KV beats registrations; what of KV and registrations is
 // wrong or in conflict becomes a problem of its own and harms nothing else.
-func (a *App) prepare(file *config.File, f *feeds) (*ready, error) {
+func (a *App) prepare(file *config.File, f *said) (*ready, error) {
 	a.planning = file
 	d := &draft{file: file, fixed: map[*config.Route]bool{}}
 	for _, r := range file.Routes {
 		d.fixed[r] = true
 	}
 	if f != nil {
-		claims, problems, kv := f.read()
-		parts, bad := config.ParseKV(kv, config.Options{Kinds: kinds(), Env: a.opt.Env})
+		parts, bad := config.ParseKV(f.kv, config.Options{Kinds: kinds(), Env: a.opt.Env})
 		d.add(bad)
 		for _, p := range parts {
 			p.Origin = "KV " + p.Origin
 		}
-		parts = append(parts, d.claimed(claims, problems)...)
+		parts = append(parts, d.claimed(f.claims, f.problems)...)
 		if len(parts) > 0 {
 			d.file, bad = file.Merge(parts)
 			d.add(bad)
@@ -139,9 +139,10 @@ func (a *App) compile(d *draft) (*ready, error) {
 	var compiled []*proxy.Route
 	var rules []route.Rule
 	used := map[string]bool{}
+	conditions := sync.OnceValues(condition.NewCompiler) // made for the first when, if there is one
 	for _, r := range d.file.Routes {
 		origin, fixed := d.file.Origin(r), d.fixed[r]
-		p, rule, err := compileRoute(r, bundles)
+		p, rule, err := compileRoute(r, bundles, conditions)
 		if err != nil && fixed {
 			diags.Errorf(r.Range, "", "route %q: %v", r.Name, err)
 			continue
@@ -198,10 +199,14 @@ func servicesOf(r *config.Route) []string {
 }
 
 // compileRoute makes a route's rule and chain; connect adds the pools.
-func compileRoute(r *config.Route, bundles map[string][]config.Block) (*proxy.Route, route.Rule, error) {
+func compileRoute(r *config.Route, bundles map[string][]config.Block, conditions func() (*condition.Compiler, error)) (*proxy.Route, route.Rule, error) {
 	rule := r.Rule()
 	if r.When != "" {
-		c, err := condition.Compile(r.When)
+		compiler, err := conditions()
+		if err != nil {
+			return nil, rule, err
+		}
+		c, err := compiler.Compile(r.When)
 		if err != nil {
 			return nil, rule, fmt.Errorf("when: %w", err)
 		}
@@ -218,7 +223,10 @@ func compileRoute(r *config.Route, bundles map[string][]config.Block) (*proxy.Ro
 	case r.Respond != nil:
 		p.Answer, err = answer.Respond(*r.Respond)
 	}
-	return p, rule, err
+	if err != nil {
+		return nil, rule, err
+	}
+	return p, rule, p.Chain.CheckParams(route.Params(r.Paths))
 }
 
 // policies are those of a route's bundles and its own, in the fixed order. A

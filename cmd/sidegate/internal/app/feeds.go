@@ -28,6 +28,7 @@ type feeds struct {
 	problems []discovery.Problem
 	kv       map[string][]byte
 	known    [2]bool // claims, KV: live or from disk
+	version  int     // counts what the feeds said
 	first    chan struct{}
 	dirty    chan struct{}
 }
@@ -47,16 +48,22 @@ func (f *feeds) wait(d time.Duration) {
 	}
 }
 
-// set takes over a feed's answer; live says that it isn't from disk.
+// set takes over a feed's answer, if apply isn't nil.
 func (f *feeds) set(which int, apply func()) {
 	f.mu.Lock()
-	apply()
+	if apply != nil {
+		apply()
+		f.version++
+	}
 	before := f.known[feedClaims] && f.known[feedKV]
 	f.known[which] = true
 	if !before && f.known[feedClaims] && f.known[feedKV] {
 		close(f.first)
 	}
 	f.mu.Unlock()
+	if apply == nil {
+		return
+	}
 	select {
 	case f.dirty <- struct{}{}:
 	default:
@@ -69,11 +76,19 @@ func (f *feeds) isKnown(which int) bool {
 	return f.known[which]
 }
 
+// said is what the feeds have said so far.
+type said struct {
+	claims   []discovery.Claim
+	problems []discovery.Problem
+	kv       map[string][]byte
+	version  int
+}
+
 // read is a consistent copy.
-func (f *feeds) read() (claims []discovery.Claim, problems []discovery.Problem, kv map[string][]byte) {
+func (f *feeds) read() said {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.claims, f.problems, f.kv
+	return said{f.claims, f.problems, f.kv, f.version}
 }
 
 // storedClaims is what the disk keeps of the claims.
@@ -94,7 +109,7 @@ func (a *App) feed(ctx context.Context) {
 		case <-ctx.Done():
 		case <-a.feeds.dirty:
 			pause(ctx, feedSettle)
-			if a.serving() {
+			if a.serving() && a.view.shows() != a.feeds.read().version {
 				a.refresh(ctx)
 			}
 		}
@@ -105,8 +120,8 @@ func (a *App) feed(ctx context.Context) {
 // fromDisk uses the stored answers when Consul is slow or away at the start.
 func (a *App) fromDisk(ctx context.Context) {
 	if a.consul.client() == nil {
-		a.feeds.set(feedClaims, func() {})
-		a.feeds.set(feedKV, func() {})
+		a.feeds.set(feedClaims, nil)
+		a.feeds.set(feedKV, nil)
 		return
 	}
 	pause(ctx, feedPatience)

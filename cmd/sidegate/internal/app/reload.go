@@ -33,7 +33,8 @@ const (
 func (a *App) enforce(file *config.File, listeners bool) error {
 	a.build.Lock()
 	defer a.build.Unlock()
-	r, err := a.prepare(file, &a.feeds)
+	said := a.feeds.read()
+	r, err := a.prepare(file, &said)
 	if err != nil {
 		return err
 	}
@@ -65,7 +66,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 		}
 	}
 	a.stats.Retain(inUse(r.table))
-	a.view.enforced(r, listeners)
+	a.view.enforced(r, said.version, listeners)
 	return nil
 }
 

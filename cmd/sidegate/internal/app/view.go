@@ -31,14 +31,16 @@ type viewState struct {
 	rejectedBy string
 	draining   bool
 	found      []admin.Problem
+	version    int // of the feeds
 	last       [sha256.Size]byte // fingerprint of the files that were last tried
 }
 
-// enforced notes a configuration that is in force now; listeners tells that it
-// came from the files.
-func (v *viewState) enforced(r *ready, files bool) {
+// enforced notes a configuration that is in force now, with which version of
+// the feeds; files tells that it was loaded anew.
+func (v *viewState) enforced(r *ready, version int, files bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.version = version
 	v.found = r.problems
 	if files {
 		if !v.loaded.IsZero() {
@@ -46,6 +48,13 @@ func (v *viewState) enforced(r *ready, files bool) {
 		}
 		v.loaded, v.rejectedAt, v.rejectedBy = time.Now(), time.Time{}, ""
 	}
+}
+
+// shows is the version of the feeds that is in force.
+func (v *viewState) shows() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.version
 }
 
 func (v *viewState) rejected(err error) {
@@ -325,7 +334,8 @@ func offline(ctx context.Context, opt Options, f func(*proxy.Table) error) error
 	})
 	end.background("feeds", a.feed)
 	a.feeds.wait(2 * time.Second)
-	r, err := a.prepare(file, &a.feeds)
+	said := a.feeds.read()
+	r, err := a.prepare(file, &said)
 	if err != nil {
 		return err
 	}

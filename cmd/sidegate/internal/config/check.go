@@ -259,6 +259,9 @@ func (c *checker) tls() {
 			c.errorf(a, "email", "", "acme: %q isn't an e-mail address", a.Email)
 		}
 	}
+	if t.OnDemand != nil && t.ACME == nil && !c.broken[t] {
+		c.errorf(t.OnDemand, "", "Add acme { … } beside it.", "tls: on_demand says which names may get a certificate, and there is no acme block to get it from")
+	}
 	if o := t.OnDemand; o != nil && !c.broken[o] {
 		if err := webURL(o.Ask, "http", "https"); err != nil {
 			c.errorf(o, "ask", "", "on_demand: ask: %v", err)
