@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -184,10 +183,7 @@ func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
 		return
 	}
 	tc := tls.Server(nc, v.tls)
-	ctx, cancel := context.WithTimeout(context.Background(), v.cfg.Limits.HeaderTimeout)
-	err := tc.HandshakeContext(ctx)
-	cancel()
-	if err != nil {
+	if err := handshake(tc, v.cfg.Limits.HeaderTimeout); err != nil {
 		v.failed.Add(1)
 		_ = nc.Close()
 		return
@@ -202,6 +198,20 @@ func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
 	default:
 		v.h1.ServeConn(tc, info, nil)
 	}
+}
+
+// handshake runs on a goroutine of its own, which it awaits: the handshake
+// needs a deep stack, and the connection's goroutine would keep it while idle.
+func handshake(tc *tls.Conn, limit time.Duration) error {
+	if err := tc.SetDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- tc.Handshake() }()
+	if err := <-done; err != nil {
+		return err
+	}
+	return tc.SetDeadline(time.Time{})
 }
 
 // readProxyHeader takes the PROXY protocol header, which only trusted proxies

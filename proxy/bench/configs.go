@@ -36,7 +36,7 @@ http {
 const haproxyConf = `
 global
   nbthread 1
-  maxconn 8000
+  maxconn 4096
   ssl-default-bind-options ssl-min-ver TLSv1.2
 defaults
   mode http

@@ -16,7 +16,7 @@
 //
 // # Goroutines
 //
-// Run starts, and awaits: the sweeper, the access log's writer, the snapshots'
+// Run starts, and awaits: the sweeper, the memory's tidying, the access log's writer, the snapshots'
 // writer, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
@@ -202,6 +202,7 @@ func (a *App) Run(ctx context.Context) error {
 // needs.
 func (a *App) start(end *cleanups) error {
 	end.background("sweeper", a.sweeper.Run)
+	end.background("memory", tidyMemory)
 	end.background("snapshots", func(ctx context.Context) {
 		if err := a.snapshots.Run(ctx); err != nil {
 			a.log.WithError(err).Warn("the last snapshots weren't written")
