@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -133,6 +134,20 @@ func (cs *connections) put(c *conn, now int64) {
 	}
 	cs.mu.Unlock()
 	c.shut()
+}
+
+// evict closes the connection that was idle the longest.
+func (cs *connections) evict() {
+	cs.mu.Lock()
+	var c *conn
+	if len(cs.idle) > 0 {
+		c = cs.idle[0]
+		cs.idle = slices.Delete(cs.idle, 0, 1)
+	}
+	cs.mu.Unlock()
+	if c != nil {
+		c.shut()
+	}
 }
 
 // join returns a shared connection with room for one more exchange, or nil;

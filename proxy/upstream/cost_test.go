@@ -3,7 +3,9 @@ package upstream
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
+	"sync"
 	"testing"
 
 	"github.com/sidegate-proxy/sidegate/discovery"
@@ -38,6 +40,9 @@ func many(n int) []discovery.Instance {
 }
 
 func TestSendAllocatesNothing(t *testing.T) {
+	if raceDetector {
+		t.Skip("sync.Pool forgets on purpose under the race detector")
+	}
 	for _, balance := range []string{"ewma", "round_robin", "least_request", "random", "hash"} {
 		cfg := &Config{Balance: balance}
 		if balance == "hash" {
@@ -107,5 +112,68 @@ func BenchmarkEject(b *testing.B) {
 	for b.Loop() {
 		be.p.eject(list[i%4000], be.g.now(), "test")
 		i++
+	}
+}
+
+// pong is a backend that allocates nothing.
+func pong(t testing.TB) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+	answer := []byte("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+	wg.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer nc.Close()
+				buf := make([]byte, 4<<10)
+				for {
+					if _, err := nc.Read(buf); err != nil {
+						return
+					}
+					if _, err := nc.Write(answer); err != nil {
+						return
+					}
+				}
+			})
+		}
+	})
+	return l.Addr().String()
+}
+
+func TestHTTP1AllocatesNothing(t *testing.T) {
+	if raceDetector {
+		t.Skip("sync.Pool forgets on purpose under the race detector")
+	}
+	addr := pong(t)
+	b := newBench(t, &Config{}, Deps{}, at(addr))
+	x := request("GET", "/")
+	buf := make([]byte, 64)
+	once := func() {
+		x.Tries = 0
+		if f := b.p.Send(x); f != nil {
+			t.Fatal(f)
+		}
+		for x.ResponseBody != nil {
+			if _, err := x.ResponseBody.Read(buf); err == io.EOF {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		x.Lease.Release(x, nil)
+		x.ResponseBody = nil
+	}
+	for range 100 {
+		once()
+	}
+	if n := testing.AllocsPerRun(500, once); n != 0 {
+		t.Errorf("%v allocations for a request", n)
 	}
 }

@@ -178,6 +178,9 @@ func (g *Group) connect(in *instance, s *settings, x *exchange.Exchange, fresh b
 			return c, true, nil
 		}
 	}
+	if int(in.conns.open.Load()) >= s.limits.Connections {
+		in.conns.evict() // idle ones that don't fit count, too
+	}
 	c, f = g.open(in, s, x, name)
 	return c, false, f
 }

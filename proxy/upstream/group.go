@@ -206,7 +206,7 @@ func (p *Pool) apply(e *planned) {
 	order := p.order
 	p.restartChecks(was, e.settings)
 	p.restartWatch(e)
-	p.mu.Unlock()
+	p.unlock()
 	if was != nil && was.route != e.settings.route {
 		for _, in := range order {
 			in.conns.retireOthers(e.settings.route)

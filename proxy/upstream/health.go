@@ -163,7 +163,7 @@ func (c *checker) due() []*instance {
 func (p *Pool) checked(ctx context.Context, in *instance, err error, h *HealthCheckConfig) {
 	now := p.g.now()
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	in.check.busy = false
 	if ctx.Err() != nil {
 		return // the checker ends: the result may be its doing
@@ -173,11 +173,12 @@ func (p *Pool) checked(ctx context.Context, in *instance, err error, h *HealthCh
 	}
 	turned := in.check.take(err, h)
 	if turned {
-		log := p.log.WithFields(logrus.Fields{"instance": in.addr, "check": in.check.state.String()})
+		fields := logrus.Fields{"instance": in.addr, "check": in.check.state.String()}
 		if err != nil {
-			log.WithError(err).Warn("check fails")
+			fields[logrus.ErrorKey] = err
+			p.note(logrus.WarnLevel, fields, "check fails")
 		} else {
-			log.Info("check passes")
+			p.note(logrus.InfoLevel, fields, "check passes")
 		}
 	}
 	if err == nil && in.check.state == checkPassing && in.ejectedUntil != 0 {

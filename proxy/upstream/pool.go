@@ -32,7 +32,11 @@ type Pool struct {
 	ready     chan struct{} // closed with the first set
 	readyOnce sync.Once
 
-	mu        sync.Mutex // guards what follows and the fields of instances that say so
+	// Guards what follows and the fields of instances that say so. It is left
+	// with unlock, which says in the log what happened.
+	mu        sync.Mutex
+	notes     []note
+	rebuilt   bool
 	instances map[string]*instance
 	order     []*instance // by address
 	settled   bool        // the first set is in; instances that come now start slowly
@@ -58,6 +62,33 @@ func newPool(g *Group, name string) *Pool {
 	}
 }
 
+// note is something for the log: written without the lock, since a log may be
+// slow.
+type note struct {
+	level  logrus.Level
+	fields logrus.Fields
+	text   string
+}
+
+// note keeps a line for unlock. p.mu is held.
+func (p *Pool) note(level logrus.Level, fields logrus.Fields, text string) {
+	p.notes = append(p.notes, note{level, fields, text})
+}
+
+// unlock ends what p.mu guards, and tells about it: the log, and those who wait
+// for an instance.
+func (p *Pool) unlock() {
+	notes, rebuilt := p.notes, p.rebuilt
+	p.notes, p.rebuilt = nil, false
+	p.mu.Unlock()
+	if rebuilt {
+		p.queue.wakeAll()
+	}
+	for _, n := range notes {
+		p.log.WithFields(n.fields).Log(n.level, n.text)
+	}
+}
+
 // Name is the service's name.
 func (p *Pool) Name() string { return p.name }
 
@@ -74,14 +105,13 @@ func (p *Pool) update(id int, set []discovery.Instance) {
 	p.rebuild(now)
 	first := !p.settled
 	p.settled = true
-	total := len(p.order)
-	p.mu.Unlock()
+	if first || len(added)+len(gone) > 0 {
+		p.note(logrus.InfoLevel, logrus.Fields{"instances": len(p.order), "added": some(added), "removed": some(addresses(gone))}, "instances changed")
+	}
+	p.unlock()
 
 	for _, in := range gone {
 		in.conns.retire()
-	}
-	if first || len(added)+len(gone) > 0 {
-		p.log.WithFields(logrus.Fields{"instances": total, "added": some(added), "removed": some(addresses(gone))}).Info("instances changed")
 	}
 	p.readyOnce.Do(func() { close(p.ready) })
 }
@@ -145,7 +175,7 @@ func some(list []string) []string {
 func (p *Pool) eject(in *instance, now int64, why string) {
 	s := p.settings.Load()
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	if in.ejectedUntil != 0 || p.instances[in.addr] != in {
 		return
 	}
@@ -165,13 +195,13 @@ func (p *Pool) eject(in *instance, now int64, why string) {
 	d := time.Duration(in.ejections) * s.outlier.Eject
 	in.ejectedUntil, in.ejectedWhy = now+int64(d), why
 	p.rebuild(now)
-	p.log.WithFields(logrus.Fields{"instance": in.addr, "for": d.String(), "why": why}).Warn("instance ejected")
+	p.note(logrus.WarnLevel, logrus.Fields{"instance": in.addr, "for": d.String(), "why": why}, "instance ejected")
 }
 
 // readmit ends an ejection. p.mu is held, and the caller rebuilds.
 func (p *Pool) readmit(in *instance, now int64, why string) {
 	in.ejectedUntil, in.ejectedLast = 0, now
-	p.log.WithFields(logrus.Fields{"instance": in.addr, "why": why}).Info("instance back from ejection")
+	p.note(logrus.InfoLevel, logrus.Fields{"instance": in.addr, "why": why}, "instance back from ejection")
 }
 
 // keep ends ejections whose time is over and feeds the retry budget. The keeper
@@ -189,7 +219,7 @@ func (p *Pool) keep(now int64) {
 	if changed {
 		p.rebuild(now)
 	}
-	p.mu.Unlock()
+	p.unlock()
 }
 
 // sweep closes connections that were idle for long.

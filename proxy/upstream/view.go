@@ -1,6 +1,8 @@
 package upstream
 
 import (
+	"github.com/sirupsen/logrus"
+
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy/balance"
 )
@@ -96,7 +98,7 @@ func (p *Pool) rebuild(now int64) {
 	if was := p.view.Swap(v); was != nil && was.panic != v.panic {
 		p.saidPanic(v)
 	}
-	p.queue.wakeAll()
+	p.rebuilt = true
 }
 
 // turned notes whether an instance is healthy. One that comes back starts anew:
@@ -113,10 +115,10 @@ func (p *Pool) turned(in *instance, healthy bool, now int64, s *settings) {
 }
 
 func (p *Pool) saidPanic(v *view) {
-	log := p.log.WithField("healthy", v.healthy).WithField("instances", v.total)
+	fields := logrus.Fields{"healthy": v.healthy, "instances": v.total}
 	if v.panic {
-		log.Warn("too few healthy instances: health is ignored")
+		p.note(logrus.WarnLevel, fields, "too few healthy instances: health is ignored")
 	} else {
-		log.Info("enough healthy instances again")
+		p.note(logrus.InfoLevel, fields, "enough healthy instances again")
 	}
 }
