@@ -126,8 +126,12 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a.snapshots = discovery.NewSnapshots(filepath.Join(file.StateDir, "snapshots"), a.log.WithField("component", "snapshots"))
 	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
 	a.remembered = a.snapshots.Wrap("consul", a.consul)
+	deps := edgetls.Deps{Log: a.log, StateDir: file.StateDir}
+	if file.Consul != nil {
+		deps.KV = placeStore{a.consul}
+	}
 	var err error
-	if a.certs, err = edgetls.NewManager(edgetls.Deps{Log: a.log.WithField("component", "tls"), StateDir: file.StateDir}); err != nil {
+	if a.certs, err = edgetls.NewManager(deps); err != nil {
 		return nil, err
 	}
 	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Challenge: a.certs.HTTPChallenge})
@@ -328,6 +332,9 @@ func Validate(opt Options) (summary string, err error) {
 	r, err := a.prepare(file, nil)
 	if err != nil {
 		return "", err
+	}
+	for _, w := range r.certs.Warnings() {
+		fmt.Fprintln(opt.Stderr, "warning:", w)
 	}
 	return fmt.Sprintf("%d routes, %d services, %d listeners", len(r.table.Routes), len(r.services), len(file.Listeners)), nil
 }

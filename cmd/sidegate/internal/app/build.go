@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -174,7 +175,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 		return nil, err
 	}
 	slices.Sort(out.hosts)
-	if out.certs, err = a.certs.Plan(&d.file.TLS, slices.Compact(out.hosts)); err != nil {
+	if out.certs, err = a.certs.Plan(certificates(d.file), slices.Compact(out.hosts)); err != nil {
 		return nil, err
 	}
 	for i, p := range compiled {
@@ -183,6 +184,23 @@ func (a *App) compile(d *draft) (*ready, error) {
 	out.table = &proxy.Table{Matcher: matcher, Routes: compiled, Trust: proxy.Trust(d.file.TrustedProxies), Log: a.accessLog, HTTPS: redirects(d.file)}
 	out.problems = d.problems
 	return out, nil
+}
+
+// certificates is the tls block, with ACME where it goes without saying: when
+// the gateway listens on the ports that a certificate authority comes to.
+func certificates(file *config.File) *edgetls.Settings {
+	s := file.TLS
+	if s.ACME != nil {
+		return &s
+	}
+	for _, l := range file.Listeners {
+		host, port, err := net.SplitHostPort(l.Address)
+		if ip := net.ParseIP(host); err == nil && l.TLS && port == "443" && (ip == nil && host == "" || ip != nil && !ip.IsLoopback()) {
+			s.ACME = &edgetls.ACMESettings{}
+			config.Defaults(s.ACME)
+		}
+	}
+	return &s
 }
 
 // servicesOf names the services that a route sends requests to.

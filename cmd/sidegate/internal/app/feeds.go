@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -165,7 +166,8 @@ func (a *App) watchKV(ctx context.Context) {
 			<-ctx.Done()
 			return nil
 		}
-		return c.WatchKV(ctx, prefix, func(kv map[string][]byte) {
+		return c.WatchKV(ctx, prefix, func(all map[string][]byte) {
+			kv := documents(all, prefix)
 			a.feeds.set(feedKV, func() { a.feeds.kv = kv })
 			a.snapshots.Save("kv", kv)
 		})
@@ -173,6 +175,20 @@ func (a *App) watchKV(ctx context.Context) {
 	if err != nil {
 		a.log.WithError(err).Error("Consul's KV isn't watched any more")
 	}
+}
+
+// documents are the keys that hold configuration: those below routes/,
+// services/ and policies/. Certificates, locks and what later parts of the
+// gateway keep beside them aren't ours to parse.
+func documents(all map[string][]byte, prefix string) map[string][]byte {
+	kv := map[string][]byte{}
+	for key, value := range all {
+		folder, name, _ := strings.Cut(strings.TrimPrefix(key, prefix), "/")
+		if name != "" && (folder == "routes" || folder == "services" || folder == "policies") {
+			kv[key] = value
+		}
+	}
+	return kv
 }
 
 // pause waits for d or until ctx ends.

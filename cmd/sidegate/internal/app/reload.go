@@ -52,6 +52,11 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	}
 
 	// From here on nothing fails.
+	if listeners {
+		for _, w := range r.certs.Warnings() {
+			a.log.Warn(w)
+		}
+	}
 	r.pools.Commit()
 	r.certs.Commit(context.Background())
 	ctx, cancel := context.WithTimeout(context.Background(), firstInstances)

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/discovery/consul"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
+	edgetls "github.com/sidegate-proxy/sidegate/tls"
 )
 
 // source says where the instances of a service come from. A new source of
@@ -41,7 +43,7 @@ type consulPlace struct {
 	mu      sync.Mutex // guards what follows
 	cfg     *consul.Config
 	now     *consul.Client
-	err     error
+	store   *consul.Store // of now, below storePrefix
 	changed chan struct{} // closed when now is replaced
 }
 
@@ -59,16 +61,20 @@ func (p *consulPlace) configure(cfg *consul.Config) error {
 		return nil
 	}
 	var client *consul.Client
+	var store *consul.Store
 	if cfg != nil {
 		var err error
 		if client, err = consul.New(*cfg, consul.Deps{Log: p.log}); err != nil {
 			return fmt.Errorf("consul: %w", err)
 		}
+		if store, err = client.Store(cfg.KV + storePrefix); err != nil {
+			return err
+		}
 	}
 	if p.now == nil && client == nil {
 		return nil
 	}
-	p.cfg, p.now = cfg, client
+	p.cfg, p.now, p.store = cfg, client, store
 	close(p.changed)
 	p.changed = make(chan struct{})
 	return nil
@@ -127,4 +133,62 @@ func (p *consulPlace) follow(ctx context.Context, f func(context.Context, *consu
 		}
 	}
 	return nil
+}
+
+// storePrefix is where, below consul.kv, certificates are kept with
+// tls.storage = "consul".
+const storePrefix = "tls/"
+
+// placeStore is the shared storage of whichever client stands in a place.
+type placeStore struct{ p *consulPlace }
+
+var _ edgetls.KV = placeStore{}
+
+func (s placeStore) store() (*consul.Store, error) {
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	if s.p.store == nil {
+		return nil, errors.New("no consul block is configured")
+	}
+	return s.p.store, nil
+}
+
+func (s placeStore) Get(ctx context.Context, key string) ([]byte, error) {
+	st, err := s.store()
+	if err != nil {
+		return nil, err
+	}
+	return st.Get(ctx, key)
+}
+
+func (s placeStore) Put(ctx context.Context, key string, value []byte) error {
+	st, err := s.store()
+	if err != nil {
+		return err
+	}
+	return st.Put(ctx, key, value)
+}
+
+func (s placeStore) Delete(ctx context.Context, key string) error {
+	st, err := s.store()
+	if err != nil {
+		return err
+	}
+	return st.Delete(ctx, key)
+}
+
+func (s placeStore) List(ctx context.Context, prefix string) ([]string, error) {
+	st, err := s.store()
+	if err != nil {
+		return nil, err
+	}
+	return st.List(ctx, prefix)
+}
+
+func (s placeStore) Lock(ctx context.Context, key string) (<-chan struct{}, func() error, error) {
+	st, err := s.store()
+	if err != nil {
+		return nil, nil, err
+	}
+	return st.Lock(ctx, key)
 }

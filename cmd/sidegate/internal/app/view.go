@@ -31,7 +31,7 @@ type viewState struct {
 	rejectedBy string
 	draining   bool
 	found      []admin.Problem
-	version    int // of the feeds
+	version    int               // of the feeds
 	last       [sha256.Size]byte // fingerprint of the files that were last tried
 }
 
@@ -128,6 +128,9 @@ func (a *App) Status() admin.Status {
 		Version: a.opt.Version, Started: a.started, PID: os.Getpid(), Ready: a.Ready(),
 		Listeners: a.server.Status(), Services: a.group.Status(), Stale: a.stale(), Consul: a.consulStatus(), Problems: a.view.problems(),
 		Certificate: a.certs.Status(),
+	}
+	for _, p := range a.certs.Problems() {
+		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "state_dir", Text: p.Error()})
 	}
 	slices.SortFunc(s.Listeners, func(a, b proxy.ListenerStatus) int { return strings.Compare(a.Name, b.Name) })
 	if t := a.handler.Table(); t != nil {

@@ -1,0 +1,85 @@
+package consul
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// Store is a part of Consul's KV that a fleet of gateways writes to:
+// certificates, and the locks around them. Locks are Consul's own, by sessions
+// (the library's), reads are consistent. It is safe for concurrent use.
+type Store struct {
+	api    *api.Client
+	prefix string
+}
+
+// Store returns the part of the KV below prefix.
+func (c *Client) Store(prefix string) (*Store, error) {
+	client, err := api.NewClient(c.conf)
+	if err != nil {
+		return nil, fmt.Errorf("consul: %w", err)
+	}
+	return &Store{client, prefix}, nil
+}
+
+func consistent(ctx context.Context) *api.QueryOptions {
+	return (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
+}
+
+// Get reads a key; a missing one gives fs.ErrNotExist.
+func (s *Store) Get(ctx context.Context, key string) ([]byte, error) {
+	pair, _, err := s.api.KV().Get(s.prefix+key, consistent(ctx))
+	if err != nil {
+		return nil, err
+	}
+	if pair == nil {
+		return nil, fmt.Errorf("consul: %s: %w", s.prefix+key, fs.ErrNotExist)
+	}
+	return pair.Value, nil
+}
+
+// Put writes a key.
+func (s *Store) Put(ctx context.Context, key string, value []byte) error {
+	_, err := s.api.KV().Put(&api.KVPair{Key: s.prefix + key, Value: value}, (&api.WriteOptions{}).WithContext(ctx))
+	return err
+}
+
+// Delete removes a key; a missing one is no error.
+func (s *Store) Delete(ctx context.Context, key string) error {
+	_, err := s.api.KV().Delete(s.prefix+key, (&api.WriteOptions{}).WithContext(ctx))
+	return err
+}
+
+// List returns all keys that begin with prefix.
+func (s *Store) List(ctx context.Context, prefix string) ([]string, error) {
+	keys, _, err := s.api.KV().Keys(s.prefix+prefix, "", consistent(ctx))
+	if err != nil {
+		return nil, err
+	}
+	for i := range keys {
+		keys[i] = keys[i][len(s.prefix):]
+	}
+	return keys, nil
+}
+
+// Lock blocks until the lock is held. lost is closed when it no longer is: the
+// session ended, or Consul is away. The library starts the session and renews
+// it until unlock.
+func (s *Store) Lock(ctx context.Context, key string) (lost <-chan struct{}, unlock func() error, err error) {
+	l, err := s.api.LockOpts(&api.LockOptions{Key: s.prefix + key, SessionName: "sidegate"})
+	if err != nil {
+		return nil, nil, err
+	}
+	lost, err = l.Lock(ctx.Done())
+	if err != nil {
+		return nil, nil, err
+	}
+	if lost == nil { // given up: ctx ended
+		return nil, nil, errors.Join(ctx.Err(), fmt.Errorf("consul: lock %s isn't held", s.prefix+key))
+	}
+	return lost, l.Unlock, nil
+}

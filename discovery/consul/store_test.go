@@ -1,0 +1,75 @@
+package consul
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"slices"
+	"testing"
+	"time"
+)
+
+// TestAgentStore: what a fleet writes, and that a lock is one gateway's alone.
+func TestAgentStore(t *testing.T) {
+	a := newAgent(t, false, "")
+	stores := make([]*Store, 2)
+	for i := range stores {
+		var err error
+		if stores[i], err = newClient(t, a.address(), "").Store("sidegate/tls/"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := stores[0].Get(ctx, "none"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Get of a missing key = %v, want fs.ErrNotExist", err)
+	}
+	for _, key := range []string{"certificates/a", "certificates/b", "other"} {
+		if err := stores[0].Put(ctx, key, []byte("value of "+key)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v, err := stores[1].Get(ctx, "certificates/a"); err != nil || string(v) != "value of certificates/a" {
+		t.Errorf("Get = %q, %v", v, err)
+	}
+	keys, err := stores[1].List(ctx, "certificates/")
+	if want := []string{"certificates/a", "certificates/b"}; err != nil || !slices.Equal(keys, want) {
+		t.Errorf("List = %v, %v; want %v", keys, err, want)
+	}
+	for range 2 {
+		if err := stores[1].Delete(ctx, "other"); err != nil {
+			t.Errorf("Delete: %v", err)
+		}
+	}
+
+	lost, unlock, err := stores[0].Lock(ctx, "locks/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		_, unlock, err := stores[1].Lock(ctx, "locks/x")
+		if err == nil {
+			err = unlock()
+		}
+		got <- err
+	}()
+	short, stop := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer stop()
+	if _, _, err := stores[1].Lock(short, "locks/x"); err == nil {
+		t.Error("a lock is held twice")
+	}
+	select {
+	case <-got:
+		t.Error("a lock that is held was given to another")
+	case <-lost:
+		t.Error("the lock was lost")
+	default:
+	}
+	if err := unlock(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; err != nil {
+		t.Errorf("the second holder: %v", err)
+	}
+}
