@@ -130,7 +130,10 @@ func (c *Client) connect() error {
 		IdleConnTimeout:        90 * time.Second,
 		TLSHandshakeTimeout:    5 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
-		DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+	}
+	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}
+	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		return c.gate.guard(dialer.DialContext(ctx, network, address))
 	}
 	c.gate.max = maxBlockingPlain
 	switch scheme {
@@ -148,7 +151,7 @@ func (c *Client) connect() error {
 		c.base = "https://" + strings.TrimRight(address, "/")
 	case "unix":
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", address)
+			return c.gate.guard(dialer.DialContext(ctx, "unix", address))
 		}
 		c.base = "http://unix"
 	default:

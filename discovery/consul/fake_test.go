@@ -38,6 +38,14 @@ type fake struct {
 type fakeService struct {
 	index     uint64
 	instances []discovery.Instance
+	once      sync.Once
+	body      []byte // of health/service
+}
+
+// health is the service's body, made once: thousands of watches ask for it.
+func (s *fakeService) health(name string) []byte {
+	s.once.Do(func() { s.body = healthBody(name, s.instances) })
+	return s.body
 }
 
 func newFake(t testing.TB) *fake {
@@ -72,7 +80,7 @@ func (f *fake) set(name string, set []discovery.Instance) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.index++
-	f.services[name] = &fakeService{f.index, slices.Clone(set)}
+	f.services[name] = &fakeService{index: f.index, instances: slices.Clone(set)}
 	f.wake()
 }
 
@@ -149,7 +157,7 @@ func (f *fake) answer(r *http.Request) (uint64, func() []byte) {
 		if s == nil {
 			s = &fakeService{index: f.index}
 		}
-		return s.index, func() []byte { return healthBody(name, s.instances) }
+		return s.index, func() []byte { return s.health(name) }
 	case path == "health/state/any":
 		return f.index, f.stateBody()
 	case path == "catalog/services":

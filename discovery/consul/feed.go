@@ -130,16 +130,37 @@ func (f *feed) run(ctx context.Context) {
 	var p place
 	defer func() { p.leave(f) }()
 	f.c.poll(ctx, f.watch, func(ctx context.Context, index uint64) (uint64, error) {
-		if err := p.take(ctx, f, index); err != nil {
-			return 0, err
+		got, err := f.step(ctx, index, &p)
+		if errors.Is(err, errCrowded) { // it has left the gate, and now shares
+			got, err = f.step(ctx, index, &p)
 		}
-		got, err := f.fetch(ctx, index, p.blocking)
 		if err != nil && ctx.Err() == nil {
 			old := f.state.Load()
 			f.publish(&state{set: old.set, known: old.known, err: err}, !old.known)
 		}
 		return got, err
 	})
+}
+
+// step waits for its turn and reads.
+func (f *feed) step(ctx context.Context, index uint64, p *place) (uint64, error) {
+	if err := p.take(ctx, f, index); err != nil {
+		return 0, err
+	}
+	if !p.blocking || index == 0 {
+		return f.fetch(ctx, index, false)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	f.c.gate.hold(p, cancel)
+	defer f.c.gate.release(p)
+	got, err := f.fetch(ctx, index, true)
+	if err != nil && errors.Is(context.Cause(ctx), errCrowded) {
+		f.c.gate.leave()
+		p.blocking = false
+		return 0, errCrowded
+	}
+	return got, err
 }
 
 // fetch reads once and publishes what changed.

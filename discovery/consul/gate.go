@@ -1,6 +1,11 @@
 package consul
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"net/http"
 	"sync"
 	"time"
 )
@@ -8,8 +13,12 @@ import (
 // Bounds of the gate.
 const (
 	minBlocking   = 8
+	halveEvery    = time.Second
 	forgetRefusal = 5 * time.Minute // then the full number is tried again
 )
+
+// errCrowded ends a blocking query whose connection others need.
+var errCrowded = errors.New("too many blocking queries")
 
 // gate counts the blocking queries. The zero value lets none through.
 type gate struct {
@@ -17,6 +26,8 @@ type gate struct {
 	max, limit int
 	used       int
 	refusedAt  time.Time
+	halvedAt   time.Time
+	holders    map[*place]context.CancelCauseFunc // queries that run now
 }
 
 // enter takes a place if there is one.
@@ -39,22 +50,51 @@ func (g *gate) leave() {
 	g.used--
 }
 
-// crowded says that more blocks than may, so that who asks should leave.
+// crowded says that more block than may, so that who asks should leave.
 func (g *gate) crowded() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.used > g.limit
 }
 
-// refused halves the places after a 429: others of this host need theirs.
-// Refusals that come together count once.
+// hold lets the gate end a running query by cancel, until release.
+func (g *gate) hold(p *place, cancel context.CancelCauseFunc) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.holders == nil {
+		g.holders = make(map[*place]context.CancelCauseFunc)
+	}
+	g.holders[p] = cancel
+}
+
+func (g *gate) release(p *place) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.holders, p)
+}
+
+// refused halves the places after a 429: others of this host need theirs, and
+// so do our reads that don't block. Refusals within a second count once. What
+// blocks beyond the new limit is ended, as else it would keep its connection
+// for minutes.
 func (g *gate) refused() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if time.Since(g.refusedAt) > time.Second {
-		g.limit = max(minBlocking, g.limit/2)
-	}
 	g.refusedAt = time.Now()
+	if time.Since(g.halvedAt) < halveEvery || g.limit <= minBlocking {
+		return
+	}
+	g.halvedAt = g.refusedAt
+	g.limit = max(minBlocking, min(g.limit, g.used)/2)
+	excess := g.used - g.limit
+	for p, cancel := range g.holders {
+		if excess <= 0 {
+			break
+		}
+		cancel(errCrowded)
+		delete(g.holders, p)
+		excess--
+	}
 }
 
 // shrink allows no more than n, for an https agent that doesn't speak HTTP/2.
@@ -64,4 +104,36 @@ func (g *gate) shrink(n int) {
 	if g.max > n {
 		g.max, g.limit = n, min(g.limit, n)
 	}
+}
+
+// guardedConn sees the agent's refusal of a connection. With too many of them
+// the agent says 429 at once and closes, before it has read a request: to
+// net/http that is an unsolicited answer, which it reports as any other broken
+// connection (seen with 1.22.7).
+type guardedConn struct {
+	net.Conn
+	gate *gate
+	read bool // something was; only the transport's reading goroutine looks
+}
+
+// guard wraps what a dialer gave.
+func (g *gate) guard(conn net.Conn, err error) (net.Conn, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &guardedConn{Conn: conn, gate: g}, nil
+}
+
+// Read looks at the first bytes that arrive.
+func (c *guardedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.read || n == 0 {
+		return n, err
+	}
+	c.read = true
+	if bytes.HasPrefix(b[:n], []byte("HTTP/1.1 429")) {
+		c.gate.refused()
+		return 0, &statusError{http.StatusTooManyRequests, "too many connections"}
+	}
+	return n, err
 }

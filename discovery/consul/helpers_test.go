@@ -134,7 +134,7 @@ func (a *agent) address() string { return fmt.Sprintf("127.0.0.1:%d", a.ports[0]
 
 // newAgent starts `consul agent -dev`, or with persist a server that keeps its
 // state over a restart.
-func newAgent(t testing.TB, persist bool, extra string) *agent {
+func newAgent(t testing.TB, persist bool, extra string, flags ...string) *agent {
 	t.Helper()
 	a := &agent{bin: tool(t, "consul"), dir: t.TempDir()}
 	a.ports = freePorts(t)
@@ -151,7 +151,7 @@ ports { http=%d server=%d serf_lan=%d dns=-1 grpc=-1 grpc_tls=-1 serf_wan=-1 htt
 	if err := os.WriteFile(a.config, []byte(hcl), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	a.args = []string{"agent", "-config-file=" + a.config, "-log-level=err"}
+	a.args = append([]string{"agent", "-config-file=" + a.config, "-log-level=err"}, flags...)
 	if persist {
 		a.args = append(a.args, "-server", "-bootstrap-expect=1", "-data-dir="+filepath.Join(a.dir, "data"))
 	} else {

@@ -281,7 +281,7 @@ func (p *pulse) hold(ctx context.Context, what, path string, judge func(answer) 
 			p.wake(chosen)
 		}
 		compared = true
-		sleep(ctx, min(max(pulseLeast, 10*time.Since(begun)), pulseMost))
+		sleep(ctx, min(max(pulseLeast, 5*time.Since(begun)), pulseMost))
 		return a.index, nil
 	})
 }

@@ -29,7 +29,7 @@ func (c *Client) whoAmI(ctx context.Context) (node, datacenter string) {
 	if s.known || !s.tried.IsZero() && time.Since(s.tried) < selfRetry {
 		return s.node, s.datacenter
 	}
-	a, err := c.get(ctx, read{path: "agent/self", limit: maxSmallReply})
+	a, err := c.get(ctx, read{path: "agent/self", limit: 8 * maxSmallReply})
 	if ctx.Err() != nil {
 		return "", ""
 	}

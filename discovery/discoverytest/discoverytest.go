@@ -15,7 +15,7 @@ import (
 )
 
 // patience is how long a report may take before the test fails.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // Subject is a source under test. Each call of the factory gives a new one,
 // with its own world behind it.
