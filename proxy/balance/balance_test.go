@@ -220,6 +220,10 @@ func TestLatency(t *testing.T) {
 	about(t, &s, 11*second, 43*time.Millisecond)
 	about(t, &s, 21*second, 16*time.Millisecond) // decays by itself
 	s.Fail(time.Millisecond, 0, 21*second)
+	about(t, &s, 21*second, 320*time.Millisecond) // twenty times 16 ms
+	for range 6 {
+		s.Fail(time.Millisecond, 0, 21*second)
+	}
 	about(t, &s, 21*second, 5*time.Second)
 	s.Fail(time.Millisecond, time.Hour, 21*second)
 	about(t, &s, 21*second, 300*time.Second)

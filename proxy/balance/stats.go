@@ -9,9 +9,14 @@ import (
 const (
 	// decay is the time in which a latency loses all but 1/e of its influence.
 	decay = 10 * time.Second
-	// penalty is the latency at which a failure counts. An endpoint that fails
-	// fast would look like the best one otherwise, and attract all requests.
-	penalty = 5 * time.Second
+	// A failure counts as a slow answer: an endpoint that fails fast would look
+	// like the best one otherwise, and attract all requests. The first counts as
+	// penaltyFactor times the latency so far, at least minPenalty, so that one
+	// lost request costs an endpoint some seconds of traffic rather than a
+	// minute; each further one counts double, up to penalty.
+	penaltyFactor = 20
+	minPenalty    = 250 * time.Millisecond
+	penalty       = 5 * time.Second
 	// maxPenalty bounds what a Retry-After may ask for.
 	maxPenalty = 300 * time.Second
 	// rampFloor is the share with which a slow start begins.
@@ -117,12 +122,17 @@ func (s *Stats) Observe(rtt time.Duration, now int64) {
 // Fail takes in a failure: as a slow answer, slower still when the endpoint
 // asked for a pause (Retry-After).
 func (s *Stats) Fail(elapsed, pause time.Duration, now int64) {
-	sample := float64(max(penalty, elapsed, min(pause, maxPenalty)))
+	sample := float64(max(minPenalty, elapsed, min(pause, maxPenalty)))
 	for {
 		old := s.latency.Load()
 		value := sample
 		if old != 0 {
-			value = max(value, decayed(old, now))
+			was := decayed(old, now)
+			factor := 2.0
+			if was < float64(minPenalty) {
+				factor = penaltyFactor
+			}
+			value = max(value, was, min(was*factor, float64(penalty)))
 		}
 		if s.latency.CompareAndSwap(old, pack(value, now)) {
 			return

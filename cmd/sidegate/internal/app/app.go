@@ -23,6 +23,7 @@ package app
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"net"
@@ -136,7 +137,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	}
 	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Challenge: a.certs.HTTPChallenge})
 	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, TLS: a.listenerTLS})
-	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source})
+	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, StickyKey: stickyKey(a.log, file.StateDir)})
 	if file.AccessLog != nil {
 		a.accessLog = proxy.NewAccessLog(*file.AccessLog)
 	}
@@ -144,6 +145,22 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{app: a})
 	a.admin = admin.New(admin.Deps{Log: a.log.WithField("component", "admin"), Gateway: a, Metrics: metrics})
 	return a, nil
+}
+
+// stickyKey is the key that names instances in sticky cookies, kept so that
+// clients stay with theirs over a restart. Without a disk it lasts as long as
+// the process.
+func stickyKey(log logrus.FieldLogger, dir string) []byte {
+	path := filepath.Join(dir, "sticky.key")
+	if key, err := os.ReadFile(path); err == nil && len(key) == 32 {
+		return key
+	}
+	key := make([]byte, 32)
+	rand.Read(key) // never fails (crypto/rand)
+	if err := os.WriteFile(path, key, 0o600); err != nil {
+		log.WithError(err).Warn("sticky cookies won't survive a restart")
+	}
+	return key
 }
 
 // cleanups are what to do at the end, last first.
