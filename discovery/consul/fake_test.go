@@ -309,7 +309,7 @@ func TestFaults(t *testing.T) {
 		{"403", status(403, "Permission denied"), "Permission denied"},
 		{"404", status(404, "nothing"), "404"},
 		{"redirect", func(w http.ResponseWriter, r *http.Request) bool {
-			http.Redirect(w, r, "http://127.0.0.1:1/", 302)
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
 			return true
 		}, "302"},
 		{"garbage", body("<html>not consul</html>"), "can't be read"},
