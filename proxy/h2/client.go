@@ -254,16 +254,23 @@ func (c *ClientConn) fill(p []byte) (int, error) {
 		if n > 0 || err == nil || !isTimeout(err) || !c.rest() {
 			return n, err
 		}
-		c.mu.Lock()
-		ending := c.refusing
-		c.mu.Unlock()
-		switch {
-		case ending:
-			return 0, errEnding
-		case !c.inFrame:
+		if err := c.lookUp(); err != nil {
+			return 0, err
+		}
+		if !c.inFrame {
 			return 0, errPark
 		}
 	}
+}
+
+// lookUp is what the reader does when it was woken.
+func (c *ClientConn) lookUp() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.refusing {
+		return errEnding
+	}
+	return nil
 }
 
 // await waits for a frame to begin; without an engine when the connection has
@@ -283,17 +290,18 @@ func (c *ClientConn) await(e *engine) (*engine, error) {
 		}
 		c.pools.giveBack(e)
 		c.head = exchange.Head{}
-		var small [64]byte
-		n, err := c.fill(small[:])
+		err = c.doze()
 		e = c.pools.engine(c.fill)
-		e.r, e.w = 0, copy(e.buf[:], small[:n])
 		c.mu.Lock()
 		c.parked = false
 		c.mu.Unlock()
-		if n > 0 {
-			return e, nil
+		if err == nil {
+			continue
 		}
-		if !errors.Is(err, errPark) {
+		if !isTimeout(err) || !c.rest() {
+			return e, err
+		}
+		if err := c.lookUp(); err != nil {
 			return e, err
 		}
 	}

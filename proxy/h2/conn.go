@@ -254,17 +254,18 @@ func (c *conn) await(e *engine) (*engine, error) {
 		}
 		c.pools.giveBack(e)
 		c.trailer, c.block.cookies = exchange.Head{}, nil
-		var small [64]byte
-		n, err := c.fill(small[:])
+		err = c.doze()
 		e = c.pools.engine(c.fill)
-		e.r, e.w = 0, copy(e.buf[:], small[:n])
 		c.mu.Lock()
 		c.parked = false
 		c.mu.Unlock()
-		if n > 0 {
-			return e, nil
+		if err == nil {
+			continue
 		}
-		if !errors.Is(err, errPark) {
+		if !isTimeout(err) || !c.rest() {
+			return e, err
+		}
+		if err := c.lookUp(); err != nil {
 			return e, err
 		}
 	}
