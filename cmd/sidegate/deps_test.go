@@ -36,7 +36,8 @@ var layers = map[string][]string{
 	"cmd/sidegate/internal/app": {
 		"proxy", "proxy/*", "proxy/policy/*", "discovery", "discovery/*", "tls", "systemd", "cmd/sidegate/internal/*",
 	},
-	"cmd/sidegate": {"cmd/sidegate/internal/*", "discovery/*", "tls"},
+	"cmd/sidegate":     {"cmd/sidegate/internal/*", "discovery/*", "tls", "proxy/upstream"},
+	"cmd/sidegate/e2e": nil,
 }
 
 const module = "github.com/sidegate-proxy/sidegate/"

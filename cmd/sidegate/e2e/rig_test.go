@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -329,7 +330,7 @@ func (g *gateway) client(h2 bool) *http.Client {
 	tr := &http.Transport{
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
 		ForceAttemptHTTP2: h2, MaxIdleConnsPerHost: 64,
-		Dial: func(string, string) (net.Conn, error) { return net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", g.https)) },
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", g.https)) },
 	}
 	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
 }
