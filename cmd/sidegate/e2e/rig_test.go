@@ -330,7 +330,9 @@ func (g *gateway) client(h2 bool) *http.Client {
 	tr := &http.Transport{
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
 		ForceAttemptHTTP2: h2, MaxIdleConnsPerHost: 64,
-		DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", g.https)) },
+		DialContext: func(context.Context, string, string) (net.Conn, error) {
+			return net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", g.https))
+		},
 	}
 	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
 }

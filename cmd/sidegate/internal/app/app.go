@@ -224,6 +224,11 @@ func (a *App) Run(ctx context.Context) error {
 func (a *App) start(end *cleanups) error {
 	end.background("sweeper", a.sweeper.Run)
 	end.background("memory", tidyMemory)
+	end.add("snapshots", func() { // after Run: what changed last
+		if err := a.snapshots.Close(); err != nil {
+			a.log.WithError(err).Warn("the last snapshots weren't written")
+		}
+	})
 	end.background("snapshots", func(ctx context.Context) {
 		if err := a.snapshots.Run(ctx); err != nil {
 			a.log.WithError(err).Warn("the last snapshots weren't written")

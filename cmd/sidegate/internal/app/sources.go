@@ -74,6 +74,9 @@ func (p *consulPlace) configure(cfg *consul.Config) error {
 	if p.now == nil && client == nil {
 		return nil
 	}
+	if p.now != nil {
+		p.now.Close() // its idle connections; what watches with it ends by itself
+	}
 	p.cfg, p.now, p.store = cfg, client, store
 	close(p.changed)
 	p.changed = make(chan struct{})
