@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/app"
@@ -149,7 +151,9 @@ func consulAnswers(ctx context.Context) bool {
 
 // registerDemo registers the backends as a service that routes itself.
 func registerDemo(ctx context.Context, backends []string) (forget func(), err error) {
-	client, err := consul.New(consul.Config{Address: consulDefault}, consul.Deps{})
+	quiet := logrus.New()
+	quiet.SetOutput(io.Discard)
+	client, err := consul.New(consul.Config{Address: consulDefault}, consul.Deps{Log: quiet})
 	if err != nil {
 		return nil, err
 	}
