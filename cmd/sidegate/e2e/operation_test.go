@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -300,5 +301,48 @@ func TestAdminGuard(t *testing.T) {
 		if csp := resp.Header.Get("Content-Security-Policy"); tt.want == 200 && !strings.Contains(csp, "default-src 'none'") {
 			t.Errorf("Content-Security-Policy %q", csp)
 		}
+	}
+}
+
+// TestDemo: what `make run` starts prints curl lines, and each of them works.
+func TestDemo(t *testing.T) {
+	real(t)
+	bin, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := ports(t, 3)
+	at := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", p[i]) }
+	root := t.TempDir()
+	t.Setenv("TMPDIR", root)
+	d := start(t, bin, "demo", "-https", at(0), "-http", at(1), "-admin", at(2))
+	eventually(t, "the demo says how to try it", func() error {
+		if !strings.Contains(d.log.String(), "Try it:") {
+			return fmt.Errorf("said %q", d.log)
+		}
+		return nil
+	})
+	tool(t, "curl")
+	tried := 0
+	for line := range strings.Lines(d.log.String()) {
+		if line = strings.TrimSpace(line); !strings.HasPrefix(line, "curl ") || strings.Contains(line, "Consul") {
+			continue
+		}
+		tried++
+		out, err := exec.Command("sh", "-c", strings.Replace(line, "curl ", "curl -sS --fail ", 1)).CombinedOutput()
+		if err != nil || len(out) == 0 {
+			t.Errorf("%s: %v: %s", line, err, out)
+		}
+	}
+	if tried < 3 {
+		t.Errorf("%d curl lines in %s", tried, d.log)
+	}
+	d.stop(syscall.SIGINT)
+	if code := d.cmd.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("exit code %d after SIGINT", code)
+	}
+	left, err := os.ReadDir(root)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
