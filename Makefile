@@ -7,7 +7,7 @@ TOOLS       := $(CURDIR)/.cache/tools
 export SIDEGATE_TOOLS ?= $(TOOLS)
 export CGO_ENABLED    ?= 0
 
-.PHONY: help run build test lint bench package clean tools contract boot-test
+.PHONY: help run build test lint bench package clean tools boot-test
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ bench: build ## CPU per request beside nginx and HAProxy (QUICK=1 for a short ru
 
 package: ## deb, rpm and tar.gz in dist/
 	packaging/package.sh
+
+boot-test: package ## boot a Debian, install the deb there, and try its whole life (root, systemd-nspawn, mmdebstrap)
+	packaging/boot-test.sh
 
 clean: ## remove what was built
 	rm -rf bin dist .cache
