@@ -237,7 +237,10 @@ func (st *call) start() {
 	c.meter.open(c.clock.Now())
 	now := c.clock.Now()
 	st.askedAt, st.movedAt = now, now
-	whole := done && len(b) == 0 && len(trailer) == 0 && !st.connect
+	// A body that turned out empty still ends with a DATA frame: gRPC asks for
+	// it, and grpc-go's server never sees the end of a stream whose HEADERS
+	// ended it.
+	whole := x.RequestBody == nil && !st.connect
 	c.putHead(st.id, st.scratch, whole)
 	st.localEnd = whole
 	st.mark = c.link.mark()
