@@ -10,6 +10,8 @@ tool (
 	github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv
 	github.com/summerwind/h2spec/cmd/h2spec
 	golang.org/x/vuln/cmd/govulncheck
+	google.golang.org/grpc/interop/client
+	google.golang.org/grpc/interop/server
 	honnef.co/go/tools/cmd/staticcheck
 )
 
@@ -235,6 +237,7 @@ require (
 	github.com/spf13/cast v1.5.0 // indirect
 	github.com/spf13/cobra v0.0.5 // indirect
 	github.com/spf13/pflag v1.0.5 // indirect
+	github.com/spiffe/go-spiffe/v2 v2.6.0 // indirect
 	github.com/stretchr/objx v0.5.2 // indirect
 	github.com/stretchr/testify v1.11.1 // indirect
 	github.com/summerwind/h2spec v2.2.1+incompatible // indirect
