@@ -96,12 +96,13 @@ func (s *lane) await() error {
 			return l.err
 		case s.window <= 0:
 			l.leave(s) // the others go on without it
-		case l.sendWindow > 0 && len(l.out) < highWater && (l.first == nil || s.turn):
+		case l.takes() && (l.first == nil || s.turn):
 			return nil
 		default:
+			// A turn may come too late: another stream's head took the room.
 			l.join(s)
 			l.grant()
-			if s.turn {
+			if l.takes() && s.turn {
 				continue
 			}
 		}

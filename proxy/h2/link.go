@@ -264,15 +264,17 @@ func (l *link) consumed(n int64) {
 	}
 }
 
+// takes reports whether a DATA frame with content may be queued: the
+// connection's window is open, and the output has room.
+func (l *link) takes() bool { return l.sendWindow > 0 && len(l.out) < highWater }
+
 // grant gives the turn to the first in line, if there is something to use it
-// for.
+// for. Who had the turn already, and found nothing, is told again.
 func (l *link) grant() {
-	s := l.first
-	if s == nil || s.turn || l.sendWindow <= 0 || len(l.out) >= highWater {
-		return
+	if s := l.first; s != nil && l.takes() {
+		s.turn = true
+		s.sender.Signal()
 	}
-	s.turn = true
-	s.sender.Signal()
 }
 
 // join puts s at the end of the line.
