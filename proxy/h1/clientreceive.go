@@ -81,7 +81,9 @@ func (w *wire) awaitHead() error {
 // backend, and the front makes its own (RFC 9110, 15.2.1).
 func (c *ClientConn) interim(x *exchange.Exchange, status int) *exchange.Fault {
 	if status == 100 {
-		if x.ExpectContinue && !c.sending && !c.sent && c.out.framing != noBody {
+		// Once sending, x.ExpectContinue is the body's reader's.
+		if !c.sending && !c.sent && x.ExpectContinue && c.out.framing != noBody {
+			c.w.disarmRead() // the response's time begins with the request's end
 			c.startSending()
 		}
 		return nil

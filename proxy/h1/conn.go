@@ -48,7 +48,8 @@ type conn struct {
 
 	// 100 (Continue) comes from whoever reads the body, which may be another
 	// goroutine than the one that responds.
-	expects    bool
+	expects    bool // the client said so; not changed while an exchange runs
+	unasked    bool // the final response came before anybody wanted the body
 	continueMu sync.Mutex
 	awaits     bool // the client awaits 100; under continueMu
 
@@ -117,7 +118,7 @@ func (c *conn) awaitRequest() bool {
 func (c *conn) readHead() bool {
 	w, x := &c.w, c.x
 	c.keep, c.answered, c.broken, c.unread = false, false, false, false
-	c.hasBody, c.expects = false, false
+	c.hasBody, c.expects, c.unasked = false, false, false
 	w.startHead()
 	c.p.reset(0)
 	x.Request.Reset(w.buf)

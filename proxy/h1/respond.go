@@ -11,10 +11,13 @@ var errStatus = errors.New("response has no valid status")
 // Respond writes the response of x.
 func (c *conn) Respond(x *exchange.Exchange) error {
 	c.answered = true
+	// Until the response is complete: whoever recovers from a panic in between
+	// must not have another one follow.
+	c.broken = true
 	if c.expects {
 		// From here on a 100 would come too late, or into the response.
 		c.continueMu.Lock()
-		c.expects = c.awaits
+		c.unasked = c.awaits
 		c.awaits = false
 		c.continueMu.Unlock()
 	}
@@ -22,7 +25,6 @@ func (c *conn) Respond(x *exchange.Exchange) error {
 		return c.tunnel(x)
 	}
 	if x.Status < 200 || x.Status > 999 {
-		c.broken = true
 		return errStatus
 	}
 	c.frame(x)
@@ -32,9 +34,7 @@ func (c *conn) Respond(x *exchange.Exchange) error {
 		err = c.out.rest()
 	}
 	c.out.body, c.out.trailer = nil, nil
-	if err != nil {
-		c.broken = true
-	}
+	c.broken = err != nil
 	return err
 }
 
@@ -73,7 +73,7 @@ func (c *conn) worthDraining() bool {
 	switch {
 	case c.body.failed.Load():
 		return false
-	case c.expects:
+	case c.unasked:
 		// The client still waits for 100. With a final response instead it may
 		// send the body or leave it (RFC 9110, 10.1.1): no way to tell.
 		return false
