@@ -80,6 +80,7 @@ type block struct {
 	dec       *hpack.Decoder
 	maxSize   int
 	maxFields int
+	reply     bool // the blocks are a backend's: odd names are no danger
 	cookies   []byte
 
 	blockState
@@ -179,7 +180,7 @@ func (b *block) field(f hpack.HeaderField) {
 		return
 	}
 	b.head.Append(f.Name, f.Value)
-	if odd || id == exchange.Host || id == exchange.Proxy {
+	if odd && !b.reply || id == exchange.Host || id == exchange.Proxy {
 		b.head.Drop(b.head.Len() - 1)
 	}
 }

@@ -41,6 +41,7 @@ type call struct {
 
 	answered  bool // the final head came
 	status    int
+	announced int64 // Content-Length of the response, whether or not a body follows; -1: none
 	head      exchange.Head
 	interims  []interim
 	interimN  int
@@ -397,6 +398,10 @@ func (st *call) respond() (exchange.Progress, *exchange.Fault) {
 	}
 	if over || !x.HasResponseBody() {
 		x.ResponseLength = 0
+		if !x.HasResponseBody() {
+			// To HEAD and in 304 it is the length that GET would have had.
+			x.ResponseLength = st.announced
+		}
 		st.stopCopy()
 		st.finish()
 		return exchange.Answered, nil

@@ -112,6 +112,7 @@ func NewClientConn(nc net.Conn, cfg *ClientConfig) (*ClientConn, error) {
 	})
 	c.settled.L = &c.mu
 	c.block.init(cfg.maxHeaders(), cfg.maxFields())
+	c.block.reply = true
 	c.readAt = c.clock.Now()
 	c.out = append(c.room(len(http2.ClientPreface)), http2.ClientPreface...)
 	c.putSettings(

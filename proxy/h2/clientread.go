@@ -328,6 +328,7 @@ func (c *ClientConn) field(st *call) bool {
 	if status < 200 {
 		return status != 101 && !c.headEnd && c.interim(st, status) // RFC 9113, 8.6
 	}
+	st.announced = c.block.length
 	if st.x.Method != "HEAD" && status != 304 {
 		st.declared = c.block.length
 		if c.headEnd && st.declared > 0 {
