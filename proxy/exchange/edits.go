@@ -81,6 +81,23 @@ func (e *Edits) Replaces(name string, id ID) bool {
 	return false
 }
 
+// MayTrail reports whether a trailer field with that name and id may go on
+// behind the head that e changes: not one with a meaning of its own for framing,
+// routing, authentication or content (RFC 9110, 6.5.1), nor one that e sets or
+// removes, nor one that says who the client is. Whoever merges trailers into the
+// head would otherwise take the sender's word for the gateway's.
+func (e *Edits) MayTrail(name string, id ID) bool {
+	switch id {
+	case GRPCStatus, ETag:
+		return !e.Replaces(name, id)
+	case Other:
+		const claim = "x-forwarded-"
+		return !e.Replaces(name, id) && (len(name) < len(claim) || !EqualFold(name[:len(claim)], claim))
+	default:
+		return false
+	}
+}
+
 // Len is the number of fields that e adds at most; Field gives each.
 func (e *Edits) Len() int { return len(e.list) }
 

@@ -55,7 +55,7 @@ func (c *ClientConn) setDeadline(x *exchange.Exchange) *exchange.Fault {
 // goroutine.
 func (c *ClientConn) send(x *exchange.Exchange) (exchange.Progress, *exchange.Fault) {
 	o := &c.out
-	o.w, o.body, o.trailer, o.count = &c.w, x.RequestBody, &x.RequestTrailer, nil
+	o.w, o.body, o.trailer, o.edits, o.count = &c.w, x.RequestBody, &x.RequestTrailer, &x.RequestEdits, nil
 	o.left = max(x.RequestLength, 0)
 	switch {
 	case x.RequestBody == nil || x.RequestLength == 0:
@@ -217,7 +217,7 @@ func (c *ClientConn) endSending() {
 	// Having been stopped counts even if it came too late: the deadline that
 	// stopped it is still on the socket.
 	c.sent = c.sendEnd.Load() && !c.stopped.Load()
-	c.out.body, c.out.trailer = nil, nil
+	c.out.body, c.out.trailer, c.out.edits = nil, nil, nil
 }
 
 // sendEnds reports whether the copying ends by itself.

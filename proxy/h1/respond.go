@@ -33,7 +33,7 @@ func (c *conn) Respond(x *exchange.Exchange) error {
 	if err == nil && !done {
 		err = c.out.rest()
 	}
-	c.out.body, c.out.trailer = nil, nil
+	c.out.body, c.out.trailer, c.out.edits = nil, nil, nil
 	c.broken = err != nil
 	return err
 }
@@ -41,7 +41,7 @@ func (c *conn) Respond(x *exchange.Exchange) error {
 // frame decides how the response's end is told (RFC 9112, 6.3).
 func (c *conn) frame(x *exchange.Exchange) {
 	o := &c.out
-	o.w, o.body, o.trailer, o.count = &c.w, x.ResponseBody, &x.ResponseTrailer, &x.BytesOut
+	o.w, o.body, o.trailer, o.edits, o.count = &c.w, x.ResponseBody, &x.ResponseTrailer, &x.ResponseEdits, &x.BytesOut
 	o.left = max(x.ResponseLength, 0)
 	switch {
 	case !x.HasResponseBody():

@@ -28,7 +28,8 @@ type outgoing struct {
 	w       *wire
 	body    exchange.Body
 	trailer *exchange.Head
-	count   *int64 // of content bytes written
+	edits   *exchange.Edits // of the head, which bind the trailers, too
+	count   *int64          // of content bytes written
 	framing framing
 	left    int64 // with fixed: content bytes that are due
 
@@ -125,7 +126,7 @@ func (o *outgoing) appendEnd(dst []byte, some, done bool) []byte {
 	}
 	if done {
 		dst = append(dst, "0\r\n"...)
-		dst = appendTrailer(dst, o.trailer)
+		dst = appendTrailer(dst, o.trailer, o.edits)
 		dst = append(dst, "\r\n"...)
 	}
 	return dst
@@ -238,17 +239,16 @@ func (o *outgoing) splice(s exchange.Spliceable) (done bool, err error) {
 	}
 }
 
-// appendTrailer appends the trailer fields.
-func appendTrailer(dst []byte, h *exchange.Head) []byte {
+// appendTrailer appends the trailer fields that may follow a head changed by e.
+func appendTrailer(dst []byte, h *exchange.Head, e *exchange.Edits) []byte {
 	if h == nil {
 		return dst
 	}
 	for i := range h.Len() {
-		if h.Dropped(i) || !mayTrail(h.ID(i)) {
-			continue
-		}
 		name, value := h.Field(i)
-		dst = appendField(dst, name, value)
+		if !h.Dropped(i) && e.MayTrail(name, h.ID(i)) {
+			dst = appendField(dst, name, value)
+		}
 	}
 	return dst
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -11,6 +12,47 @@ import (
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
+
+// TestTrailersFollowEdits: what the gateway sets or removes in a head can't be
+// brought back behind the body, by either side.
+func TestTrailersFollowEdits(t *testing.T) {
+	t.Parallel()
+	seen := make(chan string, 1)
+	b := rawBackend(t, func(nc net.Conn) {
+		br := bufio.NewReader(nc)
+		var all strings.Builder
+		for !strings.HasSuffix(all.String(), "\r\n0\r\n\r\n") && !strings.Contains(all.String(), "X-Last") {
+			line, err := br.ReadString('\n')
+			all.WriteString(line)
+			if err != nil {
+				break
+			}
+		}
+		seen <- all.String()
+		_, _ = io.WriteString(nc, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Secret: s3cret\r\nX-Sum: 1\r\n\r\n")
+	})
+	addr, _ := proxy(t, b, func(_ *FrontConfig, h *forwarder) {
+		h.before = func(x *exchange.Exchange) {
+			x.RequestEdits.Set("X-User", "alice")
+			x.RequestEdits.Remove("X-Internal")
+			x.ResponseEdits.Remove("X-Secret")
+		}
+	})
+	got := exchangeRaw(t, addr, "POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n"+
+		"x-user: mallory\r\nX-Internal: yes\r\nX-Forwarded-Client-Cert: forged\r\nX-Forwarded-For: 127.0.0.1\r\nX-Sum: 7\r\nX-Last: 1\r\n\r\n")
+	sent := <-seen
+	for _, bad := range []string{"mallory", "X-Internal", "forged", "127.0.0.1"} {
+		if strings.Contains(sent, bad) {
+			t.Errorf("the backend got %q:\n%s", bad, sent)
+		}
+	}
+	if !strings.Contains(sent, "X-Sum: 7") {
+		t.Errorf("the harmless trailer is missing:\n%s", sent)
+	}
+	if strings.Contains(got, "s3cret") || !strings.Contains(got, "X-Sum: 1") {
+		t.Errorf("answer:\n%s", got)
+	}
+}
 
 // panicking is a body that panics after its first bytes, as a policy's wrapper
 // of a body might.

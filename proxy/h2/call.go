@@ -222,7 +222,7 @@ func (st *call) start() {
 	}
 	var trailer []byte
 	if done && x.RequestBody != nil && x.RequestTrailer.Len() > 0 {
-		trailer, _ = appendTrailer(nil, &x.RequestTrailer)
+		trailer, _ = appendTrailer(nil, &x.RequestTrailer, &x.RequestEdits)
 	}
 	c.mu.Lock()
 	c.reserved--
@@ -338,7 +338,7 @@ func (st *call) copyBody(b []byte, done bool) error {
 func (st *call) copyEnd(b []byte) error {
 	var trailer []byte
 	if st.x.RequestTrailer.Len() > 0 {
-		trailer, _ = appendTrailer(nil, &st.x.RequestTrailer)
+		trailer, _ = appendTrailer(nil, &st.x.RequestTrailer, &st.x.RequestEdits)
 	}
 	st.c.mu.Lock()
 	st.finishSend(b, trailer)

@@ -145,10 +145,15 @@ func appendHead(b []byte, h *exchange.Head, e *exchange.Edits) []byte {
 	return b
 }
 
-// appendTrailer appends the fields of a trailer section and reports whether
-// there are any.
-func appendTrailer(b []byte, h *exchange.Head) ([]byte, bool) {
+// appendTrailer appends the fields of a trailer section that may follow a head
+// changed by e, and reports whether there are any.
+func appendTrailer(b []byte, h *exchange.Head, e *exchange.Edits) ([]byte, bool) {
 	n := len(b)
-	b = appendHead(b, h, nil)
+	for i := range h.Len() {
+		name, value := h.Field(i)
+		if id := h.ID(i); !h.Dropped(i) && e.MayTrail(name, id) {
+			b = appendField(b, id, name, value)
+		}
+	}
 	return b, len(b) > n
 }

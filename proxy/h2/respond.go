@@ -117,7 +117,7 @@ func (st *stream) sendBody(x *exchange.Exchange, b []byte, last bool) error {
 	}
 	var trailer bool
 	if last && x.ResponseTrailer.Len() > 0 {
-		st.block, trailer = appendTrailer(st.block[:0], &x.ResponseTrailer)
+		st.block, trailer = appendTrailer(st.block[:0], &x.ResponseTrailer, &x.ResponseEdits)
 	}
 	if len(b) > 0 || last && !trailer {
 		if err := st.send(b, last && !trailer); err != nil {

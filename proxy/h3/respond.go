@@ -99,10 +99,10 @@ func (s *stream) finish(x *exchange.Exchange, err error) error {
 		header := s.w.Header()
 		t := &x.ResponseTrailer
 		for i := range t.Len() {
-			if t.Dropped(i) || t.ID(i).HopByHop() || t.ID(i) == exchange.ContentLength {
+			name, value := t.Field(i)
+			if t.Dropped(i) || !x.ResponseEdits.MayTrail(name, t.ID(i)) {
 				continue
 			}
-			name, value := t.Field(i)
 			key := http.TrailerPrefix + http.CanonicalHeaderKey(strings.Clone(name))
 			header[key] = append(header[key], strings.Clone(value))
 		}
