@@ -135,8 +135,7 @@ func (l *listener) accept() {
 		n := l.accepted.Add(1)
 		remote := addrPort(nc.RemoteAddr())
 		if !v.admit(remote.Addr()) {
-			v.refuse.Add(1)
-			_ = nc.Close() // refused without a word: it costs us the least
+			v.turnAway(nc) // without a word: it costs us the least
 			continue
 		}
 		go v.serve(nc, remote, uint32(n))
@@ -144,23 +143,27 @@ func (l *listener) accept() {
 }
 
 // admit counts a connection in, unless the listener or the client has too many.
+// Behind a balancer the client isn't known yet: serve looks at it.
 func (v *serving) admit(ip netip.Addr) bool {
-	if v.conns.Add(1) > int64(v.cfg.Limits.Connections) {
+	if v.conns.Add(1) > int64(v.cfg.Limits.Connections) || !v.cfg.ProxyProtocol && !v.claim(ip) {
 		v.conns.Add(-1)
 		return false
 	}
+	return true
+}
+
+// claim takes one of the client's places, if there is one left.
+func (v *serving) claim(ip netip.Addr) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.perIP[ip] >= v.cfg.Limits.ConnectionsPerIP {
-		v.conns.Add(-1)
 		return false
 	}
 	v.perIP[ip]++
 	return true
 }
 
-func (v *serving) leave(ip netip.Addr) {
-	v.conns.Add(-1)
+func (v *serving) release(ip netip.Addr) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.perIP[ip]--; v.perIP[ip] <= 0 {
@@ -168,15 +171,20 @@ func (v *serving) leave(ip netip.Addr) {
 	}
 }
 
+func (v *serving) turnAway(nc net.Conn) {
+	v.refuse.Add(1)
+	_ = nc.Close() // nothing was promised
+}
+
 // serve is the life of a client connection.
 func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
-	defer v.leave(remote.Addr())
+	defer v.conns.Add(-1)
 	info := &exchange.Conn{Listener: v.cfg.Name, Remote: remote, Local: addrPort(nc.LocalAddr()), Scheme: "http", Shard: shard}
-	if v.cfg.ProxyProtocol && !v.readProxyHeader(nc, info) {
-		v.refuse.Add(1)
-		_ = nc.Close()
+	if v.cfg.ProxyProtocol && (!v.readProxyHeader(nc, info) || !v.claim(info.Remote.Addr())) {
+		v.turnAway(nc)
 		return
 	}
+	defer v.release(info.Remote.Addr())
 	info.RemoteIP = info.Remote.Addr().Unmap().String()
 	if v.tls == nil {
 		v.servePlain(nc, info)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"reflect"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -35,6 +36,7 @@ type Server struct {
 
 	mu        sync.Mutex           // guards what follows
 	listeners map[string]*listener // by address
+	retired   []*serving           // replaced or gone, with connections that haven't ended
 	draining  bool
 }
 
@@ -144,9 +146,8 @@ func (p *ServerPlan) Commit() error {
 			l = &listener{server: s, tcp: st.tcp}
 		}
 		if st.next != nil {
-			before := l.now.Swap(st.next)
-			if before != nil {
-				before.retire()
+			if before := l.now.Swap(st.next); before != nil {
+				s.retire(before)
 			}
 			if err := st.next.serveQUIC(l.tcp.Addr()); err != nil {
 				errs = append(errs, fmt.Errorf("listener %q: %w", st.next.cfg.Name, err))
@@ -160,11 +161,32 @@ func (p *ServerPlan) Commit() error {
 	for address, l := range s.listeners {
 		if kept[address] != l {
 			_ = l.tcp.Close() // ends its accept loops
-			l.now.Load().retire()
+			s.retire(l.now.Load())
 		}
 	}
 	s.listeners = kept
+	s.bury()
 	return errors.Join(errs...)
+}
+
+// retire ends a serving, and remembers it as long as it has connections. s.mu
+// is held.
+func (s *Server) retire(v *serving) {
+	v.retire()
+	s.retired = append(s.retired, v)
+}
+
+// bury closes the retired servings whose last connection has ended: a front
+// holds a place in the sweeper, and workers, until then. s.mu is held.
+func (s *Server) bury() {
+	s.retired = slices.DeleteFunc(s.retired, func(v *serving) bool {
+		conns, _ := v.active()
+		if conns > 0 || v.conns.Load() > 0 {
+			return false
+		}
+		v.close()
+		return true
+	})
 }
 
 // ListenerStatus is what is known of a listener.
@@ -196,7 +218,7 @@ func (s *Server) Status() []ListenerStatus {
 func (s *Server) Drain(ctx context.Context) {
 	s.mu.Lock()
 	s.draining = true
-	all := make([]*serving, 0, len(s.listeners))
+	all := slices.Clone(s.retired)
 	for _, l := range s.listeners {
 		_ = l.tcp.Close() // nothing is lost: the accept loops end
 		all = append(all, l.now.Load())
