@@ -96,10 +96,10 @@ func forward(x *exchange.Exchange, trusted bool) {
 	e := &x.RequestEdits
 	peer := x.Conn.RemoteIP
 	if !trusted {
-		e.Set("X-Forwarded-For", peer)
-		e.Set("X-Forwarded-Proto", x.Target.Scheme)
-		e.Set("X-Forwarded-Host", x.Target.Authority)
-		e.Set("Forwarded", forwardedElement(x, ""))
+		e.SetID(exchange.XForwardedFor, "X-Forwarded-For", peer)
+		e.SetID(exchange.XForwardedProto, "X-Forwarded-Proto", x.Target.Scheme)
+		e.SetID(exchange.XForwardedHost, "X-Forwarded-Host", x.Target.Authority)
+		e.SetID(exchange.Forwarded, "Forwarded", forwardedElement(x, ""))
 		for i := range x.Request.Len() {
 			switch x.Request.ID(i) {
 			case exchange.XForwardedPort, exchange.XForwardedPrefix, exchange.XRealIP:
@@ -111,17 +111,17 @@ func forward(x *exchange.Exchange, trusted bool) {
 			}
 		}
 	} else {
-		e.Set("X-Forwarded-For", joined(x, exchange.XForwardedFor, peer))
+		e.SetID(exchange.XForwardedFor, "X-Forwarded-For", joined(x, exchange.XForwardedFor, peer))
 		if !x.Request.Has(exchange.XForwardedProto) {
-			e.Set("X-Forwarded-Proto", x.Target.Scheme)
+			e.SetID(exchange.XForwardedProto, "X-Forwarded-Proto", x.Target.Scheme)
 		}
 		if !x.Request.Has(exchange.XForwardedHost) {
-			e.Set("X-Forwarded-Host", x.Target.Authority)
+			e.SetID(exchange.XForwardedHost, "X-Forwarded-Host", x.Target.Authority)
 		}
-		e.Set("Forwarded", forwardedElement(x, joined(x, exchange.Forwarded, "")))
+		e.SetID(exchange.Forwarded, "Forwarded", forwardedElement(x, joined(x, exchange.Forwarded, "")))
 	}
-	e.Add("Via", viaValue(x.Proto))
-	e.Set("X-Request-Id", x.RequestID)
+	e.AddID(exchange.Via, "Via", viaValue(x.Proto))
+	e.SetID(exchange.XRequestID, "X-Request-Id", x.RequestID)
 }
 
 func viaValue(p exchange.Proto) string {

@@ -44,14 +44,19 @@ func (e *Edits) Add(name, value string) { e.put(name, value, editAdd) }
 // included.
 func (e *Edits) Remove(name string) { e.put(name, "", editRemove) }
 
-func (e *Edits) put(name, value string, kind uint8) {
-	id := Lookup(name)
+// SetID is Set for a well-known name, spelt as given; it needs no look-up.
+func (e *Edits) SetID(id ID, name, value string) { e.putID(id, name, value, editSet) }
+
+// AddID is Add for a well-known name.
+func (e *Edits) AddID(id ID, name, value string) { e.putID(id, name, value, editAdd) }
+
+func (e *Edits) put(name, value string, kind uint8) { e.putID(Lookup(name), name, value, kind) }
+
+func (e *Edits) putID(id ID, name, value string, kind uint8) {
 	if kind != editAdd {
-		if e.Replaces(name, id) || len(e.list) > 0 {
-			for i := range e.list {
-				if e.list[i].id == id && (id != Other || EqualFold(e.list[i].name, name)) {
-					e.list[i].kind = editVoid
-				}
+		for i := range e.list {
+			if e.list[i].id == id && (id != Other || EqualFold(e.list[i].name, name)) {
+				e.list[i].kind = editVoid
 			}
 		}
 		if id == Other {
