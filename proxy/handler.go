@@ -192,6 +192,9 @@ func (l *line) finish() {
 	if x.ResponseBody != nil {
 		_ = x.ResponseBody.Close() // its outcome is the lease's
 	}
+	if x.Tunnel != nil {
+		_ = x.Tunnel.Close() // a front that joined it has done so already
+	}
 	if x.RequestBody != nil {
 		_ = x.RequestBody.Close() // the front sees what was left unread
 	}
@@ -202,6 +205,9 @@ func (l *line) finish() {
 		}
 		x.Lease.Release(x, err)
 		x.Lease = nil
+		// They were views into the connection's memory, which is another's now.
+		x.Response.Reset(nil)
+		x.ResponseTrailer.Reset(nil)
 	}
 	if l.r != nil {
 		l.r.Chain.Finish(x, l.seen)

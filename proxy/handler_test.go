@@ -29,7 +29,7 @@ func (r *recorder) Respond(x *exchange.Exchange) error {
 	for i := range x.Response.Len() {
 		name, value := x.Response.Field(i)
 		if !x.ResponseEdits.Replaces(name, x.Response.ID(i)) {
-			r.headers[strings.ToLower(name)] = strings.Clone(value)
+			r.headers[strings.ToLower(strings.Clone(name))] = strings.Clone(value)
 		}
 	}
 	for i := range x.ResponseEdits.Len() {
@@ -351,5 +351,45 @@ func TestAccessLogLine(t *testing.T) {
 		if got[k] != want {
 			t.Errorf("%s = %v, want %v", k, got[k], want)
 		}
+	}
+}
+
+// scribbler is a lease whose buffer goes to somebody else at the release.
+type scribbler struct{ buf []byte }
+
+func (s scribbler) Release(x *exchange.Exchange, _ error) {
+	x.Lease = nil
+	for i := range s.buf {
+		s.buf[i] = '!'
+	}
+}
+
+type finisher func(*exchange.Exchange)
+
+func (f finisher) Finish(x *exchange.Exchange) { f(x) }
+
+// TestFinishSeesNoForeignBytes: after the lease's release, the response's head
+// would be a view into another exchange's bytes.
+func TestFinishSeesNoForeignBytes(t *testing.T) {
+	r := &Route{Name: "r", Answer: answerer(func(x *exchange.Exchange) {
+		buf := []byte("x-cost7")
+		x.Reply(200, "", nil)
+		x.Response.Reset(buf)
+		x.Response.Mark(0, 6, 6, 7)
+		x.Lease = scribbler{buf}
+	})}
+	var cost string
+	r.Chain = policy.Compile([]policy.Named{{Name: "f", Policy: finisher(func(x *exchange.Exchange) {
+		for i := range x.Response.Len() {
+			name, value := x.Response.Field(i)
+			cost += name + value
+		}
+	})}})
+	got, _, _ := serve(t, usual(), nil, r)
+	if got.headers["x-cost"] != "7" {
+		t.Errorf("the client got %v", got.headers)
+	}
+	if strings.Contains(cost, "!") {
+		t.Errorf("Finish read %q", cost)
 	}
 }

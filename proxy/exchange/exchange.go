@@ -203,6 +203,9 @@ func (x *Exchange) Reply(status int, contentType string, body []byte) {
 		// The outcome of an answer that is thrown away doesn't matter.
 		_ = x.ResponseBody.Close()
 	}
+	if x.Tunnel != nil {
+		_ = x.Tunnel.Close() // or the backend would wait for nobody
+	}
 	x.Status = status
 	x.Response.Reset(nil)
 	x.ResponseTrailer.Reset(nil)

@@ -61,6 +61,12 @@ func (x *Exchange) Canonicalise() *Fault {
 	if strings.IndexByte(raw, '#') >= 0 {
 		return NewFault(FromClient, BadPath, "request target has a fragment")
 	}
+	for i := range len(query) {
+		// HTTP/2 can carry what would end a request line of HTTP/1.1.
+		if c := query[i]; c <= ' ' || c == 0x7f {
+			return NewFault(FromClient, BadPath, "query has a space or a control character")
+		}
+	}
 	x.Target.Query, x.Target.HasQuery = query, has
 	if clean(path) {
 		x.Target.Path = path

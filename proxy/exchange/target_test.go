@@ -153,3 +153,34 @@ func sprint(s []string) string {
 	}
 	return out + "]"
 }
+
+func TestQuery(t *testing.T) {
+	for _, tt := range []struct {
+		target string
+		ok     bool
+	}{
+		{"/?", true}, {"/?a=b&c=%20", true}, {"/?\xc3\xa9", true}, {"/?a b", false}, {"/? HTTP/1.1", false}, {"/?a\tb", false}, {"/?a\x7f", false},
+	} {
+		x := &Exchange{Proto: HTTP2, Method: "GET", RawTarget: tt.target, RawHost: "h", Conn: &Conn{Scheme: "https"}}
+		if f := x.Canonicalise(); (f == nil) != tt.ok || f != nil && f.Kind != BadPath {
+			t.Errorf("Canonicalise(%q) = %v, want it accepted: %v", tt.target, f, tt.ok)
+		}
+	}
+}
+
+type pipe struct{ closed int }
+
+func (*pipe) Read([]byte) (int, error)    { return 0, nil }
+func (*pipe) Write(p []byte) (int, error) { return len(p), nil }
+func (p *pipe) Close() error              { p.closed++; return nil }
+
+// TestReplyClosesTheTunnel: nobody else would, when a policy refuses an upgrade
+// that the backend took.
+func TestReplyClosesTheTunnel(t *testing.T) {
+	p := &pipe{}
+	x := &Exchange{Method: "GET", Status: 101, Tunnel: p}
+	x.Reply(403, "", nil)
+	if p.closed != 1 || x.Tunnel != nil {
+		t.Errorf("closed %d times, tunnel %v", p.closed, x.Tunnel)
+	}
+}

@@ -35,7 +35,8 @@ type Responder interface {
 }
 
 // Finisher sees the end of each exchange that its Request part saw, whatever
-// became of it.
+// became of it. All counts are final then, and the head and trailers of a
+// backend's response are gone: what Finish needs of them, Response keeps.
 type Finisher interface {
 	Finish(x *exchange.Exchange)
 }
