@@ -508,6 +508,7 @@ func TestRefusals(t *testing.T) {
 		{"large field", "GET", "/", http.Header{"X-A": {strings.Repeat("a", 5000)}}, string(exchange.HeadersTooLarge)},
 		{"large field that is dropped", "GET", "/", http.Header{"X_a": {strings.Repeat("a", 5000)}}, string(exchange.HeadersTooLarge)},
 		{"expectation", "POST", "/", http.Header{"Expect": {"200-maybe"}}, string(exchange.Expectation)},
+		{"two credentials", "GET", "/", http.Header{"Authorization": {"Basic YQ==", "Basic Yg=="}}, string(exchange.Malformed)},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -519,6 +520,24 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("fault = %q, want %q", b, tt.want)
 			}
 		})
+	}
+}
+
+// TestProxyFieldIsDropped: CGI programs take it for HTTP_PROXY (httpoxy).
+func TestProxyFieldIsDropped(t *testing.T) {
+	f := start(t, nil, func(x *exchange.Exchange) {
+		said := "none"
+		for i := range x.Request.Len() {
+			if x.Request.ID(i) == exchange.Proxy && !x.Request.Dropped(i) {
+				said = "goes on"
+			}
+		}
+		answer(x, 200, said)
+	})
+	r := request(t, "GET", f.url+"/", nil)
+	r.Header.Set("Proxy", "http://evil.test")
+	if _, b := f.do(t, r); string(b) != "none" {
+		t.Errorf("the Proxy field %s", b)
 	}
 }
 

@@ -156,9 +156,13 @@ func (s *stream) fillHead(r *http.Request) *exchange.Fault {
 			return exchange.NewFault(exchange.FromClient, exchange.HeadersTooLarge, "more than %d fields, or a head of more than %d bytes", s.f.cfg.MaxFields, s.f.cfg.MaxHeaders)
 		}
 		// A name with _ or . becomes that of another field in the environment of
-		// a CGI-like backend. Host went to RawHost.
-		if strings.ContainsAny(k, "_.") || k == "Host" {
+		// a CGI-like backend, and Proxy a setting of its. Host went to RawHost.
+		if strings.ContainsAny(k, "_.") || k == "Host" || k == "Proxy" {
 			continue
+		}
+		if k == "Authorization" && len(values) > 1 {
+			// The backend may look at another one than we do.
+			return exchange.NewFault(exchange.FromClient, exchange.Malformed, "several Authorization fields")
 		}
 		var lower string
 		if id := exchange.Lookup(k); id != exchange.Other {
