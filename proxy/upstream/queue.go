@@ -34,12 +34,18 @@ func (q *queue) join(l *lease, most int, front bool) bool {
 	return true
 }
 
+// leave takes l out. If it was woken already, for room that it doesn't take,
+// the next one is.
 func (q *queue) leave(l *lease) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	if i := slices.Index(q.list, l); i >= 0 {
+	i := slices.Index(q.list, l)
+	if i >= 0 {
 		q.list = slices.Delete(q.list, i, i+1)
 		q.n.Store(int32(len(q.list)))
+	}
+	q.mu.Unlock()
+	if i < 0 {
+		q.wake()
 	}
 }
 
@@ -111,17 +117,11 @@ func (l *lease) await(x *exchange.Exchange, s *settings) (*instance, *exchange.F
 		select {
 		case <-l.wake:
 			if x.Front != nil && x.Front.Gone(x) {
-				p.queue.leave(l)
-				p.queue.wake() // the signal was for somebody who still cares
+				p.queue.leave(l) // and so the signal goes to somebody who still cares
 				return nil, exchange.NewFault(exchange.FromClient, exchange.ClientGone, "left while waiting for an instance of %s", p.name)
 			}
 		case <-timer.C:
 			p.queue.leave(l)
-			select {
-			case <-l.wake:
-				p.queue.wake() // a signal that came at the same time
-			default:
-			}
 			p.counts.overloaded.Add(1)
 			if !x.Deadline.IsZero() && wait < s.timeouts.Connect {
 				return nil, exchange.NewFault(exchange.FromUpstream, exchange.DeadlineExceeded, "no instance of %s had room in time", p.name)
