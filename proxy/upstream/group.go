@@ -156,6 +156,13 @@ func (g *Group) Plan(cfgs []*Config) (*Plan, error) {
 	return p, nil
 }
 
+// Check says what Plan would find wrong with one service.
+func (g *Group) Check(cfg *Config) error {
+	_, err := compile(cfg, newPool(g, cfg.Name), nil)
+	_, _, missing := g.d.Sources(cfg)
+	return errors.Join(err, missing)
+}
+
 // Pool returns the pool of a service, nil when the plan has none. It serves
 // from the commit on.
 func (p *Plan) Pool(service string) *Pool {

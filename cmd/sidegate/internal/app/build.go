@@ -40,7 +40,7 @@ type ready struct {
 // wrong or in conflict becomes a problem of its own and harms nothing else.
 func (a *App) prepare(file *config.File, f *said) (*ready, error) {
 	a.planning = file
-	d := &draft{file: file, fixed: map[*config.Route]bool{}}
+	d := &draft{file: file, fixed: map[*config.Route]bool{}, own: file.Services}
 	for _, r := range file.Routes {
 		d.fixed[r] = true
 	}
@@ -63,6 +63,7 @@ func (a *App) prepare(file *config.File, f *said) (*ready, error) {
 type draft struct {
 	file     *config.File           // with what the feeds add
 	fixed    map[*config.Route]bool // the files' routes: an error in one is the whole configuration's
+	own      []*upstream.Config     // the files' services, likewise
 	problems []admin.Problem
 }
 
@@ -128,6 +129,28 @@ func (d *draft) claimed(claims []discovery.Claim, problems []discovery.Problem) 
 	return parts
 }
 
+// unsound are the services of KV and registrations that no pool can be made
+// of, for one because a file that they name holds no certificate. One that the
+// files' routes use is left to fail the whole configuration.
+func (a *App) unsound(d *draft) map[string]error {
+	needed := map[string]bool{}
+	for r := range d.fixed {
+		for _, name := range servicesOf(r) {
+			needed[name] = true
+		}
+	}
+	bad := map[string]error{}
+	for _, s := range d.file.Services {
+		if needed[s.Name] || slices.Contains(d.own, s) {
+			continue
+		}
+		if err := a.group.Check(s); err != nil {
+			bad[s.Name] = err
+		}
+	}
+	return bad
+}
+
 // compile turns a draft into what the data plane runs on.
 func (a *App) compile(d *draft) (*ready, error) {
 	out := &ready{file: d.file}
@@ -140,10 +163,16 @@ func (a *App) compile(d *draft) (*ready, error) {
 	var compiled []*proxy.Route
 	var rules []route.Rule
 	used := map[string]bool{}
+	unsound := a.unsound(d)
 	conditions := sync.OnceValues(condition.NewCompiler) // made for the first when, if there is one
 	for _, r := range d.file.Routes {
 		origin, fixed := d.file.Origin(r), d.fixed[r]
 		p, rule, err := compileRoute(r, bundles, conditions)
+		for _, name := range servicesOf(r) {
+			if bad := unsound[name]; bad != nil && err == nil {
+				err = fmt.Errorf("service %q: %w", name, bad)
+			}
+		}
 		if err != nil && fixed {
 			diags.Errorf(r.Range, "", "route %q: %v", r.Name, err)
 			continue
