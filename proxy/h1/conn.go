@@ -247,7 +247,7 @@ func (c *conn) Gone(*exchange.Exchange) bool {
 	if c.w.broken.Load() != nil {
 		return true
 	}
-	return c.w.sock != nil && !c.ahead.Load() && hungUp(c.w.sock)
+	return c.w.sock != nil && !c.ahead.Load() && hungUp(c.w.sock, c.w.tcp == nil)
 }
 
 // bodyWanted sends 100 (Continue) to a client that waits for it, unless part of

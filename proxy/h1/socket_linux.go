@@ -23,8 +23,9 @@ func counter(sock syscall.RawConn, received bool) (n uint64) {
 }
 
 // hungUp reports whether the peer has closed at least its sending side and
-// nothing that it sent before waits to be read.
-func hungUp(sock syscall.RawConn) bool {
+// nothing that it sent before waits to be read. Below TLS, its goodbye is
+// nothing.
+func hungUp(sock syscall.RawConn, secure bool) bool {
 	gone := false
 	err := sock.Control(func(fd uintptr) {
 		p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
@@ -37,9 +38,31 @@ func hungUp(sock syscall.RawConn) bool {
 			return
 		}
 		why := peek(fd)
-		gone = why != 0 && why != unix.EAGAIN
+		gone = why != 0 && why != unix.EAGAIN || why == 0 && secure && goodbye(fd)
 	})
 	return gone || err != nil
+}
+
+// The records that hold close_notify: TLS 1.2 says that it is an alert, TLS 1.3
+// disguises it (RFC 8446, 5.2), but two bytes, their type and a tag of 16 bytes
+// are hardly anything else.
+const (
+	recordHead  = 5
+	recordAlert = 21
+	recordData  = 23
+	alertSize   = 2 + 1 + 16
+)
+
+// goodbye reports whether the last that the peer sent, and all that waits to be
+// read, is an alert of TLS.
+func goodbye(fd uintptr) bool {
+	var b [64]byte
+	n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	if err != nil || n < recordHead {
+		return false
+	}
+	size := int(b[3])<<8 | int(b[4])
+	return n == recordHead+size && (b[0] == recordAlert || b[0] == recordData && size == alertSize)
 }
 
 // peek looks at the next byte without waiting: 0 means there is one.

@@ -2,6 +2,7 @@ package h1
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -102,5 +103,59 @@ func TestExpectSlowUpload(t *testing.T) {
 	got, _ := io.ReadAll(br)
 	if !strings.Contains(string(got), "HTTP/1.1 200") || !strings.HasSuffix(string(got), "01234567") {
 		t.Errorf("answer = %q", got)
+	}
+}
+
+// TestTLSClientLeaves: a client's goodbye over TLS, unread in the socket, isn't
+// taken for bytes of a request.
+func TestTLSClientLeaves(t *testing.T) {
+	t.Parallel()
+	cert := testCertificate(t)
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		s := startSweeper(t)
+		entered, gone := make(chan struct{}), make(chan bool, 1)
+		f := NewFront(testConfig(s, handlerFunc(func(x *exchange.Exchange) {
+			if x.Front.Gone(x) {
+				t.Error("gone too early")
+			}
+			close(entered)
+			left := false
+			for end := time.Now().Add(2 * time.Second); !left && time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+				left = x.Front.Gone(x)
+			}
+			gone <- left
+			x.Reply(200, "", nil)
+			_ = x.Front.Respond(x)
+		})))
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := make(chan struct{})
+		go func() {
+			defer close(served)
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			tc := tls.Server(nc, &tls.Config{Certificates: []tls.Certificate{cert}})
+			if err := tc.Handshake(); err != nil {
+				t.Error(err)
+			}
+			f.ServeConn(tc, &exchange.Conn{Scheme: "https"}, nil)
+		}()
+		nc, err := tls.Dial("tcp", ln.Addr().String(), &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(nc, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+		<-entered
+		_ = nc.Close()
+		if !<-gone {
+			t.Errorf("TLS %x: Gone stays false after the client has left", version)
+		}
+		_ = ln.Close()
+		<-served
+		f.Close()
 	}
 }
