@@ -201,7 +201,8 @@ func (a *App) Run(ctx context.Context) error {
 	if err := a.start(end); err != nil {
 		return err
 	}
-	a.log.WithFields(logrus.Fields{"version": a.opt.Version, "config": a.opt.Config, "admin": a.file.Admin.Address}).Info("sidegate serves")
+	file := a.current()
+	a.log.WithFields(logrus.Fields{"version": a.opt.Version, "config": a.opt.Config, "admin": file.Admin.Address}).Info("sidegate serves")
 	if err := systemd.Ready(); err != nil {
 		a.log.WithError(err).Warn("systemd wasn't told that the gateway is ready")
 	}
@@ -210,9 +211,10 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	a.signals(ctx)
 	_ = systemd.Stopping() // systemd finds out by itself
-	a.log.WithField("drain", a.file.Drain).Info("draining")
+	file = a.current()
+	a.log.WithField("drain", file.Drain).Info("draining")
 	a.view.setDraining()
-	drain, cancel := context.WithTimeout(context.Background(), a.file.Drain)
+	drain, cancel := context.WithTimeout(context.Background(), file.Drain)
 	defer cancel()
 	a.server.Drain(drain)
 	a.log.Info("stopped")
@@ -265,8 +267,9 @@ func (a *App) start(end *cleanups) error {
 		cancel()
 		a.server.Drain(ctx)
 	})
-	socket := filepath.Join(a.file.StateDir, "admin.sock")
-	if err := a.admin.Start(a.file.Admin.Address, a.file.Admin.Token, socket); err != nil {
+	file := a.current() // the feeds may be at work
+	socket := filepath.Join(file.StateDir, "admin.sock")
+	if err := a.admin.Start(file.Admin.Address, file.Admin.Token, socket); err != nil {
 		return err
 	}
 	end.add("admin", func() {
