@@ -25,8 +25,10 @@ func TestSignalIsPassedOn(t *testing.T) {
 	}}, at(be.addr))
 	p := b.p
 	in := p.view.Load().all.list[0]
-	if !in.stats.Acquire() || !in.stats.Acquire() || in.stats.Acquire() {
-		t.Fatal("the instance should have room for two")
+	for i, want := range []bool{true, true, false} {
+		if in.stats.Acquire() != want {
+			t.Fatalf("slot %d: the instance should have room for two", i)
+		}
 	}
 	x := &exchange.Exchange{Method: "GET"}
 	first, next := p.newLease(x, p.settings.Load()), p.newLease(x, p.settings.Load())
