@@ -71,7 +71,7 @@ func (c *Client) WatchClaims(ctx context.Context, prefixes []string, update func
 			return nil
 		case <-cw.wake:
 		}
-		if !sleep(ctx, c.times.settle) {
+		if told && !sleep(ctx, c.times.settle) { // the first report is what a start waits for
 			return nil
 		}
 		claims, problems, ready := cw.collect(told || !time.Now().Before(deadline))
