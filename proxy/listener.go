@@ -152,8 +152,18 @@ func (v *serving) admit(ip netip.Addr) bool {
 	return true
 }
 
+// network is what counts as one client: an address, or with IPv6 a /64, which
+// is what one customer has.
+func network(ip netip.Addr) netip.Addr {
+	if ip.Is4() || ip.Is4In6() {
+		return ip
+	}
+	return netip.PrefixFrom(ip, 64).Masked().Addr()
+}
+
 // claim takes one of the client's places, if there is one left.
 func (v *serving) claim(ip netip.Addr) bool {
+	ip = network(ip)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.perIP[ip] >= v.cfg.Limits.ConnectionsPerIP {
@@ -164,6 +174,7 @@ func (v *serving) claim(ip netip.Addr) bool {
 }
 
 func (v *serving) release(ip netip.Addr) {
+	ip = network(ip)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.perIP[ip]--; v.perIP[ip] <= 0 {

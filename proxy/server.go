@@ -88,7 +88,11 @@ func (s *Server) plan(cfg *ListenerConfig, trust Trust) (step, error) {
 	old := s.listeners[cfg.Address]
 	if old != nil {
 		now := old.now.Load()
-		if reflect.DeepEqual(now.cfg, *cfg) && reflect.DeepEqual(now.trust, trust) && cfg.ClientCAFile == "" {
+		same, err := s.sameAuthorities(now, cfg)
+		if err != nil {
+			return step{}, err
+		}
+		if same && reflect.DeepEqual(now.cfg, *cfg) && reflect.DeepEqual(now.trust, trust) {
 			return step{old: old}, nil
 		}
 	}
@@ -104,6 +108,19 @@ func (s *Server) plan(cfg *ListenerConfig, trust Trust) (step, error) {
 		return step{}, bindError(cfg.Address, err)
 	}
 	return step{next: next, tcp: l, fresh: true}, nil
+}
+
+// sameAuthorities reports whether the file of client authorities says what it
+// said: its path alone doesn't tell.
+func (s *Server) sameAuthorities(now *serving, cfg *ListenerConfig) (bool, error) {
+	if cfg.ClientCAFile == "" || !cfg.TLS || now.tls == nil {
+		return true, nil
+	}
+	next, err := s.TLS(cfg, false)
+	if err != nil {
+		return false, err
+	}
+	return next.ClientCAs.Equal(now.tls.ClientCAs), nil
 }
 
 // bindError says who has the port, when that can be known.

@@ -156,3 +156,13 @@ func TestDrainWaitsForTheRetired(t *testing.T) {
 	}
 	<-drained
 }
+
+func TestNetwork(t *testing.T) {
+	for in, want := range map[string]string{
+		"192.0.2.1": "192.0.2.1", "::ffff:192.0.2.1": "::ffff:192.0.2.1", "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::", "2001:db8:1:2::9": "2001:db8:1:2::",
+	} {
+		if got := network(netip.MustParseAddr(in)).String(); got != want {
+			t.Errorf("network(%s) = %s, want %s", in, got, want)
+		}
+	}
+}
