@@ -88,7 +88,9 @@ func (c *ClientConn) interim(x *exchange.Exchange, status int) *exchange.Fault {
 		}
 		return nil
 	}
-	if c.w.rd.hit() {
+	// Not hit, which also says that a deadline is set on the socket: one that
+	// has passed would have failed the read.
+	if c.w.rd.by.Load() == lapsed {
 		return c.fault(errLapsed)
 	}
 	if err := x.Front.Interim(x, status, &x.Response); err != nil {
