@@ -45,9 +45,6 @@ func twinBlock(address, more string) string {
 	return b.String()
 }
 
-// backends are the two ways in which twin is reached.
-var backends = []struct{ name, host string }{{"http1", "one.test"}, {"h2c", "two.test"}}
-
 // protocolClient is one of the ways to reach a gateway.
 type protocolClient struct {
 	name string
