@@ -106,6 +106,9 @@ func (e *Edits) MayTrail(name string, id ID) bool {
 // Len is the number of fields that e adds at most; Field gives each.
 func (e *Edits) Len() int { return len(e.list) }
 
+// ID is the id of the name of edit i.
+func (e *Edits) ID(i int) ID { return e.list[i].id }
+
 // Field returns the field that edit i puts out; ok is false for one that puts
 // out none.
 func (e *Edits) Field(i int) (name, value string, ok bool) {

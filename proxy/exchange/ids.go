@@ -1,5 +1,7 @@
 package exchange
 
+import "net/http"
+
 // ID is a small number for a well-known field name, so that finding one is a
 // bit test. Other is every name without one.
 type ID uint8
@@ -101,6 +103,7 @@ func (id ID) Name() string { return names[id] }
 type nameTable struct {
 	first [256]ID
 	next  [lastID]ID
+	usual [lastID]string // in the case that HTTP/1.1 clients mostly write: Content-Type
 }
 
 func newNameTable() *nameTable {
@@ -109,6 +112,7 @@ func newNameTable() *nameTable {
 		h := nameHash(names[id])
 		t.next[id] = t.first[h]
 		t.first[h] = id
+		t.usual[id] = http.CanonicalHeaderKey(names[id])
 	}
 	return t
 }
@@ -125,7 +129,7 @@ func Lookup(name string) ID {
 		return Other
 	}
 	for id := table.first[nameHash(name)]; id != Other; id = table.next[id] {
-		if EqualFold(name, names[id]) {
+		if name == table.usual[id] || name == names[id] || EqualFold(name, names[id]) {
 			return id
 		}
 	}

@@ -50,8 +50,13 @@ func appendFields(dst []byte, h *exchange.Head, e *exchange.Edits, skip exchange
 	}
 	for i := range e.Len() {
 		name, value, ok := e.Field(i)
-		if ok && !own(exchange.Lookup(name)) {
+		switch id := e.ID(i); {
+		case !ok || own(id):
+		case id == exchange.Other:
 			dst = appendField(dst, name, value)
+		case validValue(bytesOf(value)): // the name is a known one, so it is a token
+			dst = append(append(dst, name...), ':', ' ')
+			dst = append(append(dst, value...), '\r', '\n')
 		}
 	}
 	return dst

@@ -501,7 +501,18 @@ func TestDeafBackend(t *testing.T) {
 	defer close(stop)
 	b := rawBackend(t, func(net.Conn) { <-stop })
 	addr, _ := proxy(t, b, func(_ *FrontConfig, h *forwarder) { h.cfg.Idle = 2 * time.Second })
-	res, err := newClient(t).Post("http://"+addr+"/", "", io.MultiReader(bytes.NewReader(noise(32<<20))))
+	// By hand: net/http's client prefers the error of its write, once the
+	// connection is closed under it, to the answer that came before.
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	go func() {
+		fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n", 32<<20)
+		_, _ = c.Write(noise(32 << 20)) // fails when the answer is complete
+	}()
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
