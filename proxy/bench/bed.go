@@ -2,218 +2,170 @@ package main
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
+	"context"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"strconv"
-	"strings"
+	"slices"
+	"syscall"
 	"text/template"
 	"time"
 )
 
-// bed holds the processes of a run.
+// bed holds the processes of a run, all of them this program's own.
 type bed struct {
-	dir        string
-	backend    *process
-	contenders []*process
+	ctx     context.Context // ends the run; nothing else is kept in it
+	dir     string
+	self    string // this program, which is some works' load generator
+	tools   map[string]string
+	backend int // port
+	running []*process
 }
 
 // process is a contender or the backend.
 type process struct {
-	name       string
-	cmd        *exec.Cmd
-	plain, tls int // ports
+	name  string
+	cmd   *exec.Cmd
+	ports map[string]int
 }
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// values are what the configuration templates may name.
-type values struct {
-	Dir, Cert, Key, Both   string
-	Backend, Plain, Secure int
+// kind is how a process is started.
+type kind struct {
+	tool, config, file string
+	args               func(tool, dir, file string) []string
+	cores, procs       string
+	log                bool
 }
 
-func newBed(dir, binary string) (*bed, error) {
-	b := &bed{dir: dir}
+func nginxArgs(tool, dir, file string) []string { return []string{tool, "-p", dir, "-c", file} }
+func haproxyArgs(tool, _, file string) []string { return []string{tool, "-f", file} }
+func caddyArgs(tool, _, file string) []string {
+	return []string{tool, "run", "--adapter", "caddyfile", "--config", file}
+}
+func sidegateArgs(tool, _, file string) []string { return []string{tool, "run", "-config", file} }
+
+// kinds are the processes that a bed can start: contenders have core 0 and the
+// backend core 1, but for sidegate-2, which has both.
+func kinds() map[string]kind {
+	return map[string]kind{
+		"backend":      {"nginx", backendConf, "backend.conf", nginxArgs, "1", "1", false},
+		"nginx":        {"nginx", nginxConf, "nginx.conf", nginxArgs, "0", "1", false},
+		"haproxy":      {"haproxy", haproxyConf, "haproxy.conf", haproxyArgs, "0", "1", false},
+		"caddy":        {"caddy", caddyConf, "Caddyfile", caddyArgs, "0", "1", false},
+		"sidegate":     {"sidegate", sidegateConf, "sidegate.hcl", sidegateArgs, "0", "1", false},
+		"sidegate-log": {"sidegate", sidegateConf, "sidegate-log.hcl", sidegateArgs, "0", "1", true},
+		"sidegate-2":   {"sidegate", sidegateConf, "sidegate-2.hcl", sidegateArgs, "0,1", "2", false},
+	}
+}
+
+func newBed(ctx context.Context, dir string, tools map[string]string) (*bed, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	b := &bed{ctx: ctx, dir: dir, self: self, tools: tools}
 	if err := certificate(dir); err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(7)
-	if err != nil {
-		return nil, err
-	}
-	for _, f := range []struct {
-		name string
-		size int
-	}{{"small", 45}, {"large", 1 << 20}} {
-		if err := os.WriteFile(filepath.Join(dir, f.name), bytes.Repeat([]byte("x"), f.size), 0o644); err != nil {
+	for name, size := range map[string]int{"small": 45, "large": 1 << 20} {
+		if err := os.WriteFile(filepath.Join(dir, name), bytes.Repeat([]byte("x"), size), 0o644); err != nil {
 			return nil, err
 		}
 	}
-	v := values{
-		Dir: dir, Backend: ports[0],
-		Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem"), Both: filepath.Join(dir, "both.pem"),
-	}
-	abs, err := filepath.Abs(binary)
+	ports, err := freePorts(1)
 	if err != nil {
 		return nil, err
 	}
-	nginx, err := look("nginx")
-	if err != nil {
-		return nil, err
-	}
-	haproxy, err := look("haproxy")
-	if err != nil {
-		return nil, err
-	}
-	steps := []struct {
-		name, core, config string
-		plain, tls         int
-		args               func(file string) []string
-	}{
-		{"backend", "1", backendConf, ports[0], 0, func(f string) []string { return []string{nginx, "-p", dir, "-c", f} }},
-		{"nginx", "0", nginxConf, ports[1], ports[2], func(f string) []string { return []string{nginx, "-p", dir, "-c", f} }},
-		{"haproxy", "0", haproxyConf, ports[3], ports[4], func(f string) []string { return []string{haproxy, "-f", f} }},
-		{"sidegate", "0", sidegateConf, ports[5], ports[6], func(f string) []string { return []string{abs, "run", "-config", f} }},
-	}
-	for _, s := range steps {
-		v.Plain, v.Secure = s.plain, s.tls
-		p, err := b.start(s.name, s.core, s.config, v, s.args)
-		if err != nil {
-			b.stop()
-			return nil, fmt.Errorf("%s: %w", s.name, err)
-		}
-		if s.name == "backend" {
-			b.backend = p
-		} else {
-			b.contenders = append(b.contenders, p)
-		}
-	}
-	return b, nil
+	b.backend = ports[0]
+	_, err = b.start("backend")
+	return b, err
 }
 
-func (b *bed) start(name, core, config string, v values, args func(string) []string) (*process, error) {
-	file := filepath.Join(b.dir, name+".conf")
-	if name == "sidegate" {
-		file = filepath.Join(b.dir, name+".hcl")
+// get is the process of that name, started if it isn't up yet.
+func (b *bed) get(name string) (*process, error) {
+	for _, p := range b.running {
+		if p.name == name {
+			return p, nil
+		}
 	}
-	var text bytes.Buffer
-	t, err := template.New(name).Parse(config)
+	p, err := b.start(name)
 	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return p, nil
+}
+
+func (b *bed) start(name string) (*process, error) {
+	k, ok := kinds()[name]
+	if !ok {
+		return nil, errors.New("no such contender")
+	}
+	p := &process{name: name, ports: map[string]int{"plain": b.backend}}
+	if name != "backend" {
+		names := []string{"plain", "tls", "log", "tcp", "quic"}
+		free, err := freePorts(len(names))
+		if err != nil {
+			return nil, err
+		}
+		for i, n := range names {
+			p.ports[n] = free[i]
+		}
+	}
+	file := filepath.Join(b.dir, k.file)
+	if err := b.configure(p, k, file); err != nil {
 		return nil, err
 	}
-	if err := t.Execute(&text, v); err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(file, text.Bytes(), 0o600); err != nil {
-		return nil, err
-	}
-	cmd := exec.Command("taskset", append([]string{"-c", core}, args(file)...)...)
-	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
+	args := append([]string{"-c", k.cores}, k.args(b.tools[k.tool], b.dir, file)...)
+	p.cmd = exec.Command("taskset", args...)
+	p.cmd.Env = append(os.Environ(), "GOMAXPROCS="+k.procs, "HOME="+b.dir, "XDG_CONFIG_HOME="+b.dir, "XDG_DATA_HOME="+b.dir)
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // not to outlive us
 	var said bytes.Buffer
-	cmd.Stderr = &said
-	if err := cmd.Start(); err != nil {
+	p.cmd.Stderr = &said
+	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &process{name: name, cmd: cmd, plain: v.Plain, tls: v.Secure}
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", v.Plain)); err == nil {
+	b.running = append(b.running, p)
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end) && b.ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
+		if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", p.ports["plain"])); err == nil {
 			return p, c.Close()
 		}
 	}
-	_ = cmd.Process.Kill() // it never served
-	_ = cmd.Wait()
+	b.end(p)
 	return nil, fmt.Errorf("didn't start: %s", said.String())
 }
 
-func (b *bed) stop() {
-	for _, p := range append(b.contenders, b.backend) {
-		if p == nil {
-			continue
-		}
-		_ = p.cmd.Process.Kill() // throw-away processes
-		_ = p.cmd.Wait()
-	}
-}
-
-var (
-	wrkCount    = regexp.MustCompile(`(\d+) requests in`)
-	wrkBad      = regexp.MustCompile(`Non-2xx or 3xx responses: (\d+)`)
-	h2loadCount = regexp.MustCompile(`(\d+) succeeded, (\d+) failed`)
-)
-
-// load runs the load generator against a contender and returns how many
-// requests were answered; a failed one fails the run.
-func (b *bed) load(w work, c *process, length time.Duration) (int, error) {
-	scheme, port := "http", c.plain
-	if w.tls {
-		scheme, port = "https", c.tls
-	}
-	url := fmt.Sprintf("%s://127.0.0.1:%d%s", scheme, port, w.path)
-	seconds := strconv.Itoa(int(length.Seconds()))
-	args := []string{"-c", "1"}
-	if w.tool == "wrk" {
-		args = append(args, "wrk", "-t1", "-c"+strconv.Itoa(w.conns), "-d"+seconds+"s", url)
-	} else {
-		args = append(args, "h2load", "-t1", "-c"+strconv.Itoa(w.conns), "-m"+strconv.Itoa(w.h2), "-D"+seconds, url)
-	}
-	out, err := exec.Command("taskset", args...).CombinedOutput()
+func (b *bed) configure(p *process, k kind, file string) error {
+	t, err := template.New(p.name).Parse(k.config)
 	if err != nil {
-		return 0, fmt.Errorf("%w: %s", err, out)
+		return err
 	}
-	if w.tool == "wrk" {
-		if bad := wrkBad.FindSubmatch(out); bad != nil {
-			return 0, fmt.Errorf("%s answers weren't 2xx", bad[1])
-		}
-		return number(wrkCount.FindSubmatch(out))
+	var text bytes.Buffer
+	err = t.Execute(&text, map[string]any{
+		"Dir": b.dir, "Name": p.name, "Log": k.log, "Backend": b.backend, "Ports": p.ports,
+		"Cert": filepath.Join(b.dir, "cert.pem"), "Key": filepath.Join(b.dir, "key.pem"), "Both": filepath.Join(b.dir, "both.pem"),
+	})
+	if err != nil {
+		return err
 	}
-	m := h2loadCount.FindSubmatch(out)
-	if m == nil || string(m[2]) != "0" {
-		return 0, fmt.Errorf("failed requests: %s", out)
-	}
-	return number(m)
+	return os.WriteFile(file, text.Bytes(), 0o600)
 }
 
-func number(m [][]byte) (int, error) {
-	if m == nil {
-		return 0, errors.New("the load generator printed no count")
-	}
-	n, err := strconv.Atoi(string(m[1]))
-	if err == nil && n == 0 {
-		err = errors.New("no request was answered")
-	}
-	return n, err
+// end kills a process of ours.
+func (b *bed) end(p *process) {
+	_ = p.cmd.Process.Kill() // a throw-away process
+	_ = p.cmd.Wait()
+	b.running = slices.DeleteFunc(b.running, func(o *process) bool { return o == p })
 }
 
-// cpuTime is the nanoseconds that a process's threads have run.
-func cpuTime(pid int) (int64, error) {
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
-	if err != nil || len(files) == 0 {
-		return 0, fmt.Errorf("process %d is gone", pid)
+func (b *bed) stop() {
+	for len(b.running) > 0 {
+		b.end(b.running[len(b.running)-1])
 	}
-	var sum int64
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			continue // a thread that ended
-		}
-		n, err := strconv.ParseInt(strings.Fields(string(b))[0], 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		sum += n
-	}
-	return sum, nil
 }
 
 func freePorts(n int) ([]int, error) {
@@ -227,31 +179,4 @@ func freePorts(n int) ([]int, error) {
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
 	return ports, nil
-}
-
-// certificate writes an ECDSA P-256 certificate, as most public ones are now.
-func certificate(dir string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	t := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	keyDER, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		return err
-	}
-	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	priv := pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})
-	return errors.Join(
-		os.WriteFile(filepath.Join(dir, "cert.pem"), cert, 0o644),
-		os.WriteFile(filepath.Join(dir, "key.pem"), priv, 0o600),
-		os.WriteFile(filepath.Join(dir, "both.pem"), append(cert, priv...), 0o600),
-	)
 }

@@ -1,8 +1,9 @@
 package main
 
 // The peers' configurations are what their operators would write for speed:
-// one worker, connections to the backend kept, no logs, TLS 1.3 with an ECDSA
-// P-256 certificate.
+// one worker, connections to the backend kept, no logs but where a work says
+// so, TLS 1.3 with an ECDSA P-256 certificate, buffers enlarged for large
+// answers.
 
 const backendConf = `
 worker_processes 1; daemon off; master_process off; pid {{.Dir}}/backend.pid; error_log {{.Dir}}/backend.err;
@@ -19,9 +20,10 @@ http {
 
 const nginxConf = `
 worker_processes 1; daemon off; master_process off; pid {{.Dir}}/nginx.pid; error_log {{.Dir}}/nginx.err;
-events { worker_connections 4096; }
+worker_rlimit_nofile 20000;
+events { worker_connections 15000; }
 http {
-  access_log off; tcp_nodelay on; keepalive_requests 1000000000;
+  access_log off; tcp_nodelay on; keepalive_requests 1000000000; keepalive_timeout 600;
   client_body_temp_path {{.Dir}}/nc; proxy_temp_path {{.Dir}}/np; fastcgi_temp_path {{.Dir}}/nf; uwsgi_temp_path {{.Dir}}/nu; scgi_temp_path {{.Dir}}/ns;
   upstream backend { server 127.0.0.1:{{.Backend}}; keepalive 256; keepalive_requests 1000000000; }
   ssl_certificate {{.Cert}}; ssl_certificate_key {{.Key}}; ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:s:10m;
@@ -29,39 +31,72 @@ http {
   proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme;
   proxy_buffers 8 64k; proxy_buffer_size 64k; proxy_busy_buffers_size 128k; proxy_max_temp_file_size 0;
   http2_max_requests 1000000000; http2_max_concurrent_streams 128;
-  server { listen 127.0.0.1:{{.Plain}} backlog=4096; location / { proxy_pass http://backend; } }
-  server { listen 127.0.0.1:{{.Secure}} ssl http2 backlog=4096; location / { proxy_pass http://backend; } }
+  server { listen 127.0.0.1:{{.Ports.plain}} backlog=4096; location / { proxy_pass http://backend; } }
+  server { listen 127.0.0.1:{{.Ports.tls}} ssl http2 backlog=4096; location / { proxy_pass http://backend; } }
+  server { listen 127.0.0.1:{{.Ports.log}} backlog=4096; access_log {{.Dir}}/nginx-access.log combined; location / { proxy_pass http://backend; } }
 }`
 
 const haproxyConf = `
 global
   nbthread 1
-  maxconn 4096
+  maxconn 9200
+  maxpipes 500
   ssl-default-bind-options ssl-min-ver TLSv1.2
 defaults
   mode http
   timeout connect 5s
-  timeout client 60s
-  timeout server 60s
+  timeout client 600s
+  timeout server 600s
+  timeout http-keep-alive 600s
   http-reuse always
-  option forwardfor
   option splice-auto
 frontend plain
-  bind 127.0.0.1:{{.Plain}}
+  bind 127.0.0.1:{{.Ports.plain}}
+  option forwardfor
   http-request set-header X-Forwarded-Proto http
   default_backend b
 frontend secure
-  bind 127.0.0.1:{{.Secure}} ssl crt {{.Both}} alpn h2,http/1.1
+  bind 127.0.0.1:{{.Ports.tls}} ssl crt {{.Both}} alpn h2,http/1.1
+  option forwardfor
   http-request set-header X-Forwarded-Proto https
   default_backend b
+frontend relay
+  mode tcp
+  bind 127.0.0.1:{{.Ports.tcp}}
+  default_backend t
 backend b
+  server s 127.0.0.1:{{.Backend}} maxconn 4096
+backend t
+  mode tcp
   server s 127.0.0.1:{{.Backend}} maxconn 4096
 `
 
+const caddyConf = `
+{
+	admin off
+	persist_config off
+	auto_https off
+	storage file_system {{.Dir}}/caddy
+}
+https://127.0.0.1:{{.Ports.plain}} {
+	bind 127.0.0.1
+	tls {{.Cert}} {{.Key}}
+	reverse_proxy 127.0.0.1:{{.Backend}} {
+		transport http {
+			keepalive_idle_conns 1024
+			keepalive_idle_conns_per_host 1024
+		}
+	}
+}
+`
+
+// The listener named quic stands apart so that the others needn't send Alt-Svc,
+// which their peers don't send either.
 const sidegateConf = `
-state_dir = "{{.Dir}}/state"
+state_dir = "{{.Dir}}/state-{{.Name}}"
 log { level = "warn" }
 admin { address = "127.0.0.1:0" }
+{{if .Log}}access_log { output = "{{.Dir}}/{{.Name}}-access.log" }{{end}}
 tls {
   certificate {
     cert_file = "{{.Cert}}"
@@ -69,14 +104,23 @@ tls {
   }
 }
 listener "plain" {
-  address   = "127.0.0.1:{{.Plain}}"
+  address   = "127.0.0.1:{{.Ports.plain}}"
   tls       = false
   protocols = ["h1", "h2"]
+  limits {
+    connections_per_ip = 20000
+    idle_timeout       = "10m"
+  }
 }
 listener "secure" {
-  address   = "127.0.0.1:{{.Secure}}"
+  address   = "127.0.0.1:{{.Ports.tls}}"
   protocols = ["h1", "h2"]
+  limits {
+    connections_per_ip = 20000
+    idle_timeout       = "10m"
+  }
 }
+listener "quic" { address = "127.0.0.1:{{.Ports.quic}}" }
 service "backend" { instances = ["127.0.0.1:{{.Backend}}"] }
 route "all" { service = "backend" }
 `

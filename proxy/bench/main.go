@@ -1,64 +1,125 @@
-// Command bench measures what a proxied request costs in CPU, for sidegate,
-// nginx and HAProxy side by side in one run.
+// Command bench measures what proxied requests cost in CPU, latency and memory,
+// for sidegate and its peers side by side in one run: nginx, HAProxy and, for
+// HTTP/3, Caddy.
 //
 // Each contender has core 0 for itself and one worker; the load generator and
-// the backend (nginx, a small fixed answer) have core 1. All contenders are up
-// at once and take turns, round after round, so that whatever else the machine
-// does hits them alike. The figure is the process's run time by the scheduler's
-// account (/proc/PID/task/*/schedstat) over the requests answered; ratios are
-// medians over same-round pairs. Requests per second aren't a figure here: the
-// load generator's core is the limit as often as not.
+// the backend (nginx, a small fixed answer) have core 1. The contenders of a
+// work are up at once and take turns, round after round, so that whatever else
+// the machine does hits them alike. A cost is the process's run time by the
+// scheduler's account (/proc/PID/task/*/schedstat) over the requests answered;
+// ratios are medians over same-round pairs with their 95 % bootstrap interval.
+// Requests per second aren't a figure here: the load generator's core is the
+// limit as often as not.
+//
+// As root it runs in a network namespace of its own with the reno congestion
+// control, because bbr's pacing adds noise. Nothing but loopback is used, and
+// the run ends by itself and ends only what it started.
 //
 // It is for comparing on one machine, not for absolute numbers, and isn't a
-// test: nothing fails when a ratio is bad. See RESULTS.md for the last run.
+// test: nothing fails when a ratio is bad. RESULTS.md has the last run.
 package main
 
 import (
+	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
+// options are the command line's.
+type options struct {
+	binary, only string
+	rounds       int
+	length       time.Duration
+	held         int // idle connections
+	settle       time.Duration
+}
+
 func main() {
-	quick := flag.Bool("quick", false, "3 rounds of 1 s instead of 9 of 2 s")
-	binary := flag.String("sidegate", "bin/sidegate", "the binary to measure")
-	only := flag.String("only", "", "run only the works whose name contains this")
+	runtime.LockOSThread() // children die with the thread that started them
+	o := options{rounds: 9, length: 2 * time.Second, held: 10000, settle: 15 * time.Second}
+	quick := flag.Bool("quick", false, "3 rounds of 1 s instead of 9 of 2 s, 2,000 idle connections")
+	flag.StringVar(&o.binary, "sidegate", "bin/sidegate", "the binary to measure")
+	flag.StringVar(&o.only, "only", "", "run only the works whose name contains this")
+	flag.IntVar(&o.rounds, "rounds", o.rounds, "rounds, beside the one that warms up")
+	flag.DurationVar(&o.length, "length", o.length, "length of a turn")
+	flag.IntVar(&o.held, "held", o.held, "idle connections to hold")
+	flag.DurationVar(&o.settle, "settle", o.settle, "how long they are idle before memory is read")
+	var g generator
+	flag.StringVar(&g.kind, "load", "", "internal: be this load generator")
+	flag.StringVar(&g.address, "address", "", "internal")
+	flag.IntVar(&g.conns, "conns", 0, "internal")
+	flag.IntVar(&g.streams, "streams", 0, "internal")
+	flag.IntVar(&g.rate, "rate", 0, "internal")
 	flag.Parse()
-	if err := run(*binary, *quick, *only); err != nil {
+	if *quick {
+		o.rounds, o.length, o.held, o.settle = 3, time.Second, 2000, 5*time.Second
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	var err error
+	switch {
+	case g.kind != "":
+		g.length = o.length
+		err = g.run(ctx)
+	case os.Getuid() == 0 && os.Getenv(inside) == "":
+		err = enter()
+	default:
+		err = run(ctx, o)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-// work is one kind of load.
-type work struct {
-	name  string
-	tool  string // wrk or h2load
-	tls   bool
-	path  string
-	conns int
-	h2    int // streams on each connection; 0: HTTP/1.1
+// inside marks the copy of this program that runs in the namespace.
+const inside = "SIDEGATE_BENCH_NAMESPACE"
+
+// enter runs this program again in a network namespace of its own.
+func enter() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(self, os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGTERM}
+	if err := cmd.Start(); err != nil { // not allowed here, in a container perhaps
+		cmd.SysProcAttr.Cloneflags = 0
+		cmd = &exec.Cmd{Path: cmd.Path, Args: cmd.Args, Env: cmd.Env, Stdout: cmd.Stdout, Stderr: cmd.Stderr, SysProcAttr: cmd.SysProcAttr}
+		return cmd.Run()
+	}
+	return cmd.Wait()
 }
 
-var works = []work{
-	{name: "HTTP/1.1 keep-alive, plain", tool: "wrk", path: "/small", conns: 64},
-	{name: "HTTP/1.1 keep-alive, TLS 1.3", tool: "wrk", tls: true, path: "/small", conns: 64},
-	{name: "HTTP/2 TLS, 16 x 16", tool: "h2load", tls: true, path: "/small", conns: 16, h2: 16},
-	{name: "1 MiB responses, plain", tool: "wrk", path: "/large", conns: 16},
-	{name: "1 MiB responses, TLS 1.3", tool: "wrk", tls: true, path: "/large", conns: 16},
+// prepareNetwork brings loopback up in a new namespace and sets reno.
+func prepareNetwork() error {
+	if os.Getenv(inside) == "" {
+		return nil
+	}
+	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		return fmt.Errorf("loopback of the namespace: %w: %s", err, out)
+	}
+	return os.WriteFile("/proc/sys/net/ipv4/tcp_congestion_control", []byte("reno"), 0o644)
 }
 
-func run(binary string, quick bool, only string) error {
-	for _, tool := range []string{"nginx", "haproxy", "wrk", "h2load", "taskset"} {
-		if _, err := look(tool); err != nil {
-			return fmt.Errorf("%s isn't installed: run .ci/setup bench", tool)
-		}
+func run(ctx context.Context, o options) error {
+	if err := prepareNetwork(); err != nil {
+		return err
+	}
+	tools, err := findTools(o.binary)
+	if err != nil {
+		return err
 	}
 	dir, err := os.MkdirTemp("", "sidegate-bench-")
 	if err != nil {
@@ -68,76 +129,49 @@ func run(binary string, quick bool, only string) error {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
-	bed, err := newBed(dir, binary)
+	bed, err := newBed(ctx, dir, tools)
 	if err != nil {
 		return err
 	}
 	defer bed.stop()
-	rounds, length := 9, 2*time.Second
-	if quick {
-		rounds, length = 3, time.Second
-	}
-	fmt.Printf("%d rounds of %s, one core each, %s, %s\n\n", rounds, length, runtime.Version(), kernel())
-	fmt.Println("| work | sidegate / nginx | sidegate / HAProxy | sidegate us | nginx us | HAProxy us |")
-	fmt.Println("|---|---|---|---|---|---|")
-	for _, w := range works {
-		if !strings.Contains(w.name, only) {
-			continue
-		}
-		cost, err := bed.measure(w, rounds, length)
+	fmt.Printf("%d rounds of %s, one core each, %s, %s, congestion control %s\n\n", o.rounds, o.length, runtime.Version(),
+		kernel("osrelease", "kernel"), kernel("tcp_congestion_control", "net/ipv4"))
+	return errors.Join(bed.costs(o), bed.latencies(o), bed.memories(o))
+}
+
+// findTools finds every program that a run starts, or says which are missing.
+func findTools(binary string) (map[string]string, error) {
+	tools := map[string]string{}
+	var missing []string
+	for _, name := range []string{"nginx", "haproxy", "wrk", "h2load", "taskset", "caddy"} {
+		path, err := look(name)
 		if err != nil {
-			return fmt.Errorf("%s: %w", w.name, err)
+			missing = append(missing, name)
 		}
-		fmt.Printf("| %s | %.2f | %.2f | %.1f | %.1f | %.1f |\n", w.name,
-			ratio(cost["sidegate"], cost["nginx"]), ratio(cost["sidegate"], cost["haproxy"]),
-			median(cost["sidegate"]), median(cost["nginx"]), median(cost["haproxy"]))
+		tools[name] = path
 	}
-	return nil
-}
-
-// measure returns the microseconds of CPU per request, by contender and round.
-func (b *bed) measure(w work, rounds int, length time.Duration) (map[string][]float64, error) {
-	cost := map[string][]float64{}
-	for round := range rounds + 1 {
-		for _, c := range b.contenders {
-			before, err := cpuTime(c.pid())
-			if err != nil {
-				return nil, err
-			}
-			n, err := b.load(w, c, length)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", c.name, err)
-			}
-			after, err := cpuTime(c.pid())
-			if err != nil {
-				return nil, err
-			}
-			if round > 0 { // the first round warms up
-				cost[c.name] = append(cost[c.name], float64(after-before)/1000/float64(n))
-			}
-		}
+	if missing != nil {
+		return nil, fmt.Errorf("%s: not installed: run .ci/setup bench", strings.Join(missing, ", "))
 	}
-	return cost, nil
-}
-
-// ratio is the median of same-round ratios.
-func ratio(a, b []float64) float64 {
-	r := make([]float64, len(a))
-	for i := range a {
-		r[i] = a[i] / b[i]
+	path, err := filepath.Abs(binary)
+	if err == nil {
+		_, err = os.Stat(path)
 	}
-	return median(r)
-}
-
-func median(v []float64) float64 {
-	s := slices.Sorted(slices.Values(v))
-	if len(s)%2 == 1 {
-		return s[len(s)/2]
+	if err != nil {
+		return nil, fmt.Errorf("%w: run make build", err)
 	}
-	return (s[len(s)/2-1] + s[len(s)/2]) / 2
+	tools["sidegate"] = path
+	return tools, nil
 }
 
 func look(tool string) (string, error) {
+	for _, dir := range []string{os.Getenv("SIDEGATE_TOOLS"), ".cache/tools"} {
+		if p, err := filepath.Abs(filepath.Join(dir, tool)); dir != "" && err == nil {
+			if _, err := os.Stat(p); err == nil {
+				return p, nil
+			}
+		}
+	}
 	if p, err := exec.LookPath(tool); err == nil {
 		return p, nil
 	}
@@ -146,10 +180,10 @@ func look(tool string) (string, error) {
 	return p, err
 }
 
-func kernel() string {
-	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
+func kernel(name, folder string) string {
+	b, err := os.ReadFile(filepath.Join("/proc/sys", folder, name))
 	if err != nil {
-		return "unknown kernel"
+		return "unknown"
 	}
-	return "Linux " + strings.TrimSpace(string(b))
+	return strings.TrimSpace(string(b))
 }

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// work is one kind of load and who takes it.
+type work struct {
+	name    string
+	goal    string // issue 3's, for the peers in order
+	tool    string // wrk, h2load, or a load generator of ours
+	tls     bool
+	path    string
+	headers []string
+	conns   int
+	streams int      // on each connection; 0: HTTP/1.1
+	run     []string // contenders as PROCESS:PORT; the first is compared to the others
+}
+
+func works() []work {
+	plain := []string{"sidegate:plain", "nginx:plain", "haproxy:plain"}
+	tls := []string{"sidegate:tls", "nginx:tls", "haproxy:tls"}
+	return []work{
+		{name: "HTTP/1.1 keep-alive, plain", goal: "0.85, 0.88", tool: "wrk", path: "/small", conns: 64, run: plain},
+		{name: "HTTP/1.1 keep-alive, plain, browser's fields", goal: "0.85, 0.88", tool: "wrk", path: "/small", conns: 64, headers: browser, run: plain},
+		{name: "HTTP/1.1 keep-alive, plain, against a bare TCP relay", goal: "1.1", tool: "wrk", path: "/small", conns: 64, run: []string{"sidegate:plain", "haproxy:tcp"}},
+		{name: "HTTP/1.1 keep-alive, TLS 1.3", goal: "0.85, 0.85", tool: "wrk", tls: true, path: "/small", conns: 64, run: tls},
+		{name: "HTTP/1.1 keep-alive, TLS 1.3, browser's fields", goal: "0.85, 0.85", tool: "wrk", tls: true, path: "/small", conns: 64, headers: browser, run: tls},
+		{name: "HTTP/2 TLS, 16 x 16", goal: "0.6, 0.9", tool: "h2load", tls: true, path: "/small", conns: 16, streams: 16, run: tls},
+		{name: "HTTP/3, 16 x 16", goal: "0.45", tool: "http3", conns: 16, streams: 16, run: []string{"sidegate:quic", "caddy:plain"}},
+		{name: "new TLS 1.3 connection a request, full handshake", goal: "1.0, -", tool: "handshake", conns: 8, run: tls},
+		{name: "new TLS 1.3 connection a request, resumed", goal: "1.0, -", tool: "resume", conns: 8, run: tls},
+		{name: "1 MiB responses, plain", goal: "0.5, -", tool: "wrk", path: "/large", conns: 16, run: plain},
+		{name: "1 MiB responses, TLS 1.3", goal: "1.0, -", tool: "wrk", tls: true, path: "/large", conns: 16, run: tls},
+		{name: "HTTP/1.1 plain, metrics and access log to a file", goal: "1.15, under 1", tool: "wrk", path: "/small", conns: 64, run: []string{"sidegate-log:plain", "sidegate:plain", "nginx:log"}},
+		{name: "HTTP/1.1 plain, two cores against one", goal: "1.11 (1.8 x the throughput)", tool: "wrk", path: "/small", conns: 64, run: []string{"sidegate-2:plain", "sidegate:plain"}},
+	}
+}
+
+// costs measures and prints the CPU per request of every work.
+func (b *bed) costs(o options) error {
+	head := false
+	for _, w := range works() {
+		if !strings.Contains(w.name, o.only) {
+			continue
+		}
+		if !head {
+			fmt.Println("| work | ratio of CPU per request [95 %] | goal, at most | us of CPU per request |\n|---|---|---|---|")
+			head = true
+		}
+		cost, err := b.measure(w, o)
+		if err != nil {
+			return fmt.Errorf("%s: %w", w.name, err)
+		}
+		var ratios, each []string
+		for i, name := range w.run {
+			each = append(each, fmt.Sprintf("%s %.1f", label(name), median(cost[i])))
+			if i > 0 {
+				ratios = append(ratios, fmt.Sprintf("%s %s", label(name), ratioOf(cost[0], cost[i])))
+			}
+		}
+		fmt.Printf("| %s | %s | %s | %s |\n", w.name, strings.Join(ratios, ", "), w.goal, strings.Join(each, ", "))
+	}
+	return nil
+}
+
+// label is a contender's name for readers: its process, and its port where that
+// says how it works.
+func label(name string) string {
+	process, port, _ := strings.Cut(name, ":")
+	if port == "tcp" || port == "log" {
+		return process + " " + port
+	}
+	return process
+}
+
+// measure returns the microseconds of CPU per request, by contender and round.
+func (b *bed) measure(w work, o options) ([][]float64, error) {
+	cost := make([][]float64, len(w.run))
+	for round := range o.rounds + 1 {
+		for turn := range w.run {
+			i := (turn + round) % len(w.run) // nobody always follows the same one
+			us, err := b.turn(w, w.run[i], o.length)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", w.run[i], err)
+			}
+			if round > 0 { // the first round warms up
+				cost[i] = append(cost[i], us)
+			}
+		}
+	}
+	return cost, nil
+}
+
+func (b *bed) turn(w work, contender string, length time.Duration) (float64, error) {
+	process, port, _ := strings.Cut(contender, ":")
+	p, err := b.get(process)
+	if err != nil {
+		return 0, err
+	}
+	before, err := cpuTime(p.pid())
+	if err != nil {
+		return 0, err
+	}
+	n, err := b.load(w, p.ports[port], length)
+	if err != nil {
+		return 0, err
+	}
+	after, err := cpuTime(p.pid())
+	return float64(after-before) / 1000 / float64(n), err
+}
