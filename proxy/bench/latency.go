@@ -17,7 +17,10 @@ import (
 const latencyName = "p99 at 60 % of nginx's saturation rate"
 
 // quantiles are of one turn, in microseconds.
-type quantiles struct{ P50, P99, P999 float64 }
+type quantiles struct {
+	P50, P99, P999 float64
+	Count          int
+}
 
 // latencies measures and prints how long requests take at a fixed rate.
 func (b *bed) latencies(o options) error {
@@ -51,19 +54,17 @@ func (b *bed) latencies(o options) error {
 	return nil
 }
 
-// saturation is the most requests per second that nginx answered in a turn.
+// saturation is the most requests per second that nginx answered in a turn, to
+// the generator that will also hold the rate: it shares a core with the backend
+// and may well be what saturates.
 func (b *bed) saturation(o options) (int, error) {
-	p, err := b.get("nginx")
-	if err != nil {
-		return 0, err
-	}
 	most := 0
 	for range 3 {
-		n, err := b.load(works()[0], p.ports["plain"], o.length)
+		q, err := b.latency("nginx", 0, o.length)
 		if err != nil {
 			return 0, err
 		}
-		most = max(most, int(float64(n)/o.length.Seconds()))
+		most = max(most, int(float64(q.Count)/o.length.Seconds()))
 	}
 	return most, nil
 }
@@ -86,8 +87,6 @@ func (b *bed) latency(name string, rate int, length time.Duration) (quantiles, e
 // each from the moment it was due, so that a slow server can't hide its queue
 // by slowing the client. One thread and ppoll: Go's timers are too coarse.
 func (g *generator) openLoop() error {
-	// Ahead of the backend, which has the same core: the clock must not wait. Without the right to, it waits.
-	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -10)
 	fds, closers, err := g.dialAll()
 	if err != nil {
 		return err
@@ -98,7 +97,10 @@ func (g *generator) openLoop() error {
 		}
 	}()
 	request := []byte("GET /small HTTP/1.1\r\nHost: localhost\r\n\r\n")
-	gap := time.Second / time.Duration(g.rate)
+	var gap time.Duration // none: as fast as the answers come
+	if g.rate > 0 {
+		gap = time.Second / time.Duration(g.rate)
+	}
 	var (
 		free   []int                         // connections without a request
 		dueAt  = make([]time.Time, len(fds)) // of the request on each
@@ -114,6 +116,9 @@ func (g *generator) openLoop() error {
 	}
 	for {
 		now := time.Now()
+		if gap == 0 {
+			next = now
+		}
 		for ; len(free) > 0 && !next.After(now) && next.Before(end); next = next.Add(gap) {
 			i := free[0] // the one that has rested longest
 			free = free[1:]
@@ -159,7 +164,7 @@ func printQuantiles(took []time.Duration) error {
 	at := func(share float64) float64 {
 		return float64(took[int(share*float64(len(took)-1))].Nanoseconds()) / 1000
 	}
-	out, err := json.Marshal(quantiles{at(0.5), at(0.99), at(0.999)})
+	out, err := json.Marshal(quantiles{at(0.5), at(0.99), at(0.999), len(took)})
 	fmt.Println(string(out))
 	return err
 }
