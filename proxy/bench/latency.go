@@ -51,22 +51,25 @@ func (b *bed) latencies(o options) error {
 	for i, name := range names {
 		fmt.Printf("| %s | %s | %.0f | %.0f | %.0f |\n", name, ratioOf(p99[0], p99[i]), median(p50[i]), median(p99[i]), median(p999[i]))
 	}
+	if slowest := max(median(p50[0]), median(p50[1]), median(p50[2])); slowest > 5000 {
+		fmt.Printf("\nNot a result: a median of %.0f ms means that the core of the generator and the backend couldn't hold the rate; is something else running?\n", slowest/1000)
+	}
 	return nil
 }
 
-// saturation is the most requests per second that nginx answered in a turn, to
+// saturation is how many requests a second nginx answers, in the median turn, to
 // the generator that will also hold the rate: it shares a core with the backend
 // and may well be what saturates.
 func (b *bed) saturation(o options) (int, error) {
-	most := 0
-	for range 3 {
+	var each []float64
+	for range 5 {
 		q, err := b.latency("nginx", 0, o.length)
 		if err != nil {
 			return 0, err
 		}
-		most = max(most, int(float64(q.Count)/o.length.Seconds()))
+		each = append(each, float64(q.Count)/o.length.Seconds())
 	}
-	return most, nil
+	return int(median(each)), nil
 }
 
 func (b *bed) latency(name string, rate int, length time.Duration) (quantiles, error) {
