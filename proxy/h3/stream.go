@@ -174,6 +174,17 @@ func (s *stream) fillHead(r *http.Request) *exchange.Fault {
 			x.Request.Append(lower, v)
 		}
 	}
+	// http3 took Trailer away; backends like net/http's drop the trailers of an
+	// HTTP/2 request that it doesn't announce.
+	for k := range r.Trailer {
+		fields, size = fields+1, size+len("trailer")+len(k)
+		if fields > s.f.cfg.MaxFields || size > s.f.cfg.MaxHeaders {
+			return exchange.NewFault(exchange.FromClient, exchange.HeadersTooLarge, "too many announced trailer fields")
+		}
+		if k != "" {
+			x.Request.Append(exchange.TrailerField.Name(), k)
+		}
+	}
 	return nil
 }
 
