@@ -128,8 +128,10 @@ func (a *App) Reload(context.Context) error {
 	if err != nil {
 		a.view.rejected(err)
 		var text *ConfigError
-		if errors.As(err, &text) {
+		if errors.As(err, &text) { // lines with places, of no use inside a log line
 			fmt.Fprint(a.opt.Stderr, text.Text)
+			a.log.Error("the new configuration isn't in force, for the errors above; the old one goes on")
+			return err
 		}
 		a.log.WithError(err).Error("the new configuration isn't in force; the old one goes on")
 		return err
