@@ -12,6 +12,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
@@ -21,6 +23,7 @@ import (
 // and counted rather than requests delayed.
 type AccessLog struct {
 	cfg     AccessLogConfig
+	log     logrus.FieldLogger
 	dropped atomic.Uint64
 	shards  []logShard
 	wake    chan struct{}
@@ -40,8 +43,8 @@ const (
 )
 
 // NewAccessLog returns a log that is written while Run runs.
-func NewAccessLog(cfg AccessLogConfig) *AccessLog {
-	return &AccessLog{cfg: cfg, shards: make([]logShard, 16), wake: make(chan struct{}, 1), reopen: make(chan struct{}, 1)}
+func NewAccessLog(cfg AccessLogConfig, log logrus.FieldLogger) *AccessLog {
+	return &AccessLog{cfg: cfg, log: log, shards: make([]logShard, 16), wake: make(chan struct{}, 1), reopen: make(chan struct{}, 1)}
 }
 
 // Dropped is how many lines the output was too slow for.
@@ -86,10 +89,14 @@ func (l *AccessLog) Run(done <-chan struct{}, out io.WriteCloser) {
 			_ = out.Close() // nobody is left to tell
 			return
 		case <-l.reopen:
-			if next, err := l.Open(); err == nil {
-				_ = out.Close()
-				out = next
+			next, err := l.Open()
+			if err != nil {
+				l.log.WithError(err).Error("the access log can't be opened again; the old file goes on")
+				break
 			}
+			spare = l.flush(out, spare) // what came before belongs to the old file
+			_ = out.Close()             // everything is written
+			out = next
 		case <-l.wake:
 		case <-t.C:
 		}

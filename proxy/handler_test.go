@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"io"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -392,4 +394,51 @@ func TestFinishSeesNoForeignBytes(t *testing.T) {
 	if strings.Contains(cost, "!") {
 		t.Errorf("Finish read %q", cost)
 	}
+}
+
+// TestAccessLogReopen: after rotation lines go to the new file.
+func TestAccessLogReopen(t *testing.T) {
+	_, x, _ := serve(t, usual(), nil, respondOK())
+	path := filepath.Join(t.TempDir(), "access.log")
+	l := NewAccessLog(AccessLogConfig{Output: path, Sample: 1}, quiet())
+	out, err := l.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		l.Run(done, out)
+	}()
+	lines := func(file string, want int) {
+		t.Helper()
+		have := -1
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && have != want; time.Sleep(5 * time.Millisecond) {
+			b, _ := os.ReadFile(file) // it may not be there yet
+			have = strings.Count(string(b), "\n")
+		}
+		if have != want {
+			t.Fatalf("%s has %d lines, want %d", file, have, want)
+		}
+	}
+	l.Log(x, time.Now())
+	lines(path, 1)
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	l.Reopen()
+	lines(path, 0)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(path); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the file wasn't opened again")
+		}
+	}
+	l.Log(x, time.Now())
+	lines(path, 1)
+	lines(path+".1", 1)
+	close(done)
+	<-ended
 }

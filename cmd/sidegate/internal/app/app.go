@@ -139,7 +139,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, TLS: a.listenerTLS})
 	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, StickyKey: stickyKey(a.log, file.StateDir)})
 	if file.AccessLog != nil {
-		a.accessLog = proxy.NewAccessLog(*file.AccessLog)
+		a.accessLog = proxy.NewAccessLog(*file.AccessLog, a.log)
 	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{app: a})
