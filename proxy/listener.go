@@ -20,6 +20,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/h2"
 	"github.com/sidegate-proxy/sidegate/proxy/h3"
 	"github.com/sidegate-proxy/sidegate/proxy/proxyproto"
+	"github.com/sidegate-proxy/sidegate/proxy/socket"
 )
 
 // listener is a bound TCP socket and what serves it at the moment.
@@ -201,7 +202,7 @@ func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
 		v.servePlain(nc, info)
 		return
 	}
-	tc := tls.Server(nc, v.tls)
+	tc := tls.Server(socket.Wrap(nc), v.tls)
 	if err := handshake(tc, v.cfg.Limits.HeaderTimeout); err != nil {
 		v.failed.Add(1)
 		_ = nc.Close()

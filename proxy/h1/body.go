@@ -200,14 +200,14 @@ func (b *body) Raw() (*net.TCPConn, int64, bool) {
 		return nil, 0, false
 	}
 	b.wanted()
-	b.w.raw.splicing.Store(true)
+	b.w.splicing.Store(true)
 	b.w.armRead(b.w.stall)
 	return b.w.tcp, b.left, true
 }
 
 // Spliced notes what was.
 func (b *body) Spliced(n int64) {
-	b.w.raw.splicing.Store(false)
+	b.w.splicing.Store(false)
 	b.w.disarmRead()
 	if b.count != nil {
 		*b.count += n

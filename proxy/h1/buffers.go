@@ -31,6 +31,8 @@ func take(n int) []byte {
 	return make([]byte, n)
 }
 
+func takeSmall() []byte { return take(smallBuffer) }
+
 // give returns a buffer from take; one that append has moved elsewhere may
 // have any capacity and is left to the collector.
 func give(b []byte) {

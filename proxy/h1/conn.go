@@ -35,10 +35,7 @@ type conn struct {
 	phase atomic.Uint32
 	ahead atomic.Bool // bytes of the next request are buffered
 
-	x    *exchange.Exchange
-	p    parser
-	body body
-	out  outgoing
+	*turn // nil while it waits for a request
 
 	hasBody  bool
 	keep     bool // the connection may go on after this exchange
@@ -56,6 +53,14 @@ type conn struct {
 	trailer []byte // memory of the request's trailers
 }
 
+// turn is what a connection needs for one exchange, and not while it is idle.
+type turn struct {
+	x    exchange.Exchange
+	p    parser
+	body body
+	out  outgoing
+}
+
 var (
 	_ exchange.Front = (*conn)(nil)
 	_ sweep.Member   = (*conn)(nil)
@@ -68,23 +73,28 @@ func (c *conn) Sweep(now int64) { c.w.sweep(now) }
 // serve runs the connection: wait, read a head, hand it over, tidy up.
 func (c *conn) serve() {
 	for c.awaitRequest() {
-		c.phase.Store(uint32(busy))
-		x := c.f.exchange()
-		x.Reset(exchange.HTTP11, c.info, c)
-		c.x = x
-		ok := c.readHead()
-		if ok {
-			x.Start = time.Now()
-			c.f.cfg.Handler.Serve(x)
-			ok = c.finish()
-		}
-		c.x = nil
-		c.f.free.Put(x)
-		c.w.release()
-		if !ok {
+		if !c.serveOne() {
 			return
 		}
 	}
+}
+
+// serveOne serves one request; it returns whether the connection goes on.
+func (c *conn) serveOne() bool {
+	c.phase.Store(uint32(busy))
+	t := c.f.turn()
+	c.turn = t
+	t.x.Reset(exchange.HTTP11, c.info, c)
+	ok := c.readHead()
+	if ok {
+		t.x.Start = time.Now()
+		c.f.cfg.Handler.Serve(&t.x)
+		ok = c.finish()
+	}
+	c.turn = nil
+	c.f.free.Put(t)
+	c.w.release()
+	return ok
 }
 
 // awaitRequest waits until bytes of a request are there.
@@ -116,7 +126,7 @@ func (c *conn) awaitRequest() bool {
 // readHead reads the request's head and fills x. It returns false when there
 // is nobody to answer.
 func (c *conn) readHead() bool {
-	w, x := &c.w, c.x
+	w, x := &c.w, &c.x
 	c.keep, c.answered, c.broken, c.unread = false, false, false, false
 	c.hasBody, c.expects, c.unasked = false, false, false
 	w.startHead()
@@ -155,7 +165,7 @@ func (c *conn) readHead() bool {
 }
 
 func (c *conn) fillRequestLine() {
-	x, buf := c.x, c.w.buf
+	x, buf := &c.x, c.w.buf
 	x.Method = exchange.KnownMethod(buf[c.p.method:c.p.methodEnd])
 	x.RawTarget = view(buf[c.p.target:c.p.targetEnd])
 	if c.p.minor == 0 {
@@ -166,7 +176,7 @@ func (c *conn) fillRequestLine() {
 // refuse hands a request over that can't be read: for the answer and the log.
 // Nothing behind it on the connection can be trusted (RFC 9112, 2.2).
 func (c *conn) refuse(f *flaw) bool {
-	x := c.x
+	x := &c.x
 	if c.p.stage > atStart && x.RawTarget == "" {
 		c.fillRequestLine()
 	}

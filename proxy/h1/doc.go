@@ -15,7 +15,8 @@
 // # Memory
 //
 // A connection takes a buffer from a pool when bytes are there and gives it
-// back when it has none to keep: an idle connection holds none. The head of a
+// back when it has none to keep: an idle connection holds none (with TLS, one
+// that waits does: to ask the socket first would cost a system call). The head of a
 // message is offsets into that buffer, so the buffer stays until the exchange
 // is over. In steady state an exchange allocates nothing.
 //

@@ -41,7 +41,7 @@ type Front struct {
 	lim      limits
 	draining atomic.Bool
 	date     atomic.Pointer[dateLine]
-	free     sync.Pool // *exchange.Exchange
+	free     sync.Pool // *turn
 
 	mu     sync.Mutex
 	conns  map[*conn]struct{}
@@ -162,9 +162,9 @@ func (f *Front) appendDate(dst []byte) []byte {
 	return append(dst, d.line...)
 }
 
-func (f *Front) exchange() *exchange.Exchange {
-	if x, ok := f.free.Get().(*exchange.Exchange); ok {
-		return x
+func (f *Front) turn() *turn {
+	if t, ok := f.free.Get().(*turn); ok {
+		return t
 	}
-	return new(exchange.Exchange)
+	return new(turn)
 }

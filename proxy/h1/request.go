@@ -8,7 +8,7 @@ import (
 
 // fill checks the complete head and fills the exchange with it.
 func (c *conn) fill() *flaw {
-	x := c.x
+	x := &c.x
 	h := &x.Request
 	if x.Method == "CONNECT" {
 		return &flaw{exchange.NotImplemented, "CONNECT"} // RFC 9110, 9.3.6: a proxy's business
@@ -59,7 +59,7 @@ func (c *conn) connection(h *exchange.Head) *flaw {
 	} else {
 		c.keep = h.HasToken(exchange.Connection, "keep-alive") && !h.HasToken(exchange.Connection, "close")
 	}
-	x := c.x
+	x := &c.x
 	if x.Proto == exchange.HTTP11 && x.Method == "GET" && h.Has(exchange.UpgradeField) &&
 		!h.Has(exchange.ContentLength) && !h.Has(exchange.TransferEncoding) &&
 		h.HasToken(exchange.Connection, "upgrade") {
@@ -95,7 +95,7 @@ func dropProxy(h *exchange.Head) {
 }
 
 func (c *conn) beginBody(kind framing, length int64) {
-	x := c.x
+	x := &c.x
 	c.hasBody = true
 	x.RequestLength = length
 	x.RequestTrailer.Reset(c.trailer[:0])
@@ -109,7 +109,7 @@ func (c *conn) beginBody(kind framing, length int64) {
 
 // expect reads the Expect field (RFC 9110, 10.1.1).
 func (c *conn) expect(h *exchange.Head) *flaw {
-	x := c.x
+	x := &c.x
 	if x.Proto == exchange.HTTP10 {
 		return nil
 	}

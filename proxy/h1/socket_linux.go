@@ -5,10 +5,12 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sidegate-proxy/sidegate/proxy/socket"
 )
 
 // counter is how many bytes the socket has received, or has had acknowledged.
-func counter(sock syscall.RawConn, received bool) (n uint64) {
+func counter(sock *socket.Conn, received bool) (n uint64) {
 	// An error leaves 0, which reads as: nothing moved.
 	_ = sock.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
@@ -25,7 +27,7 @@ func counter(sock syscall.RawConn, received bool) (n uint64) {
 // hungUp reports whether the peer has closed at least its sending side and
 // nothing that it sent before waits to be read. Below TLS, its goodbye is
 // nothing.
-func hungUp(sock syscall.RawConn, secure bool) bool {
+func hungUp(sock *socket.Conn, secure bool) bool {
 	gone := false
 	err := sock.Control(func(fd uintptr) {
 		p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}

@@ -2,10 +2,10 @@
 
 package h1
 
-import "syscall"
+import "github.com/sidegate-proxy/sidegate/proxy/socket"
 
-func counter(syscall.RawConn, bool) uint64 { return 0 }
+func counter(*socket.Conn, bool) uint64 { return 0 }
 
-func hungUp(syscall.RawConn, bool) bool { return false }
+func hungUp(*socket.Conn, bool) bool { return false }
 
 func quiet(uintptr) bool { return true }

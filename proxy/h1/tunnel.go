@@ -53,22 +53,11 @@ func (t *tunnel) Close() error {
 	return t.c.closeSocket()
 }
 
-// nextBytes waits for bytes and returns them. Where waiting needs no buffer,
-// it holds none meanwhile; elsewhere it would be for a single byte, and each
-// message would leave in two pieces.
+// nextBytes waits for bytes and returns them.
 func (w *wire) nextBytes() ([]byte, error) {
-	lazy := w.awaitsReady()
-	if lazy {
-		w.park()
-	}
+	w.park()
 	for w.buffered() == 0 {
-		var err error
-		if lazy {
-			err = w.await()
-		} else {
-			err = w.fill()
-		}
-		if err != nil && !errors.Is(err, errWoken) {
+		if err := w.await(); err != nil && !errors.Is(err, errWoken) {
 			return nil, err
 		}
 	}

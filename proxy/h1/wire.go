@@ -6,11 +6,12 @@ import (
 	"math"
 	"net"
 	"os"
+	"runtime"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/socket"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 )
 
@@ -52,8 +53,8 @@ func (l *limit) hit() bool { return l.by.Load() == lapsed || l.real.Load() }
 // One goroutine reads at a time, and one writes.
 type wire struct {
 	nc      net.Conn
-	tcp     *net.TCPConn    // nc, when it is plain TCP
-	sock    syscall.RawConn // the socket of the TCP connection below nc; nil: none
+	tcp     *net.TCPConn // nc, when it is plain TCP
+	sock    *socket.Conn // nc, or what is below its TLS; nil: not TCP
 	sweeper *sweep.Sweeper
 	stall   time.Duration // in which some byte must move while one is due
 
@@ -71,22 +72,15 @@ type wire struct {
 	// Of Sweep alone.
 	received, acked uint64
 
-	raw rawIO
+	splicing atomic.Bool // the kernel moves what comes in by itself
 }
 
 func (w *wire) init(nc net.Conn, s *sweep.Sweeper, stall time.Duration) {
-	w.nc, w.sweeper, w.stall = nc, s, orNever(stall)
-	tcp, _ := nc.(*net.TCPConn)
-	w.tcp = tcp
-	if t, ok := nc.(*tls.Conn); ok {
-		tcp, _ = t.NetConn().(*net.TCPConn)
+	w.nc, w.sweeper, w.stall = socket.Wrap(nc), s, orNever(stall)
+	w.sock = socket.Below(w.nc)
+	if w.sock != nil && w.nc == net.Conn(w.sock) {
+		w.tcp = w.sock.TCPConn
 	}
-	if tcp != nil {
-		if sock, err := tcp.SyscallConn(); err == nil {
-			w.sock = sock
-		}
-	}
-	w.initRaw()
 }
 
 // orNever is d, or a limit that never passes for none.
@@ -149,7 +143,7 @@ func (w *wire) disarmWrite() {
 
 // sweep marks limits that have passed.
 func (w *wire) sweep(now int64) {
-	if w.over(&w.rd, &w.received, now, w.raw.splicing.Load()) {
+	if w.over(&w.rd, &w.received, now, w.splicing.Load()) {
 		_ = w.nc.SetReadDeadline(past())
 	}
 	if w.over(&w.wr, &w.acked, now, w.sock != nil) {
@@ -223,7 +217,7 @@ func (w *wire) fail(f *exchange.Fault) {
 // read reads into p.
 func (w *wire) read(p []byte) (int, error) {
 	for {
-		n, err := w.sysRead(p)
+		n, err := w.nc.Read(p)
 		if err == nil || n > 0 {
 			return n, nil
 		}
@@ -239,17 +233,42 @@ func (w *wire) read(p []byte) (int, error) {
 	}
 }
 
-// await waits for bytes while holding no buffer, then takes one and reads. It
-// returns errWoken when a deadline passed without a reason.
+// await waits for bytes with an empty buffer, or none. It returns errWoken when
+// a deadline passed without a reason.
 func (w *wire) await() error {
-	err := w.sysAwait()
-	if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+	// Others first: by the time this goroutine's turn comes again the bytes are
+	// mostly there, and a read that would find none (half a microsecond), a park
+	// and a wake-up are saved. With nobody else to run it costs next to nothing.
+	runtime.Gosched()
+	buf, n, err := w.firstBytes()
+	if err != nil {
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
 		if err := w.lapse(); err != nil {
 			return err
 		}
 		return errWoken
 	}
-	return err
+	w.buf, w.r, w.w, w.floor = buf, 0, n, 0
+	return nil
+}
+
+// firstBytes waits for bytes and reads them into a new buffer. Without TLS, it
+// is taken once they are there.
+func (w *wire) firstBytes() (buf []byte, n int, err error) {
+	if w.tcp != nil {
+		return w.sock.Await(takeSmall, give)
+	}
+	buf = takeSmall()
+	for n == 0 && err == nil {
+		n, err = w.nc.Read(buf)
+	}
+	if n == 0 {
+		give(buf)
+		return nil, 0, err
+	}
+	return buf, n, nil
 }
 
 // fill reads more bytes behind those in the buffer.
@@ -357,7 +376,7 @@ func (w *wire) buffered() int { return w.w - w.r }
 // write writes all of p.
 func (w *wire) write(p []byte) (int, error) {
 	w.armWrite()
-	n, err := w.sysWrite(p)
+	n, err := w.nc.Write(p)
 	w.disarmWrite()
 	if err != nil {
 		if f := w.broken.Load(); f != nil {
@@ -378,14 +397,14 @@ func (w *wire) writeAll(pieces *net.Buffers) (int64, error) {
 // cut ends the connection so that the peer sees a failure, not an end: with a
 // reset, and below TLS, which would say goodbye.
 func (w *wire) cut() {
-	nc := w.nc
-	if t, ok := nc.(*tls.Conn); ok {
-		nc = t.NetConn()
+	if w.sock != nil {
+		_ = w.sock.SetLinger(0)
+		_ = w.sock.Close()
+	} else if t, ok := w.nc.(*tls.Conn); ok {
+		_ = t.NetConn().Close()
+	} else {
+		_ = w.nc.Close()
 	}
-	if t, ok := nc.(*net.TCPConn); ok {
-		_ = t.SetLinger(0)
-	}
-	_ = nc.Close()
 }
 
 // closeWrite tells the peer that nothing more comes.
@@ -401,19 +420,4 @@ func (w *wire) closeWrite() error {
 		}
 	}
 	return err
-}
-
-// awaitByte waits with the one byte that the connection itself holds.
-func (w *wire) awaitByte() error {
-	n, err := w.nc.Read(w.raw.one[:])
-	if n == 0 {
-		if err == nil {
-			err = errWoken
-		}
-		return err
-	}
-	w.buf = take(smallBuffer)
-	w.buf[0] = w.raw.one[0]
-	w.r, w.w, w.floor = 0, 1, 0
-	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/h1"
 	"github.com/sidegate-proxy/sidegate/proxy/h2"
+	"github.com/sidegate-proxy/sidegate/proxy/socket"
 )
 
 // connPlan is how connections to a service's instances are made. Two settings
@@ -142,7 +143,7 @@ func (g *Group) dial(c *connPlan, addr, name string, timeout time.Duration, lax 
 			cfg.VerifyConnection = func(cs tls.ConnectionState) error { return verifyChain(cs, c.tls.RootCAs) }
 		}
 	}
-	tc := tls.Client(nc, cfg)
+	tc := tls.Client(socket.Wrap(nc), cfg)
 	err = tc.HandshakeContext(ctx)
 	if err == nil && c.protocol == "h2" && tc.ConnectionState().NegotiatedProtocol != "h2" {
 		err = errors.New("the instance doesn't speak h2 over TLS")
