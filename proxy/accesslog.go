@@ -166,6 +166,10 @@ func appendLine(b []byte, x *exchange.Exchange, end time.Time) []byte {
 	b = appendJSON(b, x.ServiceName)
 	b = append(b, `,"instance":`...)
 	b = appendJSON(b, x.InstanceAddr)
+	if x.Consumer != nil {
+		b = append(b, `,"consumer":`...)
+		b = appendJSON(b, x.Consumer.Name)
+	}
 	b = append(b, `,"tries":`...)
 	b = strconv.AppendInt(b, int64(x.Tries), 10)
 	b = append(b, `,"bytes_in":`...)

@@ -36,6 +36,9 @@ var problems = map[exchange.Kind]problem{
 	exchange.MethodNotAllowed: {405, "12", "The method is not allowed here", ""},
 	exchange.RouteEnded:       {410, "5", "This has ended", ""},
 
+	exchange.Unauthenticated: {401, "16", "The request needs valid credentials", ""},
+	exchange.RateLimited:     {429, "8", "Too many requests", ""}, // the policy says when to come back
+
 	exchange.NoInstance:       {503, "14", "The service has no running instance", "1"},
 	exchange.Overloaded:       {503, "14", "The service is overloaded", "1"},
 	exchange.ConnectFailed:    {502, "14", "The service cannot be reached", ""},

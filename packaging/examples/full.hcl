@@ -117,7 +117,7 @@ service "orders" { # how to reach a Consul service; implied by its first use in 
 service "carts" {
   instances = ["127.0.0.1:9001", "10.0.0.7:9001"]
   balance   = "hash"
-  hash_by   = "header:X-User" # header:, cookie:, query: or client_ip
+  hash_by   = "header:X-User" # header:, cookie:, query:, client_ip or consumer
 }
 
 policy "public-api" { # a named bundle of policy blocks; routes take it with use = [...]
@@ -148,8 +148,9 @@ route "orders-v2" {
   }
 
   # policy blocks; they always run in one order, whatever their order here
+  auth "api_key" { header = "X-API-Key" } # several auth blocks: the first that applies decides
   request {
-    set    = { "X-Tenant" = "acme" }
+    set    = { "X-Tenant" = "{consumer.name}" }
     add    = {}
     remove = ["Cookie"]
   }
@@ -176,4 +177,11 @@ route "hello" {
     body    = "ok"
     headers = { "Cache-Control" = "no-store" }
   }
+}
+
+plan "gold" { rate = "500/s" }
+consumer "acme" {
+  plan   = "gold"
+  labels = { team = "search" }
+  api_key { sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" } # printf %s "$KEY" | sha256sum
 }

@@ -126,6 +126,7 @@ type Exchange struct {
 	ClientIP  netip.Addr // the client behind trusted proxies
 	RequestID string     // owned by the exchange's arena: a view, too
 	Deadline  time.Time  // when the exchange must be over; zero: no limit
+	Consumer  *Consumer  // who the policy auth says is calling; nil: nobody it knows
 
 	// What the route says. These strings are the table's: they may be kept.
 	RouteName    string

@@ -53,6 +53,10 @@ const (
 	MethodNotAllowed Kind = "method-not-allowed" // 405
 	RouteEnded       Kind = "route-ended"        // 410
 
+	// Of access control.
+	Unauthenticated Kind = "unauthenticated" // 401
+	RateLimited     Kind = "rate-limited"    // 429
+
 	// Of a backend.
 	NoInstance       Kind = "no-instance"            // 503
 	Overloaded       Kind = "service-overloaded"     // 503

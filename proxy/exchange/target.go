@@ -14,7 +14,7 @@ type Target struct {
 	Host      string // lower case, without port and trailing dot; IPv6 without brackets
 	Port      string // digits; "" when the client named none
 	Path      string // starts with "/"; or "*" for OPTIONS
-	Query     string // as it came, without "?"; policies read it, nobody rewrites it
+	Query     string // as it came, without "?"; only auth rewrites it, to take a key out
 	HasQuery  bool   // a "?" was there, even with nothing behind it
 }
 

@@ -139,6 +139,18 @@ func (c *Chain) Explain() []string {
 	return list
 }
 
+// Test says what each policy would do and, where it can tell, what it would
+// decide about x, which isn't to be forwarded.
+func (c *Chain) Test(x *exchange.Exchange) []string {
+	list := c.Explain()
+	for i, n := range c.all {
+		if t, ok := n.Policy.(Tester); ok {
+			list[i] += " => " + t.Test(x)
+		}
+	}
+	return list
+}
+
 // CheckParams refuses path parameters that a policy reads and no path of the
 // route has.
 func (c *Chain) CheckParams(have []string) error {

@@ -46,10 +46,21 @@ type Explainer interface {
 	Explain() string
 }
 
+// Tester says what the policy would decide about x, for sidegate explain. It
+// spends nothing and leaves no trace but in x, which nobody forwards.
+type Tester interface {
+	Test(x *exchange.Exchange) string
+}
+
 // Kind describes a policy to the configuration.
 type Kind struct {
 	Name   string                        // the block's type
+	Label  string                        // the block's label, where kinds share a type: auth "api_key"; "": none, or Config has it
 	Repeat bool                          // several blocks on one route are allowed
 	Config func() any                    // a pointer to a new Config, to decode into
 	New    func(cfg any) (Policy, error) // from what Config returned, decoded
+	// Join makes one policy of all that New made of a route's blocks of this
+	// type, in their order; nil: each is one by itself. What New returns need
+	// not run then.
+	Join func(route string, list []Policy) (Policy, error)
 }

@@ -160,6 +160,10 @@ func (h *hashBy) key(x *exchange.Exchange) (uint64, bool) {
 	case "client_ip":
 		b := x.ClientIP.As16()
 		return hashBytes(b[:]), x.ClientIP.IsValid()
+	case "consumer":
+		if x.Consumer != nil {
+			value = x.Consumer.Name
+		}
 	case "header":
 		if h.id != exchange.Other {
 			value = x.Request.Get(h.id)

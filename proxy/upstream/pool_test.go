@@ -313,6 +313,11 @@ func TestHashBy(t *testing.T) {
 		{"header:Authorization", func(v string) *exchange.Exchange { return request("GET", "/", "authorization", v) }},
 		{"cookie:id", func(v string) *exchange.Exchange { return request("GET", "/", "Cookie", "x=1; id="+v) }},
 		{"query:id", func(v string) *exchange.Exchange { return request("GET", "/?x=1&id="+v) }},
+		{"consumer", func(v string) *exchange.Exchange {
+			x := request("GET", "/")
+			x.Consumer = &exchange.Consumer{Name: v}
+			return x
+		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.by, func(t *testing.T) {
@@ -423,8 +428,8 @@ func TestPlanErrors(t *testing.T) {
 		want string
 	}{
 		{Config{Balance: "best"}, `service "x": balance "best" isn't known`},
-		{Config{Balance: "hash"}, `service "x": hash_by: "" isn't header:NAME, cookie:NAME, query:NAME or client_ip`},
-		{Config{Balance: "hash", HashBy: "consumer"}, `service "x": hash_by: consumer isn't available yet`},
+		{Config{Balance: "hash"}, `service "x": hash_by: "" isn't header:NAME, cookie:NAME, query:NAME, client_ip or consumer`},
+		{Config{Balance: "hash", HashBy: "consumer:x"}, `service "x": hash_by: "consumer:x" isn't header:NAME, cookie:NAME, query:NAME, client_ip or consumer`},
 		{Config{HashBy: "client_ip"}, `service "x": hash_by: only with balance = "hash"`},
 		{Config{Protocol: "spdy"}, `service "x": protocol: "spdy" isn't http1, h2c, https or h2`},
 		{Config{TLS: &TLSConfig{}}, `service "x": tls: protocol "http1" has none; https or h2 do`},

@@ -93,7 +93,7 @@ func parseHashBy(cfg *Config) (hashBy, error) {
 	}
 	kind, name, _ := strings.Cut(by, ":")
 	switch kind {
-	case "client_ip":
+	case "client_ip", "consumer":
 		if name == "" {
 			return hashBy{kind: kind}, nil
 		}
@@ -101,10 +101,8 @@ func parseHashBy(cfg *Config) (hashBy, error) {
 		if token(name) {
 			return hashBy{kind: kind, name: name, id: exchange.Lookup(name)}, nil
 		}
-	case "consumer":
-		return hashBy{}, errors.New("hash_by: consumer isn't available yet")
 	}
-	return hashBy{}, fmt.Errorf("hash_by: %q isn't header:NAME, cookie:NAME, query:NAME or client_ip", by)
+	return hashBy{}, fmt.Errorf("hash_by: %q isn't header:NAME, cookie:NAME, query:NAME, client_ip or consumer", by)
 }
 
 // token reports whether s is a token of RFC 9110, 5.6.2.

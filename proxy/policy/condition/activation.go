@@ -53,9 +53,19 @@ func (a *activation) ResolveName(name string) (any, bool) {
 		return &a.query, true
 	case "request.tls":
 		return types.Bool(x.Conn != nil && x.Conn.Scheme == "https"), true
-	case "consumer.name", "consumer.plan":
-		return types.String(""), true
-	case "consumer.labels", "claims":
+	case "consumer.name":
+		if x.Consumer == nil {
+			return types.String(""), true
+		}
+		return types.String(x.Consumer.Name), true
+	case "consumer.plan":
+		return types.String(x.Consumer.PlanName()), true
+	case "consumer.labels":
+		if x.Consumer == nil {
+			return types.NewStringStringMap(types.DefaultTypeAdapter, nil), true
+		}
+		return types.NewStringStringMap(types.DefaultTypeAdapter, x.Consumer.Labels), true
+	case "claims":
 		return types.NewStringStringMap(types.DefaultTypeAdapter, nil), true
 	default:
 		return nil, false

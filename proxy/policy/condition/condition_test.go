@@ -83,6 +83,22 @@ func TestEval(t *testing.T) {
 	}
 }
 
+func TestConsumer(t *testing.T) {
+	x := testExchange(t)
+	x.Consumer = &exchange.Consumer{Name: "acme", Plan: &exchange.Plan{Name: "gold"}, Labels: map[string]string{"team": "search"}}
+	p, err := Compile("consumer.name == 'acme' && consumer.plan == 'gold' && consumer.labels.team == 'search' && !('x' in consumer.labels)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := p.EvalErr(x); !ok || err != nil {
+		t.Errorf("Eval = %v, %v", ok, err)
+	}
+	x.Reset(exchange.HTTP11, x.Conn, nil)
+	if x.Consumer != nil || p.Eval(x) {
+		t.Error("the consumer outlives its exchange")
+	}
+}
+
 func TestCompileErrors(t *testing.T) {
 	tests := []struct{ name, text, want string }{
 		{"syntax", "request.method ==", "1:18: Syntax error"},

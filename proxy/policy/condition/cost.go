@@ -36,7 +36,7 @@ func (sizes) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
 	switch path[0] {
 	case "request.client_ip", "request.protocol":
 		size = 64
-	case "request.host":
+	case "request.host", "consumer.name", "consumer.plan":
 		size = 255
 	case "request.headers":
 		if isMap {

@@ -86,6 +86,8 @@ func Compile(c Config, request bool) (*Edits, error) {
 			fail("add", name, err)
 		case f.id == exchange.Host:
 			fail("add", name, errors.New("there is one only; set it"))
+		case request && f.template != nil && f.template.Identifies():
+			fail("add", name, errors.New("says who is calling, and a client could send the field, too; set it"))
 		default:
 			e.add = append(e.add, f)
 		}

@@ -32,7 +32,7 @@ func Policy(t testing.TB, kind policy.Kind, text string) policy.Policy {
 func Try(t testing.TB, kind policy.Kind, text string) (policy.Policy, error) {
 	t.Helper()
 	blocks := parse(t, text)
-	if len(blocks) != 1 || blocks[0].Type != kind.Name {
+	if len(blocks) != 1 || !isOf(blocks[0], kind) {
 		t.Fatalf("want one %s block:\n%s", kind.Name, text)
 	}
 	return newPolicy(t, kind, blocks[0])
@@ -41,10 +41,23 @@ func Try(t testing.TB, kind policy.Kind, text string) (policy.Policy, error) {
 func newPolicy(t testing.TB, kind policy.Kind, b *hclsyntax.Block) (policy.Policy, error) {
 	t.Helper()
 	cfg := kind.Config()
-	if err := decode(b, cfg); err != nil {
+	one := *b
+	if kind.Label != "" {
+		one.Labels = nil // it has said which kind it is
+	}
+	if err := decode(&one, cfg); err != nil {
 		t.Fatalf("%s: %v", kind.Name, err)
 	}
-	return kind.New(cfg)
+	p, err := kind.New(cfg)
+	if err != nil || kind.Join == nil {
+		return p, err
+	}
+	return kind.Join("test", []policy.Policy{p})
+}
+
+// isOf reports whether a block is one of the kind.
+func isOf(b *hclsyntax.Block, kind policy.Kind) bool {
+	return b.Type == kind.Name && (kind.Label == "" || len(b.Labels) == 1 && b.Labels[0] == kind.Label)
 }
 
 func parse(t testing.TB, text string) hclsyntax.Blocks {
@@ -72,13 +85,13 @@ func README(t *testing.T, path string, kind policy.Kind) {
 	var walk func(hclsyntax.Blocks)
 	walk = func(blocks hclsyntax.Blocks) {
 		for _, b := range blocks {
-			switch b.Type {
-			case kind.Name:
+			switch {
+			case isOf(b, kind):
 				found++
 				if _, err := newPolicy(t, kind, b); err != nil {
 					t.Errorf("%s:%d: %v", path, b.TypeRange.Start.Line, err)
 				}
-			case "route", "policy":
+			case b.Type == "route", b.Type == "policy":
 				walk(b.Body.Blocks)
 			}
 		}

@@ -121,6 +121,7 @@ func TestNewErrors(t *testing.T) {
 		{`request { set = { "A" = "{x" } }`, `a { without its }`},
 		{`request { set = { "A" = "x}" } }`, `a } without its {`},
 		{`request { set = { "Content-Length" = "1" } }`, `belongs to the connection or the message's framing`},
+		{`request { add = { "X-Who" = "a {consumer.labels.team}" } }`, `add: header "X-Who": says who is calling, and a client could send the field, too; set it`},
 		{`request { add = { "transfer-encoding" = "chunked" } }`, `add: header "transfer-encoding": belongs to`},
 		{`request { remove = ["Connection"] }`, `remove: header "Connection": belongs to`},
 		{`request { remove = ["Host"] }`, `a request can't go without it`},

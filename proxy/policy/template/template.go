@@ -8,7 +8,8 @@
 //	                                 {path} of OPTIONS * is "/"
 //	{method} {client_ip} {request_id}
 //	{route} {service}                names; {service} is "" as long as none is chosen
-//	{consumer.name}                  "" without a consumer
+//	{consumer.name} {consumer.plan}  "" without a consumer
+//	{consumer.labels.NAME}           "" without that label
 //	{param.NAME}, or {NAME}          a parameter of the route's path, as it stands there
 //
 // {{ and }} stand for { and }.
@@ -38,13 +39,15 @@ const (
 	Route
 	Service
 	ConsumerName
+	ConsumerPlan
+	ConsumerLabel
 	Param
 )
 
 // Part is a piece of a template.
 type Part struct {
 	Kind Kind
-	Text string // of a literal; the name of a parameter
+	Text string // of a literal; the name of a parameter or label
 }
 
 // Template is a compiled text. It never changes.
@@ -72,6 +75,8 @@ func placeholder(name string) (Kind, bool) {
 		return Service, true
 	case "consumer.name":
 		return ConsumerName, true
+	case "consumer.plan":
+		return ConsumerPlan, true
 	default:
 		return Literal, false
 	}
@@ -122,6 +127,9 @@ func parsePart(name string) (Part, error) {
 	if kind, ok := placeholder(name); ok {
 		return Part{Kind: kind}, nil
 	}
+	if label, ok := strings.CutPrefix(name, "consumer.labels."); ok && label != "" {
+		return Part{ConsumerLabel, label}, nil
+	}
 	param := strings.TrimPrefix(name, "param.")
 	for i := range len(param) {
 		c := param[i]
@@ -161,6 +169,14 @@ func (t *Template) Params() []string {
 		}
 	}
 	return names
+}
+
+// Identifies reports whether the template says who is calling: what a client
+// must not be able to say of itself.
+func (t *Template) Identifies() bool {
+	return slices.ContainsFunc(t.parts, func(p Part) bool {
+		return p.Kind == ConsumerName || p.Kind == ConsumerPlan || p.Kind == ConsumerLabel
+	})
 }
 
 // Append appends the expansion for x to dst.
@@ -205,6 +221,18 @@ func (p *Part) append(dst []byte, x *exchange.Exchange) []byte {
 		return append(dst, x.RouteName...)
 	case Service:
 		return append(dst, x.ServiceName...)
+	case ConsumerName:
+		if x.Consumer != nil {
+			dst = append(dst, x.Consumer.Name...)
+		}
+		return dst
+	case ConsumerPlan:
+		return append(dst, x.Consumer.PlanName()...)
+	case ConsumerLabel:
+		if x.Consumer != nil {
+			dst = append(dst, x.Consumer.Labels[p.Text]...)
+		}
+		return dst
 	case Param:
 		for i := range x.Params {
 			if x.Params[i].Name == p.Text {

@@ -17,7 +17,8 @@ func TestAppend(t *testing.T) {
 		{"{path}{query}", "GET https://a.test/x", "/x"},
 		{"{host}", "GET https://[::1]:8443/", "[::1]"},
 		{"{host}", "GET https://A.test.:8443/", "a.test"},
-		{"{scheme} {method} {client_ip} {request_id} {route} {service} {consumer.name}", "PUT http://a.test/", "http PUT 192.0.2.1 r-1 test  "},
+		{"{scheme} {method} {client_ip} {request_id} {route} {service} {consumer.name}", "PUT http://a.test/", "http PUT 192.0.2.1 r-1 test  acme"},
+		{"{consumer.plan} {consumer.labels.team}{consumer.labels.none}", "GET https://a.test/", "gold search"},
 		{"{id}-{param.id}-{host_}", "GET https://a.test/", "7-7-"},
 	}
 	for _, tt := range tests {
@@ -28,13 +29,14 @@ func TestAppend(t *testing.T) {
 		}
 		x := policytest.Exchange(t, tt.line)
 		x.Params = []exchange.Param{{Name: "id", Value: "7"}}
+		x.Consumer = &exchange.Consumer{Name: "acme", Plan: &exchange.Plan{Name: "gold"}, Labels: map[string]string{"team": "search"}}
 		if got := string(tpl.Append(nil, x)); got != tt.want {
 			t.Errorf("%q for %s = %q, want %q", tt.text, tt.line, got, tt.want)
 		}
 	}
 	x := &exchange.Exchange{}
 	x.Target.Path = "*"
-	tpl, err := template.Compile("{path}{client_ip}")
+	tpl, err := template.Compile("{path}{client_ip}{consumer.name}{consumer.plan}{consumer.labels.team}")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -107,7 +107,7 @@ func New(opt Options) (*App, error) {
 
 // load reads the configuration; warnings go to the log's output.
 func load(opt Options) (*config.File, error) {
-	file, diags := config.Load(opt.Config, config.Options{Kinds: kinds(), Env: opt.Env})
+	file, diags := config.Load(opt.Config, config.Options{Kinds: kinds(means{}), Env: opt.Env})
 	if diags.HasErrors() {
 		return nil, &ConfigError{Text: diags.String()}
 	}
@@ -325,7 +325,7 @@ func setLog(l *logrus.Logger, cfg config.LogConfig) {
 // StateDir is the state folder of a configuration, or the default when it
 // can't be read.
 func StateDir(path string) string {
-	file, diags := config.Load(path, config.Options{Kinds: kinds()})
+	file, diags := config.Load(path, config.Options{Kinds: kinds(means{})})
 	if file != nil && !diags.HasErrors() {
 		return file.StateDir
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/answer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/sunset"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
@@ -45,7 +46,7 @@ func (a *App) prepare(file *config.File, f *said) (*ready, error) {
 		d.fixed[r] = true
 	}
 	if f != nil {
-		parts, bad := config.ParseKV(f.kv, config.Options{Kinds: kinds(), Env: a.opt.Env})
+		parts, bad := config.ParseKV(f.kv, config.Options{Kinds: kinds(means{}), Env: a.opt.Env})
 		d.add(bad)
 		for _, p := range parts {
 			p.Origin = "KV " + p.Origin
@@ -164,10 +165,18 @@ func (a *App) compile(d *draft) (*ready, error) {
 	var rules []route.Rule
 	used := map[string]bool{}
 	unsound := a.unsound(d)
-	conditions := sync.OnceValues(condition.NewCompiler) // made for the first when, if there is one
+	consumers, err := consumer.Compile(d.file.Plans, d.file.Consumers)
+	if err != nil {
+		return nil, err
+	}
+	with := making{
+		bundles:    bundles,
+		kinds:      kinds(means{consumers: consumers}),
+		conditions: sync.OnceValues(condition.NewCompiler), // made for the first when, if there is one
+	}
 	for _, r := range d.file.Routes {
 		origin, fixed := d.file.Origin(r), d.fixed[r]
-		p, rule, err := compileRoute(r, bundles, conditions)
+		p, rule, err := with.route(r)
 		for _, name := range servicesOf(r) {
 			if bad := unsound[name]; bad != nil && err == nil {
 				err = fmt.Errorf("service %q: %w", name, bad)
@@ -245,11 +254,18 @@ func servicesOf(r *config.Route) []string {
 	return out
 }
 
-// compileRoute makes a route's rule and chain; connect adds the pools.
-func compileRoute(r *config.Route, bundles map[string][]config.Block, conditions func() (*condition.Compiler, error)) (*proxy.Route, route.Rule, error) {
+// making is what routes are compiled with.
+type making struct {
+	bundles    map[string][]config.Block
+	kinds      []policy.Kind
+	conditions func() (*condition.Compiler, error)
+}
+
+// route makes a route's rule and chain; connect adds the pools.
+func (m *making) route(r *config.Route) (*proxy.Route, route.Rule, error) {
 	rule := r.Rule()
 	if r.When != "" {
-		compiler, err := conditions()
+		compiler, err := m.conditions()
 		if err != nil {
 			return nil, rule, err
 		}
@@ -259,7 +275,7 @@ func compileRoute(r *config.Route, bundles map[string][]config.Block, conditions
 		}
 		rule.When = c
 	}
-	list, err := policies(r, bundles)
+	list, err := m.policies(r)
 	if err != nil {
 		return nil, rule, err
 	}
@@ -276,10 +292,43 @@ func compileRoute(r *config.Route, bundles map[string][]config.Block, conditions
 	return p, rule, p.Chain.CheckParams(route.Params(r.Paths))
 }
 
-// policies are those of a route's bundles and its own, in the fixed order. A
+// policies are those of a route's bundles and its own, in the fixed order.
+func (m *making) policies(r *config.Route) ([]policy.Named, error) {
+	var list []policy.Named
+	if r.Sunset != nil {
+		s, err := sunset.New(*r.Sunset, time.Now)
+		if err != nil {
+			return nil, fmt.Errorf("sunset: %w", err)
+		}
+		list = append(list, policy.Named{Name: "sunset", Policy: s})
+	}
+	blocks := m.blocks(r)
+	for len(blocks) > 0 {
+		k := blocks[0].Kind
+		var same []policy.Policy // those that one policy is made of
+		for len(blocks) > 0 && blocks[0].Kind.Name == k.Name && (len(same) == 0 || k.Join != nil) {
+			p, err := m.kind(blocks[0].Kind).New(blocks[0].Config)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", k.Name, err)
+			}
+			same, blocks = append(same, p), blocks[1:]
+		}
+		p := same[0]
+		if k.Join != nil {
+			var err error
+			if p, err = m.kind(k).Join(r.Name, same); err != nil {
+				return nil, fmt.Errorf("%s: %w", k.Name, err)
+			}
+		}
+		list = append(list, policy.Named{Name: k.Name, Policy: p})
+	}
+	return list, nil
+}
+
+// blocks are the policy blocks of a route and its bundles, sorted by kind. A
 // route's own block takes the place of the bundles' ones of its kind, unless
 // the kind may repeat.
-func policies(r *config.Route, bundles map[string][]config.Block) ([]policy.Named, error) {
+func (m *making) blocks(r *config.Route) []config.Block {
 	var blocks []config.Block
 	add := func(more []config.Block) {
 		for _, b := range more {
@@ -290,30 +339,20 @@ func policies(r *config.Route, bundles map[string][]config.Block) ([]policy.Name
 		}
 	}
 	for _, name := range r.Use {
-		add(bundles[name]) // config has checked that it is there
+		add(m.bundles[name]) // config has checked that it is there
 	}
 	add(r.Policies)
-	order := map[string]int{}
-	for i, k := range kinds() {
-		order[k.Name] = i
+	place := func(b config.Block) int {
+		return slices.IndexFunc(m.kinds, func(k policy.Kind) bool { return k.Name == b.Kind.Name })
 	}
-	slices.SortStableFunc(blocks, func(a, b config.Block) int { return order[a.Kind.Name] - order[b.Kind.Name] })
-	var list []policy.Named
-	if r.Sunset != nil {
-		s, err := sunset.New(*r.Sunset, time.Now)
-		if err != nil {
-			return nil, fmt.Errorf("sunset: %w", err)
-		}
-		list = append(list, policy.Named{Name: "sunset", Policy: s})
-	}
-	for _, b := range blocks {
-		p, err := b.Kind.New(b.Config)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", b.Kind.Name, err)
-		}
-		list = append(list, policy.Named{Name: b.Kind.Name, Policy: p})
-	}
-	return list, nil
+	slices.SortStableFunc(blocks, func(a, b config.Block) int { return place(a) - place(b) })
+	return blocks
+}
+
+// kind is k, which a block was decoded by, with what it works with.
+func (m *making) kind(k *policy.Kind) *policy.Kind {
+	i := slices.IndexFunc(m.kinds, func(o policy.Kind) bool { return o.Name == k.Name && o.Label == k.Label })
+	return &m.kinds[i]
 }
 
 // connect joins a compiled route with its pools and counters.

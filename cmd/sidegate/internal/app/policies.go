@@ -2,15 +2,25 @@ package app
 
 import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
 )
 
+// means are what policies work with beside their blocks. Without them, kinds
+// can only be checked.
+type means struct {
+	consumers *consumer.Directory // of the configuration being compiled
+}
+
 // kinds are the policies that there are, in the order in which they run on a
 // request; on a response they run in the reverse order. A new policy is a
-// folder below proxy/policy and a line here.
-func kinds() []policy.Kind {
+// folder below proxy/policy and a line here. Blocks of one name, as auth "…",
+// run in the order of the configuration.
+func kinds(m means) []policy.Kind {
 	return []policy.Kind{
+		apikey.Kind(m.consumers),
 		request.Kind(),
 		response.Kind(),
 	}

@@ -239,7 +239,7 @@ func explain(t *proxy.Table, q admin.Question) (admin.Explanation, error) {
 		return e, nil
 	}
 	r := t.Routes[m.Rule]
-	e.Route, e.Origin, e.Policies = r.Name, r.Origin, r.Chain.Explain()
+	e.Route, e.Origin, e.Policies = r.Name, r.Origin, r.Chain.Test(x)
 	if r.Answer != nil {
 		if _, err := r.Answer.Request(x); err != nil {
 			return e, err

@@ -78,17 +78,15 @@ const noConsul = "Give it instances = [\"host:port\"], or say where Consul is: a
 func (c *checker) hash(s *upstream.Config, what string) {
 	switch {
 	case s.Balance == "hash" && s.HashBy == "":
-		c.errorf(s, "balance", `Add hash_by = "header:X-User", or cookie:, query:, client_ip.`, "%s: balance = \"hash\" needs hash_by", what)
+		c.errorf(s, "balance", `Add hash_by = "header:X-User", or cookie:, query:, client_ip, consumer.`, "%s: balance = \"hash\" needs hash_by", what)
 	case s.Balance != "hash" && s.HashBy != "":
 		c.errorf(s, "hash_by", `Add balance = "hash", or take hash_by out.`, "%s: hash_by without balance = \"hash\"", what)
-	case s.HashBy == "consumer":
-		c.errorf(s, "hash_by", "Hash by a header, a cookie or client_ip for now.", "%s: hash_by = \"consumer\" is not available yet", what)
-	case s.HashBy == "", s.HashBy == "client_ip":
+	case s.HashBy == "", s.HashBy == "client_ip", s.HashBy == "consumer":
 	default:
 		kind, name, ok := strings.Cut(s.HashBy, ":")
 		switch {
 		case !ok || kind != "header" && kind != "cookie" && kind != "query":
-			c.errorf(s, "hash_by", didYouMean(kind, []string{"header", "cookie", "query", "client_ip"}), "%s: hash_by can't be %q: it is header:NAME, cookie:NAME, query:NAME or client_ip", what, s.HashBy)
+			c.errorf(s, "hash_by", didYouMean(kind, []string{"header", "cookie", "query", "client_ip", "consumer"}), "%s: hash_by can't be %q: it is header:NAME, cookie:NAME, query:NAME, client_ip or consumer", what, s.HashBy)
 		case name == "" || kind != "query" && !isToken(name):
 			c.errorf(s, "hash_by", "", "%s: hash_by: %q can't be the name of a %s", what, name, kind)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/discovery/consul"
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 	"github.com/sidegate-proxy/sidegate/proxy/secret"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
@@ -40,6 +41,10 @@ type File struct {
 	Services []*upstream.Config `hcl:"service,block"`
 	// Named sets of policies that routes take with use.
 	Bundles []*Bundle `hcl:"policy,block"`
+	// What consumers may use.
+	Plans []*consumer.PlanConfig `hcl:"plan,block"`
+	// The clients that the gateway knows.
+	Consumers []*consumer.Config `hcl:"consumer,block"`
 	// Which requests go where.
 	Routes []*Route `hcl:"route,block"`
 

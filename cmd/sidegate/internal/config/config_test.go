@@ -13,8 +13,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
-	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
-	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
 	"github.com/sidegate-proxy/sidegate/proxy/secret"
 )
 
@@ -27,7 +25,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// keyed is a policy that may come several times, with a label.
+// keyed is a policy that may come several times, with a label of its own.
 type keyed struct {
 	Type  string        `hcl:"type,label" enum:"jwt|basic"`
 	Realm string        `hcl:"realm,attr" default:"all"`
@@ -43,11 +41,7 @@ func (k *keyed) Validate() error {
 }
 
 func kinds() []policy.Kind {
-	return []policy.Kind{
-		request.Kind(),
-		response.Kind(),
-		{Name: "auth", Repeat: true, Config: func() any { return &keyed{} }},
-	}
+	return append(realKinds(), policy.Kind{Name: "keyed", Repeat: true, Config: func() any { return &keyed{} }})
 }
 
 func env(vars map[string]string) func(string) (string, bool) {

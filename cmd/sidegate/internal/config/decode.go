@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 
 	"github.com/hashicorp/hcl/v2"
@@ -93,7 +94,7 @@ func (d *decoder) body(doc *document, b hcl.Body, v any, what string) {
 		case f != nil:
 			missed[f.name] = true
 			d.wrongForm(it, f, what)
-		case it.expr == nil && s.kind(it.name) != nil:
+		case it.expr == nil && s.hasPolicy(it.name):
 			d.policy(doc, it, s, v, what)
 		default:
 			missed[d.unknown(it, s, what)] = true
@@ -228,7 +229,14 @@ func badName(label string) string {
 
 // policy decodes a policy's block in a route or a bundle.
 func (d *decoder) policy(doc *document, it item, s *schema, v any, what string) {
-	kind := s.kind(it.name)
+	kind := s.kind(it.name, it.labels)
+	if kind == nil {
+		d.unknownKind(it, s, what)
+		return
+	}
+	if kind.Label != "" {
+		it.name, it.labels = fmt.Sprintf("%s %q", kind.Name, kind.Label), nil
+	}
 	list := reflect.ValueOf(v).Elem().FieldByIndex(s.policies).Addr().Interface().(*[]Block)
 	for _, b := range *list {
 		if b.Kind.Name == kind.Name && !kind.Repeat {
@@ -250,6 +258,19 @@ func (d *decoder) policy(doc *document, it item, s *schema, v any, what string) 
 			d.broken[v] = true
 			d.diags.Errorf(it.at, "", "%s: %s: %v", what, it.name, err)
 		}
+	}
+}
+
+// unknownKind reports a policy's block whose label names none of its kinds.
+func (d *decoder) unknownKind(it item, s *schema, what string) {
+	kinds := s.labels(it.name)
+	switch {
+	case len(it.labels) != 1:
+		d.diags.Errorf(it.at, fmt.Sprintf("Write: %s %q { … }", it.name, kinds[0]), "%s takes one label, its kind", it.name)
+	case slices.Contains(laterKinds(it.name), it.labels[0]) && !slices.Contains(kinds, it.labels[0]):
+		d.diags.Errorf(it.at, "Remove it for now: this version of sidegate would ignore it.", "%s %q is not available yet%s", it.name, it.labels[0], in(what))
+	default:
+		d.oneOf(it.at, it.name, it.labels[0], kinds)
 	}
 }
 

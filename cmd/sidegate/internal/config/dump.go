@@ -76,7 +76,7 @@ func (f *File) object(p reflect.Value) object {
 			member.value = f.argument(place{p.Interface(), fd.name}, fd, field)
 		case field.Kind() == reflect.Struct:
 			member.value = f.object(field.Addr())
-		case field.Kind() == reflect.Pointer && field.IsNil():
+		case field.Kind() != reflect.Struct && empty(field):
 			continue
 		case field.Kind() == reflect.Pointer:
 			member.value = f.object(field)
@@ -125,6 +125,9 @@ func (f *File) policies(list []Block) object {
 	at := map[string]int{}
 	for _, b := range list {
 		one := f.object(reflect.ValueOf(b.Config))
+		if b.Kind.Label != "" {
+			one = object{{b.Kind.Label, one}}
+		}
 		i, ok := at[b.Kind.Name]
 		if !ok {
 			at[b.Kind.Name] = len(out)

@@ -100,6 +100,12 @@ func (d *decoder) unique(f *File) bool {
 	for _, b := range f.Bundles {
 		see("policy", b.Name, b)
 	}
+	for _, p := range f.Plans {
+		see("plan", p.Name, p)
+	}
+	for _, p := range f.Consumers {
+		see("consumer", p.Name, p)
+	}
 	for _, r := range f.Routes {
 		see("route", r.Name, r)
 	}

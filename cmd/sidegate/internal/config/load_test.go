@@ -215,8 +215,8 @@ access_log { sample = 0.25 }
 route "r" {
   headers = { Accept = "x", "X-Y" = "~^a$" }
   split = { a = 1, "b" = 2 }
-  auth "jwt" { realm = "x" }
-  auth "basic" {}
+  keyed "jwt" { realm = "x" }
+  keyed "basic" {}
 }`, Options{Kinds: kinds(), Env: env(map[string]string{"CONSUL_HTTP_ADDR": "a:1"})})
 	want := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("192.0.2.1/32")}
 	if !cmp.Equal(f.TrustedProxies, want, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })) {

@@ -24,7 +24,11 @@ func Reference(kinds []policy.Kind, doc func(t reflect.Type, field string) strin
 	if len(w.kinds) > 0 {
 		fmt.Fprintf(&w.out, "## Policies\n\nThese blocks stand in `route` and in `policy` blocks. They run in this order on a request, and in the reverse order on a response, wherever they are written.\n\n")
 		for _, k := range w.kinds {
-			w.section(3, k.Name, structOf(reflect.TypeOf(k.Config())))
+			title := k.Name
+			if k.Label != "" {
+				title += fmt.Sprintf(" %q", k.Label)
+			}
+			w.section(3, title, structOf(reflect.TypeOf(k.Config())))
 		}
 	}
 	return w.out.Bytes()
@@ -54,11 +58,7 @@ func (w *reference) section(level int, title string, t reflect.Type) {
 		w.out.WriteString("| block | | |\n|---|---|---|\n" + blocks + "\n")
 	}
 	if s.policies != nil && len(w.kinds) > 0 {
-		var names []string
-		for _, k := range w.kinds {
-			names = append(names, k.Name)
-		}
-		fmt.Fprintf(&w.out, "Also all [policies](#policies): %s.\n\n", code(names))
+		fmt.Fprintf(&w.out, "Also all [policies](#policies): %s.\n\n", code(s.policyNames()))
 	}
 	if len(s.later) > 0 {
 		fmt.Fprintf(&w.out, "Not available yet: %s.\n\n", code(s.later))

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
 )
@@ -33,7 +34,9 @@ All blocks and arguments of the configuration language. [HCL 2](https://github.c
 `
 
 // realKinds are the policies that there are, in their order.
-func realKinds() []policy.Kind { return []policy.Kind{request.Kind(), response.Kind()} }
+func realKinds() []policy.Kind {
+	return []policy.Kind{apikey.Kind(nil), request.Kind(), response.Kind()}
+}
 
 func TestReference(t *testing.T) {
 	docs := &comments{t: t, packages: map[string]map[string]string{}}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/secret"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 	edgetls "github.com/sidegate-proxy/sidegate/tls"
@@ -48,7 +49,7 @@ func newSchema(t reflect.Type, kinds []*policy.Kind) *schema {
 		s.kinds = kinds
 	}
 	for _, name := range later(t) {
-		if s.field(name) == nil && s.kind(name) == nil {
+		if s.field(name) == nil && !s.hasPolicy(name) {
 			s.later = append(s.later, name)
 		}
 	}
@@ -96,13 +97,30 @@ func (s *schema) field(name string) *field {
 	return nil
 }
 
-func (s *schema) kind(name string) *policy.Kind {
+// hasPolicy reports whether name is a policy's block.
+func (s *schema) hasPolicy(name string) bool {
+	return slices.ContainsFunc(s.kinds, func(k *policy.Kind) bool { return k.Name == name })
+}
+
+// kind is the policy of a block with these labels; nil: there is none.
+func (s *schema) kind(name string, labels []string) *policy.Kind {
 	for _, k := range s.kinds {
-		if k.Name == name {
+		if k.Name == name && (k.Label == "" || len(labels) == 1 && k.Label == labels[0]) {
 			return k
 		}
 	}
 	return nil
+}
+
+// labels are those of the policies that share a block's name.
+func (s *schema) labels(name string) []string {
+	var list []string
+	for _, k := range s.kinds {
+		if k.Name == name {
+			list = append(list, k.Label)
+		}
+	}
+	return list
 }
 
 // names are all that may stand in the block.
@@ -111,10 +129,18 @@ func (s *schema) names() []string {
 	for _, f := range s.fields {
 		list = append(list, f.name)
 	}
+	return append(append(list, s.policyNames()...), s.later...)
+}
+
+// policyNames are the names of the policies' blocks, in their order.
+func (s *schema) policyNames() []string {
+	var list []string
 	for _, k := range s.kinds {
-		list = append(list, k.Name)
+		if !slices.Contains(list, k.Name) {
+			list = append(list, k.Name)
+		}
 	}
-	return append(list, s.later...)
+	return list
 }
 
 // hcl is the schema as the JSON reader wants it. What isn't built yet is any
@@ -128,8 +154,12 @@ func (s *schema) hcl() *hcl.BodySchema {
 		}
 		out.Attributes = append(out.Attributes, hcl.AttributeSchema{Name: f.name})
 	}
-	for _, k := range s.kinds {
-		out.Blocks = append(out.Blocks, header(k.Name, structOf(reflect.TypeOf(k.Config()))))
+	for _, name := range s.policyNames() {
+		h := header(name, structOf(reflect.TypeOf(s.kind(name, s.labels(name)[:1]).Config())))
+		if label := s.labels(name)[0]; label != "" {
+			h.LabelNames = []string{"kind"}
+		}
+		out.Blocks = append(out.Blocks, h)
 	}
 	for _, l := range s.later {
 		out.Attributes = append(out.Attributes, hcl.AttributeSchema{Name: l})
@@ -173,9 +203,13 @@ func later(t reflect.Type) []string {
 		"validate", "cache", "charge", "request", "response", "compress"}
 	switch t {
 	case reflect.TypeFor[File]():
-		return []string{"redis", "plan", "consumer", "sidecar", "usage", "tracing"}
+		return []string{"redis", "sidecar", "usage", "tracing"}
 	case reflect.TypeFor[Route](), reflect.TypeFor[Bundle]():
 		return policies
+	case reflect.TypeFor[consumer.Config]():
+		return []string{"basic", "jwt", "mtls"}
+	case reflect.TypeFor[consumer.PlanConfig]():
+		return []string{"quota"}
 	case reflect.TypeFor[upstream.LimitsConfig]():
 		return []string{"adaptive"}
 	case reflect.TypeFor[edgetls.ACMESettings]():
@@ -183,6 +217,15 @@ func later(t reflect.Type) []string {
 	default:
 		return nil
 	}
+}
+
+// laterKinds are the labels of a policy's block that the language has, but this
+// version hasn't.
+func laterKinds(name string) []string {
+	if name == "auth" {
+		return []string{"jwt", "basic", "mtls", "forward", "oidc", "introspect"}
+	}
+	return nil
 }
 
 // kindText is how the type of an argument is written.

@@ -64,9 +64,9 @@ route "policy" {
   }
   response {
   }
-  auth "basic" {}
-  auth "jwt" { realm = "x" }
-  auth "jwtt" {}
+  keyed "basic" {}
+  keyed "jwt" { realm = "x" }
+  keyed "jwtt" {}
 }
 route "policy-new" {
   hosts   = ["i.example.com"]
@@ -79,7 +79,7 @@ route "policy-new" {
   response {
     set = { "X-Id" = "{ids}" }
   }
-  auth "jwt" { realm = "nobody" }
+  keyed "jwt" { realm = "nobody" }
 }
 route "wrong-twice" {
   hosts   = ["a:1", 7]

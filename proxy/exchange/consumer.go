@@ -1,0 +1,33 @@
+package exchange
+
+import "time"
+
+// Consumer is a client that the gateway knows. It never changes and belongs to
+// the configuration that it comes from: it may be kept, its strings too.
+type Consumer struct {
+	Name   string
+	Plan   *Plan // nil: none
+	Labels map[string]string
+}
+
+// PlanName is the name of the consumer's plan, "" without one; c may be nil.
+func (c *Consumer) PlanName() string {
+	if c == nil || c.Plan == nil {
+		return ""
+	}
+	return c.Plan.Name
+}
+
+// Plan is what a set of consumers is promised. It never changes.
+type Plan struct {
+	Name string
+	Rate Rate // in the place of a rate_limit's by consumer; zero: the route's holds
+}
+
+// Rate is how much may pass: Count in each Per, and Burst at once.
+type Rate struct {
+	Count    int64
+	Per      time.Duration
+	Burst    int64
+	Interval time.Duration // between two requests at that rate, rounded up; 0: no rate
+}

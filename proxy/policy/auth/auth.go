@@ -1,0 +1,134 @@
+// Package auth is the policy that says who is calling. Each way to tell,
+// auth "api_key" and its like, is a Method in a folder of its own below; this
+// package joins those of a route. What a caller may do isn't its matter. It
+// starts no goroutine.
+//
+// The blocks are asked in their order. The first whose kind of credential the
+// request has decides: whoever shows a wrong key isn't asked for a password. A
+// request without any is refused with 401. Whatever was decided, and by whom,
+// no credential that a block looks for reaches the backend, unless the block
+// says so.
+package auth
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/policy"
+)
+
+// Method is one way to tell who is calling.
+type Method interface {
+	// Identify looks for a credential of its kind in x. It reports whether
+	// there is one; a right one sets x.Consumer, a wrong one is an error, with a
+	// fault of kind Unauthenticated where other credentials may help. Its text
+	// goes to the log and never has the credential in it.
+	Identify(x *exchange.Exchange) (applies bool, err error)
+	// Hide keeps what Identify looks at from being forwarded, right or wrong.
+	Hide(x *exchange.Exchange)
+	// Challenge is what WWW-Authenticate says of it (RFC 9110, 11.6.1); "": nothing.
+	Challenge() string
+	// Explain says in a few words where it looks.
+	Explain() string
+}
+
+// Policy asks the methods of a route.
+type Policy struct {
+	methods []Method
+	none    *exchange.Fault
+}
+
+var (
+	_ policy.Requester = (*Policy)(nil)
+	_ policy.Explainer = (*Policy)(nil)
+	_ policy.Tester    = (*Policy)(nil)
+)
+
+// Kind describes a method to the configuration: the block auth "label".
+func Kind(label string, config func() any, newMethod func(cfg any) (Method, error)) policy.Kind {
+	return policy.Kind{
+		Name: "auth", Label: label, Repeat: true, Config: config, Join: join,
+		New: func(cfg any) (policy.Policy, error) {
+			m, err := newMethod(cfg)
+			if err != nil {
+				return nil, err
+			}
+			return m, nil
+		},
+	}
+}
+
+func join(_ string, list []policy.Policy) (policy.Policy, error) {
+	p := &Policy{}
+	for _, m := range list {
+		m, ok := m.(Method)
+		if !ok {
+			return nil, fmt.Errorf("%T is no way to tell who is calling", m)
+		}
+		p.methods = append(p.methods, m)
+	}
+	p.none = Refuse("no credential: " + p.Explain())
+	return p, nil
+}
+
+// Refuse returns the fault of a request whose credential is missing or wrong.
+// It is made once, not for each request: refusing many must not cost.
+func Refuse(why string) *exchange.Fault {
+	return &exchange.Fault{Source: exchange.FromPolicy, Kind: exchange.Unauthenticated, Err: errors.New(why)}
+}
+
+// Request refuses whoever isn't known.
+func (p *Policy) Request(x *exchange.Exchange) (policy.Verdict, error) {
+	if err := p.identify(x); err != nil {
+		if f, ok := err.(*exchange.Fault); ok && f.Kind == exchange.Unauthenticated { //nolint:errorlint // a wrapped fault isn't one
+			p.challenge(x)
+		}
+		return policy.Done, err
+	}
+	for _, m := range p.methods {
+		m.Hide(x)
+	}
+	return policy.Next, nil
+}
+
+func (p *Policy) identify(x *exchange.Exchange) error {
+	for _, m := range p.methods {
+		applies, err := m.Identify(x)
+		if err != nil || applies {
+			return err
+		}
+	}
+	return p.none
+}
+
+// challenge says which credentials would help (RFC 9110, 15.5.2).
+func (p *Policy) challenge(x *exchange.Exchange) {
+	for _, m := range p.methods {
+		if c := m.Challenge(); c != "" {
+			x.ResponseEdits.AddID(exchange.WWWAuthenticate, "WWW-Authenticate", c)
+		}
+	}
+}
+
+// Explain says where the methods look, in their order.
+func (p *Policy) Explain() string {
+	var parts []string
+	for _, m := range p.methods {
+		parts = append(parts, m.Explain())
+	}
+	return strings.Join(parts, ", else ")
+}
+
+// Test says who is calling, or why nobody is.
+func (p *Policy) Test(x *exchange.Exchange) string {
+	switch err := p.identify(x); {
+	case err != nil:
+		return "refuses: " + err.Error()
+	case x.Consumer == nil:
+		return "admits"
+	default:
+		return fmt.Sprintf("admits the consumer %q", x.Consumer.Name)
+	}
+}

@@ -1,0 +1,28 @@
+package consumer
+
+// Config is a consumer block: a client that the gateway knows.
+type Config struct {
+	Name string `hcl:"name,label"`
+	// The plan that says how much it may use.
+	Plan string `hcl:"plan,attr"`
+	// What else is known of it, for conditions and header fields: {consumer.labels.NAME}.
+	Labels map[string]string `hcl:"labels,attr"`
+	// Its API keys; several while one is being replaced.
+	Keys []*KeyConfig `hcl:"api_key,block"`
+}
+
+// KeyConfig is an api_key block: a key by its hash, so that whoever reads the
+// configuration can't use it.
+type KeyConfig struct {
+	// SHA-256 of the key in hexadecimal: printf %s "$KEY" | sha256sum. Keys are random, of 256 bits.
+	SHA256 string `hcl:"sha256,attr" required:"true"`
+}
+
+// PlanConfig is a plan block: what the consumers that have it may use.
+type PlanConfig struct {
+	Name string `hcl:"name,label"`
+	// In the place of the rate of each rate_limit with by = "consumer": "500/s", by s, m, h or day.
+	Rate string `hcl:"rate,attr"`
+	// How many may come at once; unless given as many as come in one second.
+	Burst int `hcl:"burst,attr" min:"1" max:"1000000000"`
+}
