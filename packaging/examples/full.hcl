@@ -121,6 +121,11 @@ service "carts" {
 }
 
 policy "public-api" { # a named bundle of policy blocks; routes take it with use = [...]
+  rate_limit {
+    rate  = "100/s"
+    burst = 200
+    by    = "client_ip"
+  }
   response {
     set = { "Strict-Transport-Security" = "max-age=31536000" }
   }
@@ -149,6 +154,10 @@ route "orders-v2" {
 
   # policy blocks; they always run in one order, whatever their order here
   auth "api_key" { header = "X-API-Key" } # several auth blocks: the first that applies decides
+  rate_limit {                            # several allowed: all must admit a request
+    rate = "5000/m"
+    by   = "consumer" # client_ip, consumer, header:, cookie:, query:, param: (of the path) or route
+  }
   request {
     set    = { "X-Tenant" = "{consumer.name}" }
     add    = {}
@@ -179,6 +188,7 @@ route "hello" {
   }
 }
 
+counters { memory = "64MiB" } # for rate limits: 16 bytes for each client of each
 plan "gold" { rate = "500/s" }
 consumer "acme" {
   plan   = "gold"

@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters, sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics and of rate limits), sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), claims of
@@ -42,6 +42,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 	"github.com/sidegate-proxy/sidegate/systemd"
@@ -72,6 +73,7 @@ type App struct {
 
 	// Long-lived: made once.
 	stats      *proxy.Stats
+	counters   *ratelimit.Store
 	sweeper    *sweep.Sweeper
 	handler    *proxy.Handler
 	server     *proxy.Server
@@ -118,7 +120,7 @@ func load(opt Options) (*config.File, error) {
 }
 
 func assemble(opt Options, file *config.File) (*App, error) {
-	a := &App{opt: opt, started: time.Now(), stats: proxy.NewStats(), sweeper: sweep.New(), file: file}
+	a := &App{opt: opt, started: time.Now(), stats: proxy.NewStats(), counters: ratelimit.NewStore(file.Counters), sweeper: sweep.New(), file: file}
 	a.feeds.first, a.feeds.dirty = make(chan struct{}), make(chan struct{}, 1)
 	a.log = newLog(file.Log, opt.Stderr)
 	if err := os.MkdirAll(file.StateDir, 0o700); err != nil {

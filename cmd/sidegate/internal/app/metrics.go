@@ -22,6 +22,7 @@ type descs struct {
 	conns, busy, accepted, refused, handshakes                          *prometheus.Desc
 	instances, pending, latency, tries, failures, retries, queue, panic *prometheus.Desc
 	consulUp, consulAge, stale, problems                                *prometheus.Desc
+	overRate, overRateDry, forgotten                                    *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
 }
 
@@ -54,6 +55,9 @@ func newDescs() *descs {
 		consulAge:   d("consul_last_answer_age_seconds", "Time since Consul last answered."),
 		stale:       d("services_stale", "Services that are served from the last known instances."),
 		problems:    d("configuration_problems", "Parts of registrations and KV that are left out."),
+		overRate:    d("rate_limit_refused_total", "Requests that a rate limit refused.", "route", "limit"),
+		overRateDry: d("rate_limit_dry_run_refused_total", "Requests that a rate limit would have refused, were it not a dry run.", "route", "limit"),
+		forgotten:   d("rate_limit_forgotten_total", "Clients whose counter made room for another before its time: counters.memory is too small."),
 		certificate: d("certificate_not_after_seconds", "When a certificate ends, in seconds since 1970.", "name", "source"),
 		reloads:     d("configuration_reloads_total", "Reloads that succeeded."),
 		rejected:    d("configuration_rejected", "1 while the newest configuration isn't in force because of an error."),
@@ -88,6 +92,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(d.handshakes, float64(l.Handshakes), l.Name)
 	}
 	c.services(d, count, gauge)
+	for _, l := range a.counters.Counts() {
+		desc := d.overRate
+		if l.DryRun {
+			desc = d.overRateDry
+		}
+		count(desc, float64(l.Refused()), l.Route, l.Limit)
+	}
+	count(d.forgotten, float64(a.counters.Forgotten()))
 	if s := a.consulStatus(); s != nil {
 		gauge(d.consulUp, number(s.Connected))
 		gauge(d.consulAge, s.Age.Seconds())

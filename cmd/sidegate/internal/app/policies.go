@@ -4,6 +4,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
 )
@@ -12,6 +13,7 @@ import (
 // can only be checked.
 type means struct {
 	consumers *consumer.Directory // of the configuration being compiled
+	counters  *ratelimit.Store    // the gateway's
 }
 
 // kinds are the policies that there are, in the order in which they run on a
@@ -21,6 +23,7 @@ type means struct {
 func kinds(m means) []policy.Kind {
 	return []policy.Kind{
 		apikey.Kind(m.consumers),
+		ratelimit.Kind(m.counters),
 		request.Kind(),
 		response.Kind(),
 	}

@@ -71,6 +71,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 		}
 	}
 	a.stats.Retain(inUse(r.table))
+	a.counters.Retain(names(r.table))
 	a.view.enforced(r, said.version, listeners)
 	return nil
 }
@@ -85,6 +86,15 @@ func inUse(t *proxy.Table) func(*proxy.RouteStats) bool {
 		}
 	}
 	return func(r *proxy.RouteStats) bool { return r.Route == "" || used[r] }
+}
+
+// names are those of a table's routes.
+func names(t *proxy.Table) map[string]bool {
+	list := map[string]bool{}
+	for _, r := range t.Routes {
+		list[r.Name] = true
+	}
+	return list
 }
 
 // serving reports whether a first table is in force.
@@ -149,6 +159,9 @@ func (a *App) pinned(file *config.File) error {
 	}
 	if file.Admin != now.Admin {
 		errs = append(errs, errors.New("the admin block changed"))
+	}
+	if file.Counters != now.Counters {
+		errs = append(errs, errors.New("the counters block changed"))
 	}
 	if (file.AccessLog == nil) != (now.AccessLog == nil) || file.AccessLog != nil && *file.AccessLog != *now.AccessLog {
 		errs = append(errs, errors.New("the access_log block changed"))

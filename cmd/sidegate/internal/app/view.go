@@ -278,6 +278,7 @@ func question(q admin.Question) (*exchange.Exchange, error) {
 	target, _, _ = strings.Cut(target, "#")
 	x := &exchange.Exchange{}
 	x.Reset(exchange.HTTP11, &exchange.Conn{Scheme: u.Scheme, Remote: netip.AddrPortFrom(client, 0), RemoteIP: client.String()}, nil)
+	x.Start = time.Now()
 	x.Method, x.RawTarget, x.RawHost, x.ClientIP = strings.ToUpper(q.Method), target, u.Host, client
 	x.Request.Append("Host", u.Host)
 	for name, value := range q.Headers {

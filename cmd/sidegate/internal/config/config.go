@@ -11,6 +11,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 	"github.com/sidegate-proxy/sidegate/proxy/secret"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
@@ -41,6 +42,8 @@ type File struct {
 	Services []*upstream.Config `hcl:"service,block"`
 	// Named sets of policies that routes take with use.
 	Bundles []*Bundle `hcl:"policy,block"`
+	// Room for the counters of rate limits.
+	Counters ratelimit.StoreConfig `hcl:"counters,block"`
 	// What consumers may use.
 	Plans []*consumer.PlanConfig `hcl:"plan,block"`
 	// The clients that the gateway knows.

@@ -1,8 +1,6 @@
 redis {
   address = "127.0.0.1:6379"
 }
-plan "gold" {}
-consumer "acme" {}
 sidecar "orders" {}
 usage {}
 tracing {}
@@ -20,7 +18,6 @@ route "r" {
   block {}
   ban {}
   limits {}
-  rate_limit {}
   quota {}
   validate {}
   cache {}

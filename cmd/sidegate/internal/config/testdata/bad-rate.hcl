@@ -1,0 +1,35 @@
+counters { memory = "1KiB" }
+policy "p" {
+  rate_limit {
+    rate   = "100/s"
+    shared = true
+  }
+}
+route "r" {
+  paths = ["/orders/{id}"]
+  respond { body = "ok" }
+  rate_limit {}
+  rate_limit { rate = "100" }
+  rate_limit {
+    rate  = "0/s"
+    burst = 0
+    by    = "client_ip"
+  }
+  rate_limit {
+    rate = "5/month"
+    by   = "heder:X-A"
+  }
+  rate_limit {
+    rate    = "5/s"
+    by      = "param:id"
+    dry_run = "yes"
+  }
+}
+route "params" {
+  paths = ["/carts/{id}"]
+  respond { body = "ok" }
+  rate_limit {
+    rate = "5/s"
+    by   = "param:order"
+  }
+}
