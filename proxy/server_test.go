@@ -26,7 +26,7 @@ type listening struct {
 	addr string
 }
 
-func listen(t *testing.T, h exchange.Handler, change func(*ListenerConfig)) *listening {
+func listen(t testing.TB, h exchange.Handler, change func(*ListenerConfig)) *listening {
 	t.Helper()
 	s := sweep.New()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -51,7 +51,7 @@ func listen(t *testing.T, h exchange.Handler, change func(*ListenerConfig)) *lis
 	return l
 }
 
-func (l *listening) apply(t *testing.T) {
+func (l *listening) apply(t testing.TB) {
 	t.Helper()
 	cfg, limits := l.cfg, *l.cfg.Limits
 	cfg.Limits = &limits
