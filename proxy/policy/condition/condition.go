@@ -86,6 +86,7 @@ func NewCompiler() (*Compiler, error) {
 // number of goroutines.
 type Program struct {
 	text string
+	asks bool // for who is calling
 	prg  cel.Program
 	pool sync.Pool // of *activation
 }
@@ -126,6 +127,9 @@ func (c *Compiler) Compile(text string) (*Program, error) {
 		return nil, &Error{Line: 1, Column: 1, Text: err.Error()}
 	}
 	p := &Program{text: text, prg: prg}
+	for _, r := range ast.NativeRep().ReferenceMap() {
+		p.asks = p.asks || r.Name == "claims" || strings.HasPrefix(r.Name, "consumer.")
+	}
 	p.pool.New = func() any { return &activation{} }
 	return p, nil
 }
@@ -152,6 +156,10 @@ func mistakes(issues *cel.Issues) error {
 
 // String is the expression's text.
 func (p *Program) String() string { return p.text }
+
+// AsksWho reports whether the condition asks who is calling, which nobody knows
+// before the policy auth.
+func (p *Program) AsksWho() bool { return p.asks }
 
 // Eval reports whether the condition holds for x. One that can't be evaluated,
 // because it asks for a header that isn't there, say, doesn't hold.

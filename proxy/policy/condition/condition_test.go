@@ -93,6 +93,14 @@ func TestConsumer(t *testing.T) {
 	if ok, err := p.EvalErr(x); !ok || err != nil {
 		t.Errorf("Eval = %v, %v", ok, err)
 	}
+	for text, want := range map[string]bool{
+		"consumer.name == ''": true, "'x' in consumer.labels": true, "claims.sub == 'consumer.name'": true,
+		"request.host == 'consumer.name'": false,
+	} {
+		if p, err := Compile(text); err != nil || p.AsksWho() != want {
+			t.Errorf("%s: AsksWho isn't %v (%v)", text, want, err)
+		}
+	}
 	x.Reset(exchange.HTTP11, x.Conn, nil)
 	if x.Consumer != nil || p.Eval(x) {
 		t.Error("the consumer outlives its exchange")

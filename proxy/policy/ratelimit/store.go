@@ -11,7 +11,7 @@ import (
 
 // StoreConfig is the counters block.
 type StoreConfig struct {
-	// Memory for the counters of rate limits, taken when the first limit is used. A client of one limit takes 16 bytes; when there is no room for another, whoever's bucket is nearest to full is forgotten.
+	// Memory for the counters of rate limits, taken when the first limit is used. A client of one limit takes 16 bytes; when there is no room for another, whoever's bucket is nearest to full is forgotten. A change takes a restart.
 	Memory int64 `hcl:"memory,attr" unit:"bytes" default:"64MiB" min:"64KiB" max:"64GiB"`
 }
 

@@ -283,8 +283,11 @@ func (c *checker) when(r *Route, what string) {
 			return
 		}
 	}
-	_, err := c.conditions.Compile(r.When)
+	p, err := c.conditions.Compile(r.When)
 	if err == nil {
+		if p.AsksWho() {
+			c.diags.warnf(c.at(r, "when"), "Let the route take all callers.", "%s: when: who is calling is found out after the route is chosen, so consumer and claims are empty here", what)
+		}
 		return
 	}
 	all := []error{err}

@@ -1,0 +1,4 @@
+route "r" {
+  when = "consumer.plan != 'free'"
+  respond { body = "ok" }
+}
