@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -25,6 +26,9 @@ type bed struct {
 	running []*process
 }
 
+// apiKey is what the clients of works with policies send.
+const apiKey = "b3JkZXJzLWFyZS1zaGlwcGVkLW9uLW1vbmRheXM"
+
 // process is a contender or the backend.
 type process struct {
 	name  string
@@ -39,7 +43,7 @@ type kind struct {
 	tool, config, file string
 	args               func(tool, dir, file string) []string
 	cores, procs       string
-	log                bool
+	policies           bool // a key, a rate limit and the access log
 }
 
 func nginxArgs(tool, dir, file string) []string { return []string{tool, "-p", dir, "-c", file} }
@@ -53,13 +57,13 @@ func sidegateArgs(tool, _, file string) []string { return []string{tool, "run", 
 // backend core 1, but for sidegate-2, which has both.
 func kinds() map[string]kind {
 	return map[string]kind{
-		"backend":      {"nginx", backendConf, "backend.conf", nginxArgs, "1", "1", false},
-		"nginx":        {"nginx", nginxConf, "nginx.conf", nginxArgs, "0", "1", false},
-		"haproxy":      {"haproxy", haproxyConf, "haproxy.conf", haproxyArgs, "0", "1", false},
-		"caddy":        {"caddy", caddyConf, "Caddyfile", caddyArgs, "0", "1", false},
-		"sidegate":     {"sidegate", sidegateConf, "sidegate.hcl", sidegateArgs, "0", "1", false},
-		"sidegate-log": {"sidegate", sidegateConf, "sidegate-log.hcl", sidegateArgs, "0", "1", true},
-		"sidegate-2":   {"sidegate", sidegateConf, "sidegate-2.hcl", sidegateArgs, "0,1", "2", false},
+		"backend":           {"nginx", backendConf, "backend.conf", nginxArgs, "1", "1", false},
+		"nginx":             {"nginx", nginxConf, "nginx.conf", nginxArgs, "0", "1", false},
+		"haproxy":           {"haproxy", haproxyConf, "haproxy.conf", haproxyArgs, "0", "1", false},
+		"caddy":             {"caddy", caddyConf, "Caddyfile", caddyArgs, "0", "1", false},
+		"sidegate":          {"sidegate", sidegateConf, "sidegate.hcl", sidegateArgs, "0", "1", false},
+		"sidegate-policies": {"sidegate", sidegateConf, "sidegate-policies.hcl", sidegateArgs, "0", "1", true},
+		"sidegate-2":        {"sidegate", sidegateConf, "sidegate-2.hcl", sidegateArgs, "0,1", "2", false},
 	}
 }
 
@@ -107,7 +111,7 @@ func (b *bed) start(name string) (*process, error) {
 	}
 	p := &process{name: name, ports: map[string]int{"plain": b.backend}}
 	if name != "backend" {
-		names := []string{"plain", "tls", "log", "tcp", "quic"}
+		names := []string{"plain", "tls", "policies", "tcp", "quic"}
 		free, err := freePorts(len(names))
 		if err != nil {
 			return nil, err
@@ -146,7 +150,7 @@ func (b *bed) configure(p *process, k kind, file string) error {
 	}
 	var text bytes.Buffer
 	err = t.Execute(&text, map[string]any{
-		"Dir": b.dir, "Name": p.name, "Log": k.log, "Backend": b.backend, "Ports": p.ports,
+		"Dir": b.dir, "Name": p.name, "Policies": k.policies, "APIKey": apiKey, "APIKeySum": fmt.Sprintf("%x", sha256.Sum256([]byte(apiKey))), "Backend": b.backend, "Ports": p.ports,
 		"Cert": filepath.Join(b.dir, "cert.pem"), "Key": filepath.Join(b.dir, "key.pem"), "Both": filepath.Join(b.dir, "both.pem"),
 	})
 	if err != nil {

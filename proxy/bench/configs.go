@@ -3,7 +3,8 @@ package main
 // The peers' configurations are what their operators would write for speed:
 // one worker, connections to the backend kept, no logs but where a work says
 // so, TLS 1.3 with an ECDSA P-256 certificate, buffers enlarged for large
-// answers.
+// answers. The policies' limits are so high that nothing is refused; what is
+// measured is the deciding.
 
 const backendConf = `
 worker_processes 1; daemon off; master_process off; pid {{.Dir}}/backend.pid; error_log {{.Dir}}/backend.err;
@@ -33,7 +34,16 @@ http {
   http2_max_requests 1000000000; http2_max_concurrent_streams 128;
   server { listen 127.0.0.1:{{.Ports.plain}} backlog=4096; location / { proxy_pass http://backend; } }
   server { listen 127.0.0.1:{{.Ports.tls}} ssl http2 backlog=4096; location / { proxy_pass http://backend; } }
-  server { listen 127.0.0.1:{{.Ports.log}} backlog=4096; access_log {{.Dir}}/nginx-access.log combined; location / { proxy_pass http://backend; } }
+  limit_req_zone $binary_remote_addr zone=clients:10m rate=1000000r/s;
+  map $http_x_api_key $consumer { default ""; {{.APIKey}} acme; }
+  server {
+    listen 127.0.0.1:{{.Ports.policies}} backlog=4096; access_log {{.Dir}}/nginx-access.log combined;
+    limit_req zone=clients burst=10000 nodelay;
+    location / {
+      if ($consumer = "") { return 401; }
+      proxy_pass http://backend;
+    }
+  }
 }`
 
 const haproxyConf = `
@@ -59,6 +69,15 @@ frontend secure
   bind 127.0.0.1:{{.Ports.tls}} ssl crt {{.Both}} alpn h2,http/1.1
   option forwardfor
   http-request set-header X-Forwarded-Proto https
+  default_backend b
+frontend policies
+  bind 127.0.0.1:{{.Ports.policies}}
+  option forwardfor
+  http-request set-header X-Forwarded-Proto http
+  stick-table type ip size 100k expire 1m store http_req_rate(1s)
+  http-request track-sc0 src
+  http-request deny deny_status 429 if { sc_http_req_rate(0) gt 1000000 }
+  http-request deny deny_status 401 unless { req.hdr(X-API-Key) -m str {{.APIKey}} }
   default_backend b
 frontend relay
   mode tcp
@@ -96,7 +115,7 @@ const sidegateConf = `
 state_dir = "{{.Dir}}/state-{{.Name}}"
 log { level = "warn" }
 admin { address = "127.0.0.1:0" }
-{{if .Log}}access_log { output = "{{.Dir}}/{{.Name}}-access.log" }{{end}}
+{{if .Policies}}access_log { output = "{{.Dir}}/{{.Name}}-access.log" }{{end}}
 tls {
   certificate {
     cert_file = "{{.Cert}}"
@@ -122,5 +141,20 @@ listener "secure" {
 }
 listener "quic" { address = "127.0.0.1:{{.Ports.quic}}" }
 service "backend" { instances = ["127.0.0.1:{{.Backend}}"] }
+{{if .Policies}}
+consumer "acme" {
+  api_key { sha256 = "{{.APIKeySum}}" }
+}
+route "all" {
+  service = "backend"
+  auth "api_key" { header = "X-API-Key" }
+  rate_limit {
+    rate  = "1000000/s"
+    burst = 10000
+    by    = "client_ip"
+  }
+}
+{{else}}
 route "all" { service = "backend" }
+{{end}}
 `

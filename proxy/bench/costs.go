@@ -34,7 +34,8 @@ func works() []work {
 		{name: "new TLS 1.3 connection a request, resumed", goal: "1.0, -", tool: "resume", conns: 8, run: tls},
 		{name: "1 MiB responses, plain", goal: "0.5, -", tool: "wrk", path: "/large", conns: 16, run: plain},
 		{name: "1 MiB responses, TLS 1.3", goal: "1.0, -", tool: "wrk", tls: true, path: "/large", conns: 16, run: tls},
-		{name: "HTTP/1.1 plain, metrics and access log to a file", goal: "1.15, under 1", tool: "wrk", path: "/small", conns: 64, run: []string{"sidegate-log:plain", "sidegate:plain", "nginx:log"}},
+		{name: "HTTP/1.1 plain, with API key, rate limit and access log", goal: "1.15, under 1, -", tool: "wrk", path: "/small", conns: 64, headers: []string{"X-API-Key: " + apiKey},
+			run: []string{"sidegate-policies:plain", "sidegate:plain", "nginx:policies", "haproxy:policies"}},
 		{name: "HTTP/1.1 plain, two cores against one", goal: "1.11 (1.8 x the throughput)", tool: "wrk", path: "/small", conns: 64, run: []string{"sidegate-2:plain", "sidegate:plain"}},
 	}
 }
@@ -70,7 +71,7 @@ func (b *bed) costs(o options) error {
 // says how it works.
 func label(name string) string {
 	process, port, _ := strings.Cut(name, ":")
-	if port == "tcp" || port == "log" {
+	if port == "tcp" || port == "policies" {
 		return process + " " + port
 	}
 	return process
