@@ -3,7 +3,6 @@ package proxy
 import (
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"runtime"
@@ -90,23 +89,6 @@ func newServing(d ServerDeps, cfg *ListenerConfig, trust Trust) (*serving, error
 		})
 	}
 	return v, nil
-}
-
-// serveQUIC opens the UDP port beside the TCP one.
-func (v *serving) serveQUIC(tcp net.Addr) error {
-	if v.h3 == nil {
-		return nil
-	}
-	pc, err := net.ListenPacket("udp", tcp.String())
-	if err != nil {
-		return fmt.Errorf("http/3: %w", err)
-	}
-	go func() { // ends with v.h3.Close
-		if err := v.h3.Serve(pc); err != nil && !errors.Is(err, net.ErrClosed) {
-			v.log.WithError(err).Error("http/3 stopped")
-		}
-	}()
-	return nil
 }
 
 // start runs the accept loops, one for each core; they end when the socket is
@@ -288,14 +270,6 @@ func isPrefix(b []byte) bool {
 	return string(b[:n]) == h2Preface[:n]
 }
 
-// retire ends what this serving has begun, without haste.
-func (v *serving) retire() {
-	v.drain()
-	if v.h3 != nil {
-		v.h3.Close()
-	}
-}
-
 func (v *serving) drain() {
 	if v.h1 != nil {
 		v.h1.Drain()
@@ -337,9 +311,14 @@ func (v *serving) active() (conns, busy int) {
 func (l *listener) status() ListenerStatus {
 	v := l.now.Load()
 	conns, busy := v.active()
+	refused, failed := v.refuse.Load(), v.failed.Load()
+	if v.h3 != nil {
+		c, h := v.h3.Refused()
+		refused, failed = refused+c, failed+h
+	}
 	return ListenerStatus{
 		Name: v.cfg.Name, Address: l.tcp.Addr().String(), Protocols: v.cfg.Protocols, TLS: v.cfg.TLS, Connections: conns, Busy: busy,
-		Accepted: l.accepted.Load(), Refused: v.refuse.Load(), Handshakes: v.failed.Load(),
+		Accepted: l.accepted.Load(), Refused: refused, Handshakes: failed,
 	}
 }
 

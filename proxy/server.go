@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/h3"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 )
 
@@ -30,19 +31,22 @@ type ServerDeps struct {
 }
 
 // Server owns the listening sockets. A socket is kept as long as a listener of
-// the configuration has its address, whatever else of it changes.
+// the configuration has its address, whatever else of it changes; that of QUIC
+// also until its last connection has ended.
 type Server struct {
 	ServerDeps
+	secrets *h3.Secrets
 
 	mu        sync.Mutex           // guards what follows
 	listeners map[string]*listener // by address
+	ports     map[string]*h3.Port  // the UDP ports beside them, by the address that TCP is bound to
 	retired   []*serving           // replaced or gone, with connections that haven't ended
 	draining  bool
 }
 
 // NewServer returns a server without listeners.
 func NewServer(d ServerDeps) *Server {
-	return &Server{ServerDeps: d, listeners: map[string]*listener{}}
+	return &Server{ServerDeps: d, secrets: h3.NewSecrets(), listeners: map[string]*listener{}, ports: map[string]*h3.Port{}}
 }
 
 // ServerPlan is a set of listeners that is ready, with sockets bound, but
@@ -156,7 +160,6 @@ func (p *ServerPlan) Commit() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	kept := map[string]*listener{}
-	var errs []error
 	for _, st := range p.steps {
 		l := st.old
 		if l == nil {
@@ -165,9 +168,6 @@ func (p *ServerPlan) Commit() error {
 		if st.next != nil {
 			if before := l.now.Swap(st.next); before != nil {
 				s.retire(before)
-			}
-			if err := st.next.serveQUIC(l.tcp.Addr()); err != nil {
-				errs = append(errs, fmt.Errorf("listener %q: %w", st.next.cfg.Name, err))
 			}
 		}
 		if st.fresh {
@@ -182,14 +182,51 @@ func (p *ServerPlan) Commit() error {
 		}
 	}
 	s.listeners = kept
+	err := s.serveQUIC()
 	s.bury()
+	return err
+}
+
+// serveQUIC opens the UDP ports beside the TCP ones, and lets go of those that
+// no listener speaks h3 on. s.mu is held.
+func (s *Server) serveQUIC() error {
+	if s.draining {
+		return nil // the ports are closed for good
+	}
+	var errs []error
+	fronts := map[string]*h3.Front{}
+	for _, l := range s.listeners {
+		v, address := l.now.Load(), l.tcp.Addr().String()
+		if v.h3 == nil {
+			continue
+		}
+		fronts[address] = v.h3
+		if p := s.ports[address]; p != nil && p.Use(v.h3) {
+			continue
+		}
+		p, err := h3.Listen(address, s.secrets, v.log)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("listener %q: http/3: %w", v.cfg.Name, err))
+			delete(s.ports, address)
+			continue
+		}
+		p.Use(v.h3)
+		s.ports[address] = p
+	}
+	for address, p := range s.ports {
+		// It stays in the map: should a listener come back before the last
+		// connection has ended, it is the same socket that serves it.
+		if fronts[address] == nil {
+			p.Use(nil)
+		}
+	}
 	return errors.Join(errs...)
 }
 
 // retire ends a serving, and remembers it as long as it has connections. s.mu
 // is held.
 func (s *Server) retire(v *serving) {
-	v.retire()
+	v.drain()
 	s.retired = append(s.retired, v)
 }
 
@@ -240,32 +277,40 @@ func (s *Server) Drain(ctx context.Context) {
 		_ = l.tcp.Close() // nothing is lost: the accept loops end
 		all = append(all, l.now.Load())
 	}
+	ports := s.ports
 	s.mu.Unlock()
 	for _, v := range all {
 		v.drain()
 	}
+	if left := await(ctx, all); left > 0 {
+		s.Log.WithField("connections", left).Warn("drain: time is up, closing the connections that are left")
+	}
+	for _, v := range all {
+		v.close()
+	}
+	for _, p := range ports {
+		p.Close()
+	}
+}
+
+// await waits until the connections have ended, and returns how many are left
+// when ctx ends first.
+func await(ctx context.Context, all []*serving) (left int) {
 	t := time.NewTicker(10 * time.Millisecond)
 	defer t.Stop()
 	for {
-		left := 0
+		left = 0
 		for _, v := range all {
 			conns, _ := v.active()
 			left += conns
 		}
 		if left == 0 {
-			break
+			return 0
 		}
 		select {
 		case <-ctx.Done():
-			s.Log.WithField("connections", left).Warn("drain: time is up, closing the connections that are left")
-			for _, v := range all {
-				v.close()
-			}
-			return
+			return left
 		case <-t.C:
 		}
-	}
-	for _, v := range all {
-		v.close()
 	}
 }

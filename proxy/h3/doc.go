@@ -9,8 +9,17 @@
 // Early data (0-RTT) is off: a connection is accepted when its handshake has
 // completed, so no request can be a replay and TooEarly never arises.
 //
-// Goroutines: Serve runs on its caller's. quic-go starts some for the socket
-// and each connection, and one for each request stream; all end when Serve
-// returns, which Close makes it do. Respond starts none, but lets the runtime
-// close a response body from another goroutine when the client leaves.
+// A Port is a UDP socket; a Front is what serves the connections of a listener's
+// present configuration. A connection belongs to the front that the port had at
+// its first packet, to its end.
+//
+// Memory: what a client sends and nobody has read yet is at most maxConnWindow
+// a connection, connWindow until it has shown that it is read fast. It is the
+// backends' pace that decides, since bodies are read as they are forwarded.
+//
+// Goroutines: a port has one that accepts, until it closes; a front one that
+// waits for its end. quic-go starts some for the socket and each connection, and
+// one for each request stream; all end when front and port are closed. Respond
+// starts none, but lets the runtime close a response body from another goroutine
+// when the client leaves.
 package h3

@@ -2,10 +2,7 @@ package h3
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
-	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -79,13 +76,12 @@ const (
 	closeWait       = 5 * time.Second
 )
 
-// errTooMany refuses a connection.
-var errTooMany = errors.New("too many connections")
-
-// Front serves HTTP/3 on one UDP socket. Serve runs once.
+// Front serves the connections that ports give it.
 type Front struct {
 	cfg    FrontConfig
 	log    logrus.FieldLogger
+	tls    *tls.Config
+	quic   *quic.Config
 	server *http3.Server
 	pool   sync.Pool // of *stream
 	bufs   sync.Pool // of *[]byte, copyBuffer long
@@ -94,8 +90,8 @@ type Front struct {
 	drain    context.CancelFunc
 	closing  context.Context // ends when Close begins
 	close    context.CancelFunc
-	serving  atomic.Bool
-	ended    chan struct{} // closed when Serve returns
+	incoming chan *quic.Conn
+	ended    chan struct{} // closed when nothing is served any more
 
 	conns   atomic.Int64
 	streams atomic.Int64
@@ -103,10 +99,13 @@ type Front struct {
 	gate    gate
 }
 
-// NewFront returns a front that doesn't listen yet.
+// NewFront returns a front; Close must follow.
 func NewFront(cfg FrontConfig) *Front {
 	cfg.defaults()
-	f := &Front{cfg: cfg, log: cfg.Log.WithField("component", "h3"), ended: make(chan struct{})}
+	f := &Front{
+		cfg: cfg, log: cfg.Log.WithField("component", "h3"), tls: http3.ConfigureTLSConfig(cfg.TLS), quic: quicConfig(&cfg),
+		incoming: make(chan *quic.Conn), ended: make(chan struct{}),
+	}
 	f.draining, f.drain = context.WithCancel(context.Background())
 	f.closing, f.close = context.WithCancel(context.Background())
 	f.gate.init(cfg.MaxConns, cfg.MaxConnsPerIP, cfg.MaxHalfOpen)
@@ -122,68 +121,52 @@ func NewFront(cfg FrontConfig) *Front {
 		IdleTimeout:    cfg.IdleTimeout,
 		ConnContext:    f.accepted,
 	}
+	go f.run() // ends with Close
 	return f
 }
 
-// Serve serves HTTP/3 on pc until Close, or until all clients have left after
-// Drain. It closes pc.
-func (f *Front) Serve(pc net.PacketConn) error {
-	if !f.serving.CompareAndSwap(false, true) {
-		return errors.New("h3: Serve runs once")
-	}
+// run serves until Drain, and then waits for the clients to leave.
+func (f *Front) run() {
 	defer close(f.ended)
-	defer pc.Close() //nolint:errcheck // nothing is written any more
-	tr := &quic.Transport{
-		Conn:                pc,
-		VerifySourceAddress: f.gate.doubtful,
-		ConnContext:         f.gate.admit,
-		StatelessResetKey:   new(quic.StatelessResetKey),
-	}
-	if _, err := rand.Read(tr.StatelessResetKey[:]); err != nil {
-		return fmt.Errorf("stateless reset key: %w", err)
-	}
-	ln, err := tr.Listen(http3.ConfigureTLSConfig(f.cfg.TLS), f.quicConfig())
-	if err != nil {
-		return fmt.Errorf("listen for QUIC: %w", err)
-	}
 	// ServeListener has to be back before Shutdown begins: then no connection
 	// can slip between the two.
-	err = f.server.ServeListener(&listener{Listener: ln, ctx: f.draining})
-	if f.draining.Err() == nil {
-		f.log.WithError(err).Error("QUIC listener failed")
-	} else {
-		err = nil
-	}
-	// Nobody takes these any more; RFC 9114, 5.2 has no better way for a
-	// connection whose requests were not looked at.
-	_ = ln.Close() // can't fail
-	for {
-		c, err := ln.Accept(context.Background())
-		if err != nil {
-			break
-		}
-		_ = c.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
-	}
+	_ = f.server.ServeListener((*listener)(f)) // ends with draining
 	// GOAWAY, and wait until the clients have closed or Close is called.
 	_ = f.server.Shutdown(f.closing) // its error is that closing ended
-	if cerr := tr.Close(); err == nil && cerr != nil {
-		err = fmt.Errorf("close QUIC transport: %w", cerr)
-	}
-	return err
 }
 
-func (f *Front) quicConfig() *quic.Config {
+// take serves a connection that has got far enough in its handshake.
+func (f *Front) take(q *quic.Conn, v *visitor) {
+	go func() { // ends with the handshake
+		select {
+		case <-q.HandshakeComplete():
+			f.gate.settle(v)
+		case <-q.Context().Done():
+			return
+		}
+		select {
+		case f.incoming <- q:
+		case <-f.draining.Done():
+			// RFC 9114, 5.2 has no better way for a connection whose requests
+			// were not looked at.
+			_ = q.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
+		}
+	}()
+}
+
+func quicConfig(cfg *FrontConfig) *quic.Config {
 	return &quic.Config{
 		Versions:             []quic.Version{quic.Version1, quic.Version2},
-		HandshakeIdleTimeout: f.cfg.HeaderTimeout / 2, // the handshake as a whole gets twice that
+		HandshakeIdleTimeout: cfg.HeaderTimeout / 2, // the handshake as a whole gets twice that
 		// The HTTP idle timeout is http3's; QUIC's has to outlast a quiet spell
-		// within a response, too.
-		MaxIdleTimeout:                 f.cfg.IdleTimeout + f.cfg.StallTimeout,
+		// within a response, too. There is no keep-alive: a client that wants its
+		// connection kept says something.
+		MaxIdleTimeout:                 cfg.IdleTimeout + cfg.StallTimeout,
 		InitialStreamReceiveWindow:     streamWindow,
 		InitialConnectionReceiveWindow: connWindow,
 		MaxStreamReceiveWindow:         maxStreamWindow,
 		MaxConnectionReceiveWindow:     maxConnWindow,
-		MaxIncomingStreams:             int64(f.cfg.MaxStreams),
+		MaxIncomingStreams:             int64(cfg.MaxStreams),
 		MaxIncomingUniStreams:          maxUniStreams,
 		Allow0RTT:                      false,
 	}
@@ -194,13 +177,10 @@ func (f *Front) quicConfig() *quic.Config {
 func (f *Front) Drain() { f.drain() }
 
 // Close ends everything at once: connections are closed, requests in progress
-// see that their client has gone. It waits for Serve, a few seconds at most.
+// see that their client has gone. It waits a few seconds at most.
 func (f *Front) Close() {
 	f.drain()
 	f.close()
-	if !f.serving.Load() {
-		return
-	}
 	t := time.NewTimer(closeWait)
 	defer t.Stop()
 	select {
@@ -210,24 +190,31 @@ func (f *Front) Close() {
 	}
 }
 
+// Refused is the number of connections refused for being too many, and of
+// handshakes that failed.
+func (f *Front) Refused() (conns, handshakes uint64) {
+	return f.gate.refused.Load(), f.gate.failed.Load()
+}
+
 // Active is the number of connections and of requests in progress.
 func (f *Front) Active() (conns, streams int) {
 	return int(f.conns.Load()), int(f.streams.Load())
 }
 
-// listener is a QUIC listener whose Accept ends with a context of its own, too.
-type listener struct {
-	*quic.Listener
-	ctx context.Context //nolint:containedctx // the life of the listener, not of a call
-}
+// listener is a front's incoming connections as http3's server wants them.
+type listener Front
 
 func (l *listener) Accept(context.Context) (*quic.Conn, error) {
-	c, err := l.Listener.Accept(l.ctx)
-	if err != nil && l.ctx.Err() != nil {
+	select {
+	case c := <-l.incoming:
+		return c, nil
+	case <-l.draining.Done():
 		return nil, quic.ErrServerClosed
 	}
-	return c, err
 }
+
+func (l *listener) Addr() net.Addr { return &net.UDPAddr{} }
+func (l *listener) Close() error   { return nil }
 
 // conn is a client's connection.
 type conn struct {
@@ -242,7 +229,6 @@ type connKey struct{}
 func (f *Front) accepted(ctx context.Context, q *quic.Conn) context.Context {
 	f.conns.Add(1)
 	context.AfterFunc(q.Context(), func() { f.conns.Add(-1) })
-	f.gate.opened(ctx)
 	state := q.ConnectionState().TLS
 	c := &conn{quic: q, Conn: exchange.Conn{
 		Listener: f.cfg.Listener,

@@ -62,7 +62,7 @@ type fixture struct {
 	addr   string
 	url    string
 	client *http3.Transport
-	served chan error
+	port   *Port
 }
 
 func start(tb testing.TB, change func(*FrontConfig), serve handlerFunc) *fixture {
@@ -76,21 +76,21 @@ func start(tb testing.TB, change func(*FrontConfig), serve handlerFunc) *fixture
 	if change != nil {
 		change(&cfg)
 	}
-	pc, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	p, err := Listen("127.0.0.1:0", NewSecrets(), log)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	f := &fixture{front: NewFront(cfg), addr: pc.LocalAddr().String(), served: make(chan error, 1)}
+	f := &fixture{front: NewFront(cfg), addr: p.Addr().String(), port: p}
 	f.url = "https://" + f.addr
 	f.client = newClient()
-	go func() { f.served <- f.front.Serve(pc) }()
+	if !p.Use(f.front) {
+		tb.Fatal("the port has closed")
+	}
 	tb.Cleanup(func() {
 		_ = f.client.Close()
 		f.front.Close()
-		if err := <-f.served; err != nil {
-			tb.Errorf("Serve = %v", err)
-		}
-		if _, err := pc.WriteTo(nil, pc.LocalAddr()); !errors.Is(err, net.ErrClosed) {
+		p.Close()
+		if _, err := p.socket.WriteTo(nil, p.Addr()); !errors.Is(err, net.ErrClosed) {
 			tb.Errorf("the socket is still open: %v", err)
 		}
 	})
@@ -760,22 +760,14 @@ func TestConnectionBounds(t *testing.T) {
 		return resp.StatusCode == 200
 	})
 	eventually(t, "all places are free", func() bool {
-		f.front.gate.mu.Lock()
-		defer f.front.gate.mu.Unlock()
-		return f.front.gate.total == 0 && len(f.front.gate.perIP) == 0 && f.front.gate.halfOpen.Load() == 0
+		g := &f.front.gate
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return g.total == 0 && len(g.perIP) == 0 && g.halfOpen == 0
 	})
-}
-
-func TestDoubtfulClientsProveTheirAddress(t *testing.T) {
-	f := start(t, nil, func(x *exchange.Exchange) { answer(x, 200, "ok") })
-	f.front.gate.halfOpen.Add(1000) // as if that many handshakes hung
-	if resp, b := f.do(t, request(t, "GET", f.url+"/", nil)); resp.StatusCode != 200 || string(b) != "ok" {
-		t.Errorf("response after a Retry: %d %q", resp.StatusCode, b)
+	if conns, _ := f.front.Refused(); conns == 0 {
+		t.Error("refused connections aren't counted")
 	}
-	if got := f.front.gate.halfOpen.Load(); got != 1000 {
-		t.Errorf("half-open = %d, want 1000", got)
-	}
-	f.front.gate.halfOpen.Add(-1000)
 }
 
 func TestHandlerThatPanicsOrStaysSilent(t *testing.T) {

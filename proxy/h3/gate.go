@@ -1,82 +1,111 @@
 package h3
 
 import (
-	"context"
-	"net"
+	"errors"
 	"net/netip"
 	"sync"
 	"sync/atomic"
-
-	"github.com/quic-go/quic-go"
 )
 
-// gate counts connections from their first packet to their end, and refuses
-// those beyond its bounds.
+// gate counts a front's connections from their first packet to their end, and
+// refuses those beyond its bounds.
 type gate struct {
 	max, maxPerIP, maxHalfOpen int
 
-	halfOpen atomic.Int64
+	refused atomic.Uint64 // for being too many
+	failed  atomic.Uint64 // handshakes
 
-	mu    sync.Mutex
-	total int
-	perIP map[netip.Addr]int // bounded by max
+	mu       sync.Mutex // guards what follows
+	total    int
+	halfOpen int                  // handshakes in progress
+	perIP    map[netip.Addr]count // bounded by max
 }
+
+// count is what one client has.
+type count struct{ conns, halfOpen int }
+
+// errTooMany refuses a connection.
+var errTooMany = errors.New("too many connections")
 
 func (g *gate) init(maxConns, maxPerIP, maxHalfOpen int) {
 	g.max, g.maxPerIP, g.maxHalfOpen = maxConns, maxPerIP, maxHalfOpen
-	g.perIP = make(map[netip.Addr]int)
+	g.perIP = make(map[netip.Addr]count)
 }
 
-// doubtful reports whether the next client must prove its address. One that
-// holds handshakes open from forged addresses would otherwise cost us a key
-// exchange and a certificate for each packet.
-func (g *gate) doubtful(net.Addr) bool {
-	return g.halfOpen.Load() >= int64(g.maxHalfOpen)
+// network is what counts as one client: an address, or with IPv6 a /64, which
+// is what one customer has.
+func network(ip netip.Addr) netip.Addr {
+	if ip.Is4() {
+		return ip
+	}
+	return netip.PrefixFrom(ip, 64).Masked().Addr()
 }
 
-// ticket is one connection's place. Its handshake is counted until settled.
-type ticket struct{ settled atomic.Bool }
-
-type ticketKey struct{}
-
-// admit runs before the handshake. The context ends with the connection.
-func (g *gate) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
-	ip := addrPort(info.RemoteAddr).Addr()
+// doubtful reports whether the next client must prove its address, by a Retry
+// (RFC 9000, 8.1.2). Somebody who begins handshakes from forged addresses would
+// otherwise cost us a key exchange and a certificate for each packet; or, with
+// the forged address always the same, use up the places of whose it is: so a
+// single address is doubted at a quarter of what all may have.
+func (g *gate) doubtful(ip netip.Addr) bool {
 	g.mu.Lock()
-	if g.total >= g.max || g.perIP[ip] >= g.maxPerIP {
-		g.mu.Unlock()
+	defer g.mu.Unlock()
+	return g.halfOpen >= g.maxHalfOpen || g.perIP[network(ip)].halfOpen >= max(1, g.maxHalfOpen/4)
+}
+
+// visitor is one connection's place. The handshake counts until it is settled.
+type visitor struct {
+	front   *Front
+	network netip.Addr
+	settled bool // guarded by gate.mu
+}
+
+// admit counts a client in, before its handshake.
+func (g *gate) admit(ip netip.Addr) (*visitor, error) {
+	v := &visitor{network: network(ip)}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := g.perIP[v.network]
+	if g.total >= g.max || c.conns >= g.maxPerIP {
+		g.refused.Add(1)
 		return nil, errTooMany
 	}
 	g.total++
-	g.perIP[ip]++
-	g.mu.Unlock()
-	g.halfOpen.Add(1)
-	t := new(ticket)
-	context.AfterFunc(ctx, func() {
-		g.settle(t)
-		g.leave(ip)
-	})
-	return context.WithValue(ctx, ticketKey{}, t), nil
+	g.halfOpen++
+	g.perIP[v.network] = count{c.conns + 1, c.halfOpen + 1}
+	return v, nil
 }
 
-func (g *gate) leave(ip netip.Addr) {
+// settle says that the handshake is done.
+func (g *gate) settle(v *visitor) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.settleLocked(v)
+}
+
+func (g *gate) settleLocked(v *visitor) {
+	if v.settled {
+		return
+	}
+	v.settled = true
+	g.halfOpen--
+	c := g.perIP[v.network]
+	c.halfOpen--
+	g.perIP[v.network] = c
+}
+
+// leave says that the connection has ended.
+func (g *gate) leave(v *visitor) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !v.settled {
+		g.failed.Add(1)
+		g.settleLocked(v)
+	}
 	g.total--
-	if g.perIP[ip]--; g.perIP[ip] <= 0 {
-		delete(g.perIP, ip)
+	c := g.perIP[v.network]
+	if c.conns--; c.conns <= 0 {
+		delete(g.perIP, v.network)
+		return
 	}
-}
-
-func (g *gate) settle(t *ticket) {
-	if t.settled.CompareAndSwap(false, true) {
-		g.halfOpen.Add(-1)
-	}
-}
-
-// opened says that the handshake of the connection with that context is done.
-func (g *gate) opened(ctx context.Context) {
-	if t, ok := ctx.Value(ticketKey{}).(*ticket); ok {
-		g.settle(t)
-	}
+	g.perIP[v.network] = c
 }
