@@ -1,17 +1,15 @@
 package h3
 
 import (
-	"context"
 	"crypto/tls"
-	"net"
+	"maps"
 	"net/http"
-	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
-	"github.com/quic-go/quic-go/http3"
 	"github.com/sirupsen/logrus"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
@@ -27,7 +25,10 @@ type FrontConfig struct {
 	Listener string
 	// ServerHeader is the Server field of responses that have none; "": none.
 	ServerHeader string
-	Log          logrus.FieldLogger
+	// EarlyData lets safe requests be served before the end of the handshake,
+	// unless TLS asks for client certificates.
+	EarlyData bool
+	Log       logrus.FieldLogger
 
 	MaxHeaders    int // bytes of a request's head, names and values (32 KiB)
 	MaxFields     int // fields of a request (100)
@@ -39,7 +40,7 @@ type FrontConfig struct {
 	// has to prove its address first, by a Retry (RFC 9000, 8.1.2) (100).
 	MaxHalfOpen int
 
-	HeaderTimeout time.Duration // a handshake; the end of a request that can't have a body (10 s)
+	HeaderTimeout time.Duration // a handshake; the head of a request; the end of one that has no body (10 s)
 	StallTimeout  time.Duration // until some byte of a body moves (60 s)
 	IdleTimeout   time.Duration // until the next request on a connection (2 min)
 }
@@ -78,113 +79,154 @@ const (
 
 // Front serves the connections that ports give it.
 type Front struct {
-	cfg    FrontConfig
-	log    logrus.FieldLogger
-	tls    *tls.Config
-	quic   *quic.Config
-	server *http3.Server
-	pool   sync.Pool // of *stream
-	bufs   sync.Pool // of *[]byte, copyBuffer long
+	cfg        FrontConfig
+	log        logrus.FieldLogger
+	tls        *tls.Config
+	quic       *quic.Config
+	maxSection int  // bytes of a HEADERS frame; beyond, it isn't even read
+	early      bool // early data is taken
 
-	draining context.Context // ends when Drain begins
-	drain    context.CancelFunc
-	closing  context.Context // ends when Close begins
-	close    context.CancelFunc
-	incoming chan *quic.Conn
-	ended    chan struct{} // closed when nothing is served any more
+	pool  sync.Pool // of *stream
+	bufs  sync.Pool // of *[]byte, copyBuffer long
+	crew  crew
+	date  atomic.Pointer[date]
+	gate  gate
+	shard atomic.Uint32
 
 	conns   atomic.Int64
 	streams atomic.Int64
-	shard   atomic.Uint32
-	gate    gate
+
+	mu       sync.Mutex // guards what follows
+	all      map[*conn]struct{}
+	draining bool
+	closed   bool
+
+	done sync.WaitGroup // the goroutines of connections
 }
 
 // NewFront returns a front; Close must follow.
 func NewFront(cfg FrontConfig) *Front {
 	cfg.defaults()
 	f := &Front{
-		cfg: cfg, log: cfg.Log.WithField("component", "h3"), tls: http3.ConfigureTLSConfig(cfg.TLS), quic: quicConfig(&cfg),
-		incoming: make(chan *quic.Conn), ended: make(chan struct{}),
+		cfg: cfg, log: cfg.Log.WithField("component", "h3"), tls: cfg.TLS.Clone(), all: map[*conn]struct{}{},
+		// Up to here a head that is too large is read, so that what it asks for is
+		// in the log: with the 32 bytes for each field of RFC 9114, 4.2.2.
+		maxSection: 2*cfg.MaxHeaders + cfg.MaxURI + 64*cfg.MaxFields,
 	}
-	f.draining, f.drain = context.WithCancel(context.Background())
-	f.closing, f.close = context.WithCancel(context.Background())
+	f.tls.NextProtos = []string{"h3"}
+	f.early = cfg.EarlyData && cfg.TLS.ClientAuth == tls.NoClientCert
+	f.quic = f.quicConfig()
 	f.gate.init(cfg.MaxConns, cfg.MaxConnsPerIP, cfg.MaxHalfOpen)
 	f.pool.New = func() any { return new(stream) }
-	f.bufs.New = func() any { b := make([]byte, copyBuffer); return &b }
-	f.server = &http3.Server{
-		Handler: http.HandlerFunc(f.serve),
-		// A head beyond MaxHeaders is refused by the handler, so that it is
-		// answered, counted and logged like all others; quic-go's bound, which
-		// answers by itself, is for what is beyond that. It counts 32 bytes more
-		// for each field (RFC 9114, 4.2.2).
-		MaxHeaderBytes: 2*cfg.MaxHeaders + cfg.MaxURI + 64*cfg.MaxFields,
-		IdleTimeout:    cfg.IdleTimeout,
-		ConnContext:    f.accepted,
-	}
-	go f.run() // ends with Close
+	f.bufs.New = func() any { b := make([]byte, maxFrameHeader+copyBuffer); return &b }
 	return f
 }
 
-// run serves until Drain, and then waits for the clients to leave.
-func (f *Front) run() {
-	defer close(f.ended)
-	// ServeListener has to be back before Shutdown begins: then no connection
-	// can slip between the two.
-	_ = f.server.ServeListener((*listener)(f)) // ends with draining
-	// GOAWAY, and wait until the clients have closed or Close is called.
-	_ = f.server.Shutdown(f.closing) // its error is that closing ended
-}
-
-// take serves a connection that has got far enough in its handshake.
-func (f *Front) take(q *quic.Conn, v *visitor) {
-	go func() { // ends with the handshake
-		select {
-		case <-q.HandshakeComplete():
-			f.gate.settle(v)
-		case <-q.Context().Done():
-			return
-		}
-		select {
-		case f.incoming <- q:
-		case <-f.draining.Done():
-			// RFC 9114, 5.2 has no better way for a connection whose requests
-			// were not looked at.
-			_ = q.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
-		}
-	}()
-}
-
-func quicConfig(cfg *FrontConfig) *quic.Config {
+func (f *Front) quicConfig() *quic.Config {
 	return &quic.Config{
 		Versions:             []quic.Version{quic.Version1, quic.Version2},
-		HandshakeIdleTimeout: cfg.HeaderTimeout / 2, // the handshake as a whole gets twice that
-		// The HTTP idle timeout is http3's; QUIC's has to outlast a quiet spell
-		// within a response, too. There is no keep-alive: a client that wants its
+		HandshakeIdleTimeout: f.cfg.HeaderTimeout / 2, // the handshake as a whole gets twice that
+		// conn.look closes what is idle; QUIC's own limit has to outlast a quiet
+		// spell within a response. There is no keep-alive: a client that wants its
 		// connection kept says something.
-		MaxIdleTimeout:                 cfg.IdleTimeout + cfg.StallTimeout,
+		MaxIdleTimeout:                 f.cfg.IdleTimeout + f.cfg.StallTimeout,
 		InitialStreamReceiveWindow:     streamWindow,
 		InitialConnectionReceiveWindow: connWindow,
 		MaxStreamReceiveWindow:         maxStreamWindow,
 		MaxConnectionReceiveWindow:     maxConnWindow,
-		MaxIncomingStreams:             int64(cfg.MaxStreams),
+		MaxIncomingStreams:             int64(f.cfg.MaxStreams),
 		MaxIncomingUniStreams:          maxUniStreams,
-		Allow0RTT:                      false,
+		RequireStreamCreditRelease:     true, // see conn.ended
+		Allow0RTT:                      f.early,
 	}
 }
 
+// admits reports whether new connections are served.
+func (f *Front) admits() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.draining && !f.closed
+}
+
+// take serves a connection that has got far enough in its handshake.
+func (f *Front) take(q *quic.Conn, v *visitor) {
+	f.mu.Lock()
+	closed := f.closed
+	if !closed {
+		f.done.Add(1)
+	}
+	f.mu.Unlock()
+	if closed {
+		_ = q.CloseWithError(quic.ApplicationErrorCode(codeNoError), "") // never an error
+		return
+	}
+	go f.serve(q, v) // ends with the connection
+}
+
+// remember lets Drain and Close find a connection. One whose handshake ends
+// only after they were called hears of them now.
+func (f *Front) remember(c *conn) {
+	f.mu.Lock()
+	f.all[c] = struct{}{}
+	draining, closed := f.draining, f.closed
+	f.mu.Unlock()
+	switch {
+	case closed:
+		c.close(codeNoError)
+	case draining:
+		c.leave()
+	}
+}
+
+func (f *Front) forget(c *conn) {
+	f.mu.Lock()
+	delete(f.all, c)
+	f.mu.Unlock()
+}
+
+// each calls do for all connections at once: some calls wait for their clients'
+// goroutines.
+func (f *Front) each(do func(*conn)) {
+	f.mu.Lock()
+	all := slices.Collect(maps.Keys(f.all))
+	f.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, c := range all {
+		wg.Go(func() { do(c) })
+	}
+	wg.Wait()
+}
+
 // Drain refuses new connections and tells the clients to send no new requests
-// (GOAWAY). Requests in progress go on. It doesn't wait.
-func (f *Front) Drain() { f.drain() }
+// (GOAWAY). Requests in progress go on. It doesn't wait for them.
+func (f *Front) Drain() {
+	f.mu.Lock()
+	again := f.draining
+	f.draining = true
+	f.mu.Unlock()
+	if !again {
+		f.each((*conn).leave)
+	}
+}
 
 // Close ends everything at once: connections are closed, requests in progress
 // see that their client has gone. It waits a few seconds at most.
 func (f *Front) Close() {
-	f.drain()
-	f.close()
+	f.mu.Lock()
+	f.draining, f.closed = true, true
+	f.mu.Unlock()
+	f.each(func(c *conn) { c.close(codeNoError) })
+	f.crew.close()
+	ended := make(chan struct{})
+	go func() { // ends with the last request
+		f.done.Wait()
+		f.crew.done.Wait()
+		close(ended)
+	}()
 	t := time.NewTimer(closeWait)
 	defer t.Stop()
 	select {
-	case <-f.ended:
+	case <-ended:
 	case <-t.C:
 		f.log.WithField("requests", f.streams.Load()).Warn("requests still run after their connections were closed")
 	}
@@ -201,54 +243,18 @@ func (f *Front) Active() (conns, streams int) {
 	return int(f.conns.Load()), int(f.streams.Load())
 }
 
-// listener is a front's incoming connections as http3's server wants them.
-type listener Front
+// date is a Date field and the second that it is of.
+type date struct {
+	second int64
+	text   string
+}
 
-func (l *listener) Accept(context.Context) (*quic.Conn, error) {
-	select {
-	case c := <-l.incoming:
-		return c, nil
-	case <-l.draining.Done():
-		return nil, quic.ErrServerClosed
+func (f *Front) dateField() string {
+	now := time.Now()
+	d := f.date.Load()
+	if d == nil || d.second != now.Unix() {
+		d = &date{now.Unix(), now.UTC().Format(http.TimeFormat)}
+		f.date.Store(d)
 	}
-}
-
-func (l *listener) Addr() net.Addr { return &net.UDPAddr{} }
-func (l *listener) Close() error   { return nil }
-
-// conn is a client's connection.
-type conn struct {
-	exchange.Conn
-	quic   *quic.Conn
-	active atomic.Int64 // requests in progress
-}
-
-type connKey struct{}
-
-// accepted runs for each connection after its handshake.
-func (f *Front) accepted(ctx context.Context, q *quic.Conn) context.Context {
-	f.conns.Add(1)
-	context.AfterFunc(q.Context(), func() { f.conns.Add(-1) })
-	state := q.ConnectionState().TLS
-	c := &conn{quic: q, Conn: exchange.Conn{
-		Listener: f.cfg.Listener,
-		Remote:   addrPort(q.RemoteAddr()),
-		Local:    addrPort(q.LocalAddr()),
-		TLS:      &state,
-		Scheme:   "https",
-		Shard:    f.shard.Add(1),
-	}}
-	c.RemoteIP = c.Remote.Addr().String()
-	return context.WithValue(ctx, connKey{}, c)
-}
-
-// addrPort is a UDP address without the IPv4-in-IPv6 form that a dual-stack
-// socket reports.
-func addrPort(a net.Addr) netip.AddrPort {
-	u, ok := a.(*net.UDPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	ap := u.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	return d.text
 }

@@ -99,7 +99,7 @@ func start(tb testing.TB, change func(*FrontConfig), serve handlerFunc) *fixture
 
 func newClient() *http3.Transport {
 	return &http3.Transport{
-		TLSClientConfig:    &tls.Config{InsecureSkipVerify: true, ServerName: "gate.test"}, //nolint:gosec // its own certificate
+		TLSClientConfig:    clientTLS(),
 		DisableCompression: true,
 		QUICConfig:         &quic.Config{HandshakeIdleTimeout: patience, MaxIdleTimeout: patience},
 	}
@@ -455,7 +455,7 @@ func TestResponseThatBreaksOffIsReset(t *testing.T) {
 		{"error", -1, io.MultiReader(strings.NewReader("some"), errReader{broken}), broken},
 		{"error with a length", 100, io.MultiReader(strings.NewReader("some"), errReader{broken}), broken},
 		{"too short", 100, strings.NewReader("some"), errShort},
-		{"too long", 2, strings.NewReader("some"), http.ErrContentLength},
+		{"too long", 2, strings.NewReader("some"), errLong},
 		{"unexpected end", -1, io.MultiReader(bytes.NewReader(random(100<<10)), errReader{io.ErrUnexpectedEOF}), io.ErrUnexpectedEOF},
 	}
 	for _, tt := range tests {

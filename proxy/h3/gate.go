@@ -54,9 +54,12 @@ func (g *gate) doubtful(ip netip.Addr) bool {
 
 // visitor is one connection's place. The handshake counts until it is settled.
 type visitor struct {
-	front   *Front
-	network netip.Addr
-	settled bool // guarded by gate.mu
+	front      *Front
+	shard      uint32
+	network    netip.Addr
+	settled    bool        // guarded by gate.mu
+	serverName string      // from the ClientHello
+	early      atomic.Bool // early data is taken
 }
 
 // admit counts a client in, before its handshake.

@@ -16,13 +16,14 @@ import (
 
 // Secrets are what the ports of a gateway share, and what outlives a reload.
 type Secrets struct {
-	reset quic.StatelessResetKey
-	token quic.TokenGeneratorKey
+	reset    quic.StatelessResetKey
+	token    quic.TokenGeneratorKey
+	register *register
 }
 
 // NewSecrets makes new ones.
 func NewSecrets() *Secrets {
-	s := new(Secrets)
+	s := &Secrets{register: newRegister()}
 	rand.Read(s.reset[:]) // never fails
 	rand.Read(s.token[:])
 	return s
@@ -32,10 +33,11 @@ func NewSecrets() *Secrets {
 // serve what it accepts: a reload puts another front in place for connections
 // from then on, while those of the front before go on over the same socket.
 type Port struct {
-	socket *net.UDPConn
-	quic   *quic.Transport
-	listen *quic.EarlyListener
-	front  atomic.Pointer[Front] // takes new connections; nil: they are refused
+	socket   *net.UDPConn
+	quic     *quic.Transport
+	listen   *quic.EarlyListener
+	register *register
+	front    atomic.Pointer[Front] // takes new connections; nil: they are refused
 
 	mu     sync.Mutex // guards what follows
 	conns  int        // of all fronts
@@ -54,7 +56,7 @@ func Listen(address string, s *Secrets, log logrus.FieldLogger) (*Port, error) {
 		return nil, err
 	}
 	widen(socket, log)
-	p := &Port{socket: socket, ended: make(chan struct{})}
+	p := &Port{socket: socket, register: s.register, ended: make(chan struct{})}
 	p.quic = &quic.Transport{
 		Conn:                socket,
 		StatelessResetKey:   &s.reset,
@@ -65,7 +67,7 @@ func Listen(address string, s *Secrets, log logrus.FieldLogger) (*Port, error) {
 	// Early, so that requests in early data can be served. All others wait for
 	// the end of the handshake in Front.serve.
 	p.listen, err = p.quic.ListenEarly(
-		&tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: tlsOf},
+		&tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: p.tlsOf},
 		&quic.Config{GetConfigForClient: p.config},
 	)
 	if err != nil {
@@ -139,7 +141,7 @@ var errNotServed = errors.New("not served any more")
 // current is the front for a new connection.
 func (p *Port) current() (*Front, error) {
 	f := p.front.Load()
-	if f == nil || f.draining.Err() != nil {
+	if f == nil || !f.admits() {
 		return nil, errNotServed
 	}
 	return f, nil
@@ -174,7 +176,7 @@ func (p *Port) admit(ctx context.Context, info *quic.ClientInfo) (context.Contex
 	if err != nil {
 		return nil, err
 	}
-	v.front = f
+	v.front, v.shard = f, f.shard.Add(1)
 	p.mu.Lock()
 	p.conns++
 	p.mu.Unlock()
@@ -197,10 +199,14 @@ func (p *Port) leave() {
 }
 
 // tlsOf gives each connection the settings of its front.
-func tlsOf(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+func (p *Port) tlsOf(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	v, ok := hello.Context().Value(visitorKey{}).(*visitor)
 	if !ok {
 		return nil, errNotServed // can't be
+	}
+	v.serverName = hello.ServerName
+	if v.front.early {
+		return v.front.earlyTLS(p.register, hello, v), nil
 	}
 	return v.front.tls, nil
 }

@@ -17,10 +17,11 @@ import (
 type relay struct {
 	tb      testing.TB
 	in      *net.UDPConn
-	server  net.Addr
 	retries atomic.Int64 // Retry packets seen
+	hold    atomic.Bool  // what the server sends is lost
 
 	mu     sync.Mutex // guards what follows
+	server net.Addr
 	out    *net.UDPConn
 	client net.Addr // the last one
 	used   []*net.UDPConn
@@ -30,10 +31,7 @@ type relay struct {
 func newRelay(tb testing.TB, server string) *relay {
 	tb.Helper()
 	r := &relay{tb: tb, in: bindLoopback(tb)}
-	var err error
-	if r.server, err = net.ResolveUDPAddr("udp", server); err != nil {
-		tb.Fatal(err)
-	}
+	r.move(server)
 	r.rebind()
 	r.done.Go(func() {
 		b := make([]byte, 64<<10)
@@ -44,9 +42,9 @@ func newRelay(tb testing.TB, server string) *relay {
 			}
 			r.mu.Lock()
 			r.client = from
-			out := r.out
+			out, server := r.out, r.server
 			r.mu.Unlock()
-			_, _ = out.WriteTo(b[:n], r.server) // a lost packet
+			_, _ = out.WriteTo(b[:n], server) // a lost packet
 		}
 	})
 	tb.Cleanup(func() {
@@ -57,6 +55,18 @@ func newRelay(tb testing.TB, server string) *relay {
 		r.done.Wait()
 	})
 	return r
+}
+
+// move lets what clients send go to another server from now on.
+func (r *relay) move(server string) {
+	r.tb.Helper()
+	addr, err := net.ResolveUDPAddr("udp", server)
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	r.mu.Lock()
+	r.server = addr
+	r.mu.Unlock()
 }
 
 func (r *relay) addr() string { return r.in.LocalAddr().String() }
@@ -81,6 +91,9 @@ func (r *relay) rebind() {
 			}
 			if b[0]&0xf0 == 0xf0 { // RFC 9000, 17.2.5
 				r.retries.Add(1)
+			}
+			if r.hold.Load() {
+				continue
 			}
 			r.mu.Lock()
 			client := r.client
