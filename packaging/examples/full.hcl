@@ -51,6 +51,7 @@ listener "https" {
   address        = ":443"
   tls            = true               # false: plain; h2 is then h2c by prior knowledge
   protocols      = ["h1", "h2", "h3"] # h3 opens the same UDP port and sends Alt-Svc
+  early_data     = false              # 0-RTT over HTTP/3, for GET, HEAD and OPTIONS
   client_ca_file = ""                 # asks for client certificates
   proxy_protocol = false
   limits {

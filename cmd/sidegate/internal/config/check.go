@@ -157,6 +157,11 @@ func (c *checker) listener(l *proxy.ListenerConfig) {
 	if l.ClientCAFile != "" && !l.TLS {
 		c.errorf(l, "client_ca_file", "Take it out, or tls = false.", "%s: client certificates need TLS", what)
 	}
+	if l.EarlyData && !slices.Contains(l.Protocols, "h3") {
+		c.errorf(l, "early_data", "Take it out, or speak h3.", "%s: early data is taken over HTTP/3 only", what)
+	} else if l.EarlyData && l.ClientCAFile != "" {
+		c.errorf(l, "early_data", "Take it out, or client_ca_file.", "%s: early data comes before the client has proved its certificate", what)
+	}
 	if l.RedirectHTTPS && l.TLS {
 		c.errorf(l, "redirect_https", "Take it out, or write tls = false.", "%s: redirects to https, but speaks it already", what)
 	}

@@ -26,3 +26,13 @@ listener "f" {
   client_ca_file = "no-such.pem"
 }
 admin { address = "127.0.0.1:8006" }
+listener "g" {
+  address    = ":8007"
+  protocols  = ["h1", "h2"]
+  early_data = true
+}
+listener "h" {
+  address        = ":8008"
+  early_data     = true
+  client_ca_file = "bad-listener.hcl"
+}
