@@ -2,11 +2,13 @@ package h3
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"testing"
 
 	"github.com/quic-go/qpack"
+	"github.com/sirupsen/logrus"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
@@ -188,4 +190,39 @@ func FuzzStream(f *testing.F) {
 			t.Fatalf("%x: %d bytes of content, want %d", p, n, want)
 		}
 	})
+}
+
+// TestNoAllocations: what is ours of a request costs no memory, once the
+// stream has been used before.
+func TestNoAllocations(t *testing.T) {
+	front := NewFront(FrontConfig{Log: logrus.New(), TLS: &tls.Config{}}) //nolint:gosec // no handshake
+	st := &stream{f: front, c: &conn{f: front}}
+	st.c.whole.Store(true)
+	r := bytes.NewReader(nil)
+	send := get("user-agent= t", "accept= */*", "cookie= a=b", "cookie= c=d", "x-other= v")
+	body := []byte("small")
+	n := testing.AllocsPerRun(100, func() {
+		x := &st.x
+		x.Request.Reset(x.Request.Buffer()[:0])
+		r.Reset(send)
+		st.in.reset(r)
+		st.body.init(st)
+		p, err := st.headers()
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.block.maxSize, st.block.maxFields, st.block.maxURI = 1<<10, 10, 100
+		if err := st.block.read(p, &x.Request, false); err != nil {
+			t.Fatal(err)
+		}
+		if st.fill(); x.Fault != nil {
+			t.Fatal(x.Fault)
+		}
+		x.Status, x.ResponseLength = 200, int64(len(body))
+		st.encode(x)
+		st.out = append(appendVarint(append(st.out, frameData), uint64(len(body))), body...)
+	})
+	if n != 0 {
+		t.Errorf("%v allocations", n)
+	}
 }
