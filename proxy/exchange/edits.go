@@ -6,6 +6,7 @@ package exchange
 type Edits struct {
 	list []edit
 	set  [2]uint64 // ids that some edit replaces or removes
+	any  [2]uint64 // ids that some edit has
 	odd  bool      // some edit replaces or removes a name without an id
 }
 
@@ -26,7 +27,7 @@ const (
 func (e *Edits) Reset() {
 	clear(e.list)
 	e.list = e.list[:0]
-	e.set = [2]uint64{}
+	e.set, e.any = [2]uint64{}, [2]uint64{}
 	e.odd = false
 }
 
@@ -53,19 +54,28 @@ func (e *Edits) AddID(id ID, name, value string) { e.putID(id, name, value, edit
 func (e *Edits) put(name, value string, kind uint8) { e.putID(Lookup(name), name, value, kind) }
 
 func (e *Edits) putID(id ID, name, value string, kind uint8) {
+	bit := uint64(1) << (id & 63)
 	if kind != editAdd {
-		for i := range e.list {
-			if e.list[i].id == id && (id != Other || EqualFold(e.list[i].name, name)) {
-				e.list[i].kind = editVoid
-			}
+		if e.any[id>>6]&bit != 0 {
+			e.overtake(id, name)
 		}
 		if id == Other {
 			e.odd = true
 		} else {
-			e.set[id>>6] |= 1 << (id & 63)
+			e.set[id>>6] |= bit
 		}
 	}
+	e.any[id>>6] |= bit
 	e.list = append(e.list, edit{name: name, value: value, id: id, kind: kind})
+}
+
+// overtake takes back the edits of that name.
+func (e *Edits) overtake(id ID, name string) {
+	for i := range e.list {
+		if e.list[i].id == id && (id != Other || EqualFold(e.list[i].name, name)) {
+			e.list[i].kind = editVoid
+		}
+	}
 }
 
 // Replaces reports whether a field of the head, with that name and id, doesn't

@@ -11,6 +11,7 @@ type field struct {
 	name, nameEnd, value, valueEnd uint32
 	id                             ID
 	dropped                        bool
+	line                           bool // buf holds "name: value CRLF", checked
 }
 
 // Head is the header fields of a message, in the order in which they came, as
@@ -35,6 +36,22 @@ func (h *Head) Mark(name, nameEnd, value, valueEnd int) ID {
 	id := LookupBytes(h.buf[name:nameEnd])
 	h.add(field{name: uint32(name), nameEnd: uint32(nameEnd), value: uint32(value), valueEnd: uint32(valueEnd), id: id})
 	return id
+}
+
+// MarkLine is Mark for a field that a parser of HTTP/1.1 has checked. If it
+// stands in the buffer just as HTTP/1.1 would write it, with one space before
+// the value and CRLF behind it, Line gives it in one piece.
+func (h *Head) MarkLine(name, nameEnd, value, valueEnd, lineEnd int) ID {
+	id := h.Mark(name, nameEnd, value, valueEnd)
+	h.fields[len(h.fields)-1].line = value == nameEnd+2 && h.buf[nameEnd+1] == ' ' && valueEnd == lineEnd
+	return id
+}
+
+// Line is where field i stands in Buffer as a line of HTTP/1.1, its end
+// included; ok is false when it doesn't.
+func (h *Head) Line(i int) (from, to int, ok bool) {
+	f := &h.fields[i]
+	return int(f.name), int(f.valueEnd) + 2, f.line
 }
 
 // Rebase lets h view buf, which holds the same bytes at the same offsets: a

@@ -44,9 +44,18 @@ var _ exchange.Spliceable = (*body)(nil)
 func (b *body) begin(f framing, n int64) {
 	b.framing, b.left, b.err = f, n, nil
 	b.chunk.reset()
-	b.started.Store(false)
-	b.failed.Store(false)
-	b.done.Store(f == noBody || f == fixed && n == 0)
+	lower(&b.started)
+	lower(&b.failed)
+	if empty := f == noBody || f == fixed && n == 0; empty != b.done.Load() {
+		b.done.Store(empty)
+	}
+}
+
+// lower makes a flag false. Mostly it is, and looking costs less than storing.
+func lower(flag *atomic.Bool) {
+	if flag.Load() {
+		flag.Store(false)
+	}
 }
 
 // wanted starts the body's own time limit.

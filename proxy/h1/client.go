@@ -62,6 +62,7 @@ type ClientConn struct {
 	x        *exchange.Exchange // while it waits for the backend; under mu
 	turn     uint64             // counts exchanges; under mu
 	headDone bool               // under mu
+	watched  bool               // x is set; of the exchange's goroutine alone
 
 	swept uint64 // the turn that Sweep saw last; of Sweep alone
 }
@@ -107,10 +108,15 @@ func (c *ClientConn) watch(x *exchange.Exchange) {
 	c.turn++
 	c.headDone = false
 	c.mu.Unlock()
+	c.watched = true
 }
 
 // unwatch must come before the exchange ends: Sweep doesn't look at it after.
 func (c *ClientConn) unwatch() {
+	if !c.watched {
+		return
+	}
+	c.watched = false
 	c.mu.Lock()
 	c.x = nil
 	c.mu.Unlock()

@@ -23,9 +23,11 @@ func (c *ClientConn) receive(x *exchange.Exchange) (exchange.Progress, *exchange
 			return progress, f
 		}
 	}
-	c.mu.Lock()
-	c.headDone = true
-	c.mu.Unlock()
+	if c.sending {
+		c.mu.Lock()
+		c.headDone = true
+		c.mu.Unlock()
+	}
 	c.w.disarmRead()
 	if c.w.rd.hit() {
 		return progress, c.fault(errLapsed)

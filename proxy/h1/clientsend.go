@@ -37,7 +37,9 @@ func (c *ClientConn) RoundTrip(x *exchange.Exchange) (exchange.Progress, *exchan
 func (c *ClientConn) setDeadline(x *exchange.Exchange) *exchange.Fault {
 	c.w.hurry = false
 	if x.Deadline.IsZero() {
-		c.w.deadline.Store(0)
+		if c.w.deadline.Load() != 0 {
+			c.w.deadline.Store(0)
+		}
 		return nil
 	}
 	at := c.w.sweeper.At(x.Deadline)

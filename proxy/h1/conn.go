@@ -87,7 +87,7 @@ func (c *conn) serveOne() bool {
 	t.x.Reset(exchange.HTTP11, c.info, c)
 	ok := c.readHead()
 	if ok {
-		t.x.Start = time.Now()
+		t.x.Start = c.f.cfg.Sweeper.Time()
 		c.f.cfg.Handler.Serve(&t.x)
 		ok = c.finish()
 	}

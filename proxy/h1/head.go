@@ -25,9 +25,12 @@ func own(id exchange.ID) bool {
 	return id.HopByHop() || id == exchange.ContentLength || id == exchange.Host
 }
 
-// appendFields appends the end-to-end fields of h, changed by e.
+// appendFields appends the end-to-end fields of h, changed by e. What came over
+// HTTP/1.1 and stays as it is, is copied line by line, neighbours in one piece.
 func appendFields(dst []byte, h *exchange.Head, e *exchange.Edits, skip exchange.ID) []byte {
 	plain := e == nil || e.Empty()
+	lines := h.Buffer()
+	from, to := 0, 0 // of the lines that are yet to be copied
 	for i := range h.Len() {
 		id := h.ID(i)
 		if own(id) || h.Dropped(i) || id == skip && skip != exchange.Other {
@@ -35,6 +38,15 @@ func appendFields(dst []byte, h *exchange.Head, e *exchange.Edits, skip exchange
 		}
 		name, value := h.Field(i)
 		if !plain && e.Replaces(name, id) {
+			continue
+		}
+		begin, end, ok := h.Line(i)
+		if !ok || begin != to {
+			dst = append(dst, lines[from:to]...)
+			from, to = begin, begin
+		}
+		if ok {
+			to = end
 			continue
 		}
 		if !validValue(bytesOf(value)) || id == exchange.Other && !isToken(name) {
@@ -45,6 +57,7 @@ func appendFields(dst []byte, h *exchange.Head, e *exchange.Edits, skip exchange
 		dst = append(dst, value...)
 		dst = append(dst, '\r', '\n')
 	}
+	dst = append(dst, lines[from:to]...)
 	if plain {
 		return dst
 	}

@@ -207,7 +207,7 @@ func (p *parser) fields(buf []byte, end int, h *exchange.Head, lim limits) (done
 		if f != nil {
 			return false, f
 		}
-		h.Mark(from, name, value, valueEnd)
+		h.MarkLine(from, name, value, valueEnd, to)
 		if odd && !p.reply {
 			// "X_User" is "X-User" to CGI, WSGI and PHP; "." is too, to some.
 			h.Drop(h.Len() - 1)

@@ -375,9 +375,17 @@ func (w *wire) buffered() int { return w.w - w.r }
 
 // write writes all of p.
 func (w *wire) write(p []byte) (int, error) {
-	w.armWrite()
-	n, err := w.nc.Write(p)
-	w.disarmWrite()
+	n, err := 0, error(nil)
+	if w.tcp != nil { // mostly the socket has room, and nothing is to be timed
+		n, err = w.sock.TryWrite(p)
+	}
+	if n < len(p) && err == nil {
+		var more int
+		w.armWrite()
+		more, err = w.nc.Write(p[n:])
+		w.disarmWrite()
+		n += more
+	}
 	if err != nil {
 		if f := w.broken.Load(); f != nil {
 			err = f

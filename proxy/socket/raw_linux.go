@@ -26,6 +26,7 @@ type reading struct {
 type writing struct {
 	ready func(fd uintptr) bool
 	p     []byte
+	once  bool // don't wait
 	n     int
 	err   error
 }
@@ -107,9 +108,14 @@ func (c *Conn) readReady(fd uintptr) bool {
 }
 
 // Write writes all of p.
-func (c *Conn) Write(p []byte) (int, error) {
+func (c *Conn) Write(p []byte) (int, error) { return c.write(p, false) }
+
+// TryWrite writes what there is room for, without waiting.
+func (c *Conn) TryWrite(p []byte) (int, error) { return c.write(p, true) }
+
+func (c *Conn) write(p []byte, once bool) (int, error) {
 	w := &c.wr
-	w.p, w.n, w.err = p, 0, nil
+	w.p, w.once, w.n, w.err = p, once, 0, nil
 	err := c.raw.Write(w.ready)
 	w.p = nil
 	if err == nil {
@@ -126,7 +132,7 @@ func (c *Conn) writeReady(fd uintptr) bool {
 		case 0:
 			w.n += n
 		case unix.EAGAIN:
-			return false
+			return w.once
 		case unix.EINTR:
 		default:
 			w.err = err

@@ -198,6 +198,9 @@ func (r *replay) idle() bool { return r.inner == nil || !r.touched.Load() || r.e
 
 // reset makes r ready for the next exchange; only when it is idle.
 func (r *replay) reset() {
+	if r.inner == nil {
+		return
+	}
 	if r.buf != nil {
 		r.g.buffers.put(r.buf)
 	}

@@ -205,7 +205,9 @@ func (l *lease) headCame(x *exchange.Exchange, now, end int64) bool {
 			return true
 		}
 	}
-	l.body.forget()
+	if l.body.inner != nil {
+		l.body.forget()
+	}
 	l.response = x.ResponseBody
 	l.stick(x)
 	return false
