@@ -385,7 +385,7 @@ func (st *call) respond() (exchange.Progress, *exchange.Fault) {
 	x.Status = st.status
 	st.handOver()
 	upgraded := st.connect && st.status == 200
-	over := st.remoteEnd && len(st.buf) == 0 && st.trailer.Len() == 0
+	over := st.remoteEnd && !st.lost && len(st.buf) == 0 && st.trailer.Len() == 0
 	c.mu.Unlock()
 	if upgraded {
 		x.Status = 101

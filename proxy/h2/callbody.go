@@ -10,9 +10,22 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
-// end fails the call; mu is held.
+// end fails the call for what its backend or the connection did; mu is held.
 func (st *call) end(kind exchange.Kind, err error) {
-	st.breakWith(&exchange.Fault{Source: exchange.FromUpstream, Kind: kind, Err: err}, 0)
+	st.broke(&exchange.Fault{Source: exchange.FromUpstream, Kind: kind, Err: err}, 0)
+}
+
+// broke is breakWith for a fault of the backend's. A response that came as a
+// whole stands, whatever its backend does then; what ends is the sending of the
+// request (RFC 9113, 8.1). mu is held.
+func (st *call) broke(f *exchange.Fault, code http2.ErrCode) {
+	switch {
+	case !st.answered || !st.remoteEnd:
+		st.breakWith(f, code)
+	case st.err == nil && !st.localEnd:
+		st.err = errReset
+		st.c.leaveLine(st)
+	}
 }
 
 // breakWith fails the call with f, and resets its stream unless code is 0; mu is

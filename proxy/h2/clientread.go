@@ -62,7 +62,7 @@ func (c *ClientConn) resetCall(id uint32, code http2.ErrCode) error {
 		return errCalm
 	}
 	if st := c.calls[id]; st != nil {
-		st.breakWith(&exchange.Fault{Source: exchange.FromUpstream, Kind: exchange.BackendMalformed, Err: http2.StreamError{StreamID: id, Code: code}}, code)
+		st.broke(&exchange.Fault{Source: exchange.FromUpstream, Kind: exchange.BackendMalformed, Err: http2.StreamError{StreamID: id, Code: code}}, code)
 		c.spoke = true
 	}
 	return nil
@@ -146,20 +146,15 @@ func (c *ClientConn) rstStream(f *http2.RSTStreamFrame) error {
 	if st == nil {
 		return c.stray(f.StreamID)
 	}
-	if st.remoteEnd {
-		// A complete response stands; the backend doesn't want the rest of the
-		// request (RFC 9113, 8.1).
-		if st.err == nil && !st.localEnd {
-			st.err = errReset
-			c.leaveLine(st)
-		}
-		return nil
-	}
+	whole := st.remoteEnd
 	fault := &exchange.Fault{Source: exchange.FromUpstream, Kind: exchange.BackendReset, Err: http2.StreamError{StreamID: f.StreamID, Code: f.ErrCode}}
 	if f.ErrCode == http2.ErrCodeRefusedStream {
 		fault.Err = errRefused
 	}
-	st.breakWith(fault, 0)
+	st.broke(fault, 0)
+	if whole {
+		return nil // the backend doesn't want the rest of the request
+	}
 	if f.ErrCode == http2.ErrCodeRefusedStream && !st.answered {
 		st.progress = exchange.NotSent // RFC 9113, 8.7
 	}
@@ -303,7 +298,7 @@ func (c *ClientConn) malformed(st *call, err error) {
 	if why := c.block.bad; why != "" {
 		err = errors.New(why)
 	}
-	st.breakWith(&exchange.Fault{Source: exchange.FromUpstream, Kind: exchange.BackendMalformed, Err: err}, http2.ErrCodeProtocol)
+	st.broke(&exchange.Fault{Source: exchange.FromUpstream, Kind: exchange.BackendMalformed, Err: err}, http2.ErrCodeProtocol)
 	c.spoke = true
 }
 

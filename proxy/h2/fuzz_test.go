@@ -2,12 +2,14 @@ package h2
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
 	"os"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -24,7 +26,6 @@ type script struct {
 	mu      sync.Mutex
 	changed sync.Cond
 	in, out []byte
-	begin   int // output from which on in may be read
 	stop    bool
 	woken   bool
 }
@@ -38,9 +39,6 @@ func newScript(in []byte) *script {
 func (s *script) Read(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.out) < s.begin && !s.stop && !s.woken {
-		s.changed.Wait()
-	}
 	switch {
 	case s.woken:
 		return 0, os.ErrDeadlineExceeded
@@ -163,17 +161,44 @@ func FuzzClient(f *testing.F) {
 		fr.WriteRSTStream(1, http2.ErrCodeRefusedStream)
 	}))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		nc := newScript(in)
-		nc.begin = 100 // the request has gone out
-		c, err := NewClientConn(nc, &ClientConfig{Sweeper: sweep.New(), MaxHeaders: 1000})
-		if err != nil {
-			t.Fatal(err)
-		}
-		x := newExchange("POST", "/a/path/that/is/long/enough/to/be/seen")
-		x.RequestLength = 100
-		x.RequestBody = exchange.Bytes(make([]byte, 100))
-		_, _, _ = trip(c, x)
-		_ = c.Close()
-		checkFrames(t, bytes.TrimPrefix(nc.out, []byte(http2.ClientPreface)))
+		synctest.Test(t, func(t *testing.T) { answerClient(t, in) })
 	})
+}
+
+// answerClient has a backend say in, whatever is asked, and then keep silent.
+// Two requests go out; both end, if not before then when time is up, nothing is
+// left of them, and all that went out are frames.
+func answerClient(t *testing.T, in []byte) {
+	sw := sweep.New()
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { sw.Run(ctx) })
+	nc := newQuietPeer(nil)
+	c, err := NewClientConn(nc, &ClientConfig{Sweeper: sw, MaxHeaders: 1000, FirstByte: 10 * time.Second, Idle: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 2 {
+		wg.Go(func() {
+			x := newExchange("POST", "/a/path")
+			if n == 0 {
+				x.RequestLength = 100
+				x.RequestBody = exchange.Bytes(make([]byte, 100))
+			}
+			_, _, _ = trip(c, x)
+		})
+		synctest.Wait() // the request has gone out
+	}
+	nc.say(in)
+	time.Sleep(time.Minute) // of the bubble's
+	c.mu.Lock()
+	calls, reserved := len(c.calls), c.reserved
+	c.mu.Unlock()
+	if calls > 0 || reserved != 0 {
+		t.Errorf("%d calls and %d slots are left", calls, reserved)
+	}
+	_ = c.Close()
+	cancel()
+	wg.Wait()
+	checkFrames(t, bytes.TrimPrefix(nc.out, []byte(http2.ClientPreface)))
 }

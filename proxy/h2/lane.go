@@ -17,7 +17,7 @@ var errBodyClosed = errors.New("read of a closed body")
 type lane struct {
 	l   *link
 	id  uint32
-	err error // what broke the stream off; nil: nothing
+	err error // what broke the stream off, or ended sending; nil: nothing
 
 	// Towards the peer.
 	window    int64 // bytes that we may send; below 0 after the peer shrank it
@@ -39,6 +39,7 @@ type lane struct {
 	received   int64 // bytes of DATA
 	remoteEnd  bool  // END_STREAM came
 	closed     bool  // nobody will read
+	lost       bool  // the stream broke off, and what wasn't read with it
 	trailer    exchange.Head
 	moved      bool // trailer went to the exchange
 }
@@ -50,7 +51,7 @@ func (s *lane) open(l *link, id uint32) {
 	s.window, s.recvWindow = l.peerWindow, streamWindow
 	s.next, s.inLine, s.turn, s.localEnd, s.sendSince = nil, false, false, false, 0
 	s.r, s.unacked, s.readSince, s.received, s.declared = 0, 0, 0, 0, -1
-	s.remoteEnd, s.closed, s.moved = false, false, false
+	s.remoteEnd, s.closed, s.lost, s.moved = false, false, false, false
 }
 
 // over releases what the lane holds, when its stream isn't known to the reader
@@ -74,10 +75,10 @@ func (s *lane) discard() {
 
 // fail breaks the stream off; sends and reads, also waiting ones, end with err.
 func (s *lane) fail(err error) {
-	if s.err != nil {
+	if s.lost {
 		return
 	}
-	s.err = err
+	s.err, s.lost = err, true
 	s.discard()
 	s.l.leave(s)
 	s.sender.Broadcast()
@@ -186,7 +187,7 @@ func (s *lane) sendHead(block []byte, end bool) error {
 
 // deliver takes received bytes, as far as somebody may read them.
 func (s *lane) deliver(p []byte) {
-	if s.closed || s.err != nil {
+	if s.closed || s.lost {
 		s.l.consumed(int64(len(p)))
 		return
 	}
@@ -214,12 +215,14 @@ func (s *lane) giveBack(n int64) {
 func (s *lane) ready() error {
 	for len(s.buf) == s.r {
 		switch {
-		case s.err != nil:
+		case s.lost:
 			return s.err
 		case s.closed:
 			return errBodyClosed
 		case s.remoteEnd:
 			return io.EOF
+		case s.err != nil:
+			return s.err
 		}
 		s.readSince = s.l.clock.Now()
 		s.reader.Wait()
@@ -257,7 +260,7 @@ func (s *lane) read(p []byte) (int, error) {
 func (s *lane) take() (b []byte, done bool) {
 	s.l.pools.put(s.lent)
 	s.lent = nil
-	if s.err != nil || s.closed {
+	if s.lost || s.closed {
 		return nil, false
 	}
 	b = s.buf[s.r:]
