@@ -192,8 +192,8 @@ func (b *block) check(id exchange.ID, value string) bool {
 		b.malformed("a connection-specific field") // RFC 9113, 8.2.2
 		return false
 	case exchange.TE:
-		if !exchange.EqualFold(value, "trailers") {
-			b.malformed("TE with something else than trailers")
+		if !exchange.EqualFold(value, "trailers") || b.head.Has(exchange.TE) {
+			b.malformed("TE with something else than trailers") // RFC 9113, 8.2.2
 			return false
 		}
 	case exchange.ContentLength:

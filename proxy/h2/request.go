@@ -218,8 +218,8 @@ func (st *stream) flaw(b *block) string {
 		return ":scheme is neither http nor https"
 	case b.path[0] != '/' && (b.path != "*" || b.method != "OPTIONS"):
 		return ":path doesn't start with /"
-	case b.host != "" && b.authority != "" && !exchange.EqualFold(b.host, b.authority):
-		return ":authority and Host differ"
+	case b.authority != "" && x.Request.Has(exchange.Host) && !exchange.EqualFold(b.host, b.authority):
+		return ":authority and Host differ" // RFC 9113, 8.3.1; an empty Host differs, too
 	case x.Request.Count(exchange.Expect) > 1 || x.Request.Has(exchange.Expect) && !exchange.EqualFold(x.Request.Get(exchange.Expect), "100-continue"):
 		st.refuse(exchange.Expectation, "Expect")
 	}
