@@ -225,8 +225,9 @@ func (b *block) check(id exchange.ID, value string) bool {
 }
 
 // crumb joins a cookie that was split for better compression (RFC 9113, 8.2.3).
+// An empty piece adds nothing: no value may end with a space (8.2.1).
 func (b *block) crumb(value string) {
-	if b.crumbs > 0 {
+	if len(b.cookies) > 0 && value != "" {
 		b.cookies = append(b.cookies, "; "...)
 	}
 	b.crumbs++

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -219,6 +220,10 @@ func like(theirs, ours *request) {
 			theirs.Fields.Del(name)
 		}
 	}
+	if c := theirs.Fields["Cookie"]; len(c) == 1 {
+		crumbs := strings.Split(c[0], "; ")
+		c[0] = strings.Join(slices.DeleteFunc(crumbs, func(s string) bool { return s == "" }), "; ")
+	}
 	names := theirs.Trailer
 	for name := range ours.Trailer {
 		if names[name] == nil {
@@ -245,6 +250,8 @@ func like(theirs, ours *request) {
 // more. The differences:
 //
 //   - Names with "_" and ".", and Proxy, are dropped here.
+//   - Empty cookies are left out here: joined to others they would end the value
+//     with a space (RFC 9113, 8.2.1 and 8.2.3).
 //   - Trailers that weren't announced are dropped there (RFC 9110, 6.6.2).
 //   - Trailers that mustn't be (Content-Length, Authorization) are dropped here,
 //     and reset the stream there (RFC 9110, 6.5.1).
