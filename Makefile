@@ -7,7 +7,7 @@ TOOLS       := $(CURDIR)/.cache/tools
 export SIDEGATE_TOOLS ?= $(TOOLS)
 export CGO_ENABLED    ?= 0
 
-.PHONY: help run build test lint bench package clean tools boot-test
+.PHONY: help run build test lint fuzz bench package clean tools boot-test
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -24,11 +24,15 @@ tools: ## install the real servers that tests use (Consul, Pebble, nginx, ...)
 test: tools build lint ## every test, against real servers
 	go test -run Alloc ./proxy/... # allocations can't be counted under the race detector
 	CGO_ENABLED=1 go test -race -timeout 20m ./...
+	.ci/fuzz 3s
 
 lint: tools ## gofmt, vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not gofmt-clean:"; echo "$$out"; exit 1; }
 	go vet ./...
 	$$(.ci/tool staticcheck) ./...
+
+fuzz: ## every fuzz target in turn, FUZZTIME each (10s), those that match PATTERN
+	.ci/fuzz $(or $(FUZZTIME),10s) $(PATTERN)
 
 bench: build ## CPU per request beside nginx and HAProxy (QUICK=1 for a short run)
 	@.ci/setup bench

@@ -160,3 +160,21 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// What Consul's KV and catalog answer is read whole or not at all.
+func FuzzAnswers(f *testing.F) {
+	f.Add([]byte(`[{"Key":"sidegate/routes/a","Value":"YQ=="},{"Key":"sidegate/routes/","Value":null}]`))
+	f.Add([]byte(`{"web":["sidegate.host=a.x"],"db":[]}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		keys, err := parseKV(answer{body: body})
+		for k, v := range keys {
+			if err != nil || v == nil || strings.HasSuffix(k, "/") && len(v) == 0 {
+				t.Errorf("key %q: %q, %v", k, v, err)
+			}
+		}
+		if names, err := parseCatalog(answer{body: body}); err != nil && len(names) > 0 {
+			t.Errorf("%v with %v", names, err)
+		}
+	})
+}

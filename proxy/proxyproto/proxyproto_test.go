@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -167,6 +169,35 @@ func FuzzParse(f *testing.F) {
 		}
 		if used := in[:len(in)-r.Len()]; used[0] == 'P' && !bytes.HasSuffix(used, []byte("\r\n")) {
 			t.Errorf("v1 header %q doesn't end in CR LF", used)
+		}
+	})
+}
+
+// FuzzHeaders writes headers of both versions as the specification says, and
+// reads them.
+func FuzzHeaders(f *testing.F) {
+	f.Add([]byte{192, 0, 2, 1}, []byte{198, 51, 100, 2}, uint16(1), uint16(443), []byte("rest"))
+	f.Add(make([]byte, 16), append(make([]byte, 15), 1), uint16(0), uint16(65535), []byte(""))
+	f.Fuzz(func(t *testing.T, from, to []byte, fromPort, toPort uint16, rest []byte) {
+		a, ok := netip.AddrFromSlice(from)
+		b, ok2 := netip.AddrFromSlice(to)
+		if !ok || !ok2 || a.Is4() != b.Is4() {
+			return
+		}
+		family, kind := "TCP4", byte(0x11)
+		if !a.Is4() {
+			family, kind = "TCP6", 0x21
+		}
+		v1 := fmt.Appendf(nil, "PROXY %s %s %s %d %d\r\n", family, a, b, fromPort, toPort)
+		v2 := append(slices.Clone(v2Signature), 0x21, kind, 0, byte(2*len(from)+4))
+		v2 = append(append(v2, from...), to...)
+		v2 = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(v2, fromPort), toPort)
+		for _, header := range [][]byte{v1, v2} {
+			r := bytes.NewReader(append(header, rest...))
+			src, dst, err := parse(r)
+			if err != nil || src != netip.AddrPortFrom(a.Unmap(), fromPort) || dst != netip.AddrPortFrom(b.Unmap(), toPort) || r.Len() != len(rest) {
+				t.Errorf("%q: %v, %v, %v, %d bytes left of %d", header, src, dst, err, r.Len(), len(rest))
+			}
 		}
 	})
 }
