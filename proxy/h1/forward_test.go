@@ -125,8 +125,8 @@ func (t *tee) Next() ([]byte, bool) {
 	return b, done
 }
 
-// ownFields are those of one connection, which the next hop doesn't get, and
-// those that a client isn't believed.
+// dropOwn leaves out the fields of one connection and of framing, which the next
+// hop doesn't get.
 func dropOwn(h http.Header) http.Header {
 	h = withoutFraming(h)
 	for _, v := range h["Connection"] {

@@ -144,6 +144,50 @@ func FuzzFront(f *testing.F) {
 	})
 }
 
+// FuzzSilence gives a front what it may be given, and then nothing: whatever it
+// was, the connection ends when its time is up.
+func FuzzSilence(f *testing.F) {
+	f.Add([]byte(http2.ClientPreface[:10]))
+	f.Add(speech(http2.ClientPreface, func(fr *http2.Framer, block func(...string) []byte) {
+		fr.WriteSettings()
+		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, BlockFragment: block(":method", "POST", ":scheme", "http", ":authority", "a", ":path", "/")})
+		fr.WriteData(1, false, []byte("some"))
+	}))
+	f.Add(speech(http2.ClientPreface, func(fr *http2.Framer, block func(...string) []byte) {
+		fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1})
+		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, EndStream: true, BlockFragment: block(":method", "GET", ":scheme", "http", ":authority", "a", ":path", "/")})
+		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: block(":method", "GET")})
+	}))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		synctest.Test(t, func(t *testing.T) {
+			sw := sweep.New()
+			ctx, cancel := context.WithCancel(t.Context())
+			var wg sync.WaitGroup
+			wg.Go(func() { sw.Run(ctx) })
+			front := NewFront(FrontConfig{
+				Sweeper: sw, MaxHeaders: 1000, Handler: handlerFunc(echo),
+				HeaderTimeout: 2 * time.Second, StallTimeout: 2 * time.Second, IdleTimeout: 2 * time.Second,
+			})
+			nc := newQuietPeer(in)
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				front.ServeConn(nc, &exchange.Conn{Scheme: "http"}, nil)
+			}()
+			time.Sleep(20 * time.Second) // of the bubble's
+			select {
+			case <-ended:
+			default:
+				t.Errorf("still there after 20 s")
+			}
+			front.Close()
+			cancel()
+			wg.Wait()
+			checkFrames(t, nc.out)
+		})
+	})
+}
+
 // FuzzClient gives a client whatever a backend may answer.
 func FuzzClient(f *testing.F) {
 	f.Add(speech("", func(fr *http2.Framer, block func(...string) []byte) {

@@ -318,8 +318,8 @@ func (g generator) chunked(b *strings.Builder, want *view) (body string) {
 	return body
 }
 
-// ours are the fields of the gateway's own, and those of one connection and of
-// framing.
+// withoutOurs leaves out the gateway's own fields, and those of one connection
+// and of framing.
 func withoutOurs(h map[string][]string) map[string][]string {
 	for _, name := range []string{
 		"host", "connection", "content-length", "transfer-encoding", "te", "trailer", "keep-alive", "via", "forwarded",
