@@ -166,7 +166,11 @@ func TestSnapshotServesWithoutSource(t *testing.T) {
 		}
 	}
 	r.Stop(t)
-	if st := s.Status(); len(st) != 1 {
+	st = s.Status()
+	for end := time.Now().Add(10 * time.Second); len(st) != 1 && time.Now().Before(end); st = s.Status() {
+		time.Sleep(time.Millisecond) // the other may only be starting
+	}
+	if len(st) != 1 || st[0].Source != "other" {
 		t.Errorf("Status = %+v, want the other's only", st)
 	}
 }
