@@ -115,7 +115,7 @@ type RetryConfig struct {
 	Attempts int `hcl:"attempts,attr" default:"2" min:"0" max:"10"`
 	// What to try again: connect, reset, timeout, or a status. All but connect only when the request is idempotent.
 	On []string `hcl:"on,attr" default:"[\"connect\", \"reset\", \"502\", \"503\", \"504\"]" enum:"connect|reset|timeout|500|502|503|504|429"`
-	// Largest share of further tries among all requests of the last ten seconds; ten are always allowed.
+	// Largest share of further tries among all requests of the last ten seconds; thirty are always allowed.
 	Budget float64 `hcl:"budget,attr" default:"0.2" min:"0" max:"1"`
 }
 

@@ -47,7 +47,7 @@ type budget struct {
 
 const (
 	budgetSeconds = 10
-	budgetFloor   = 10
+	budgetFloor   = 30 // three a second: dozens of requests may meet an instance that has just died before it is ejected
 )
 
 // roll opens the slots of the seconds that have begun, with the total of

@@ -102,7 +102,7 @@ func TestKillNginxUnderLoad(t *testing.T) {
 						renew(x, "GET", "/")
 						if a := b.send(x); a.fault != nil || a.status != 200 {
 							failed.Add(1)
-							t.Errorf("answer = %+v", a)
+							t.Errorf("answer = %+v %v", a, a.fault)
 						}
 						sent.Add(1)
 					}

@@ -236,8 +236,8 @@ func TestRetryBudget(t *testing.T) {
 		wantFault(t, b.get("/"), exchange.BackendReset)
 	}
 	st := b.p.Status()
-	if st.RetriesMade != 10 || st.Tries != n+10 || st.OverBudget != n-10 || st.Failures != n {
-		t.Errorf("status = %+v, want 10 further tries", st)
+	if st.RetriesMade != budgetFloor || st.Tries != n+budgetFloor || st.OverBudget != n-budgetFloor || st.Failures != n {
+		t.Errorf("status = %+v, want %d further tries", st, budgetFloor)
 	}
 	for _, in := range st.Instances {
 		if in.Pending != 0 || in.Open != 0 {
