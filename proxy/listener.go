@@ -79,13 +79,13 @@ func newServing(d ServerDeps, cfg *ListenerConfig, trust Trust) (*serving, error
 	if speaks("h1") {
 		v.h1 = h1.NewFront(h1.FrontConfig{
 			Handler: d.Handler, Sweeper: d.Sweeper, MaxHeaders: int(lim.Headers), MaxFields: lim.Fields, MaxURI: int(lim.URI),
-			HeaderTimeout: lim.HeaderTimeout, StallTimeout: lim.StallTimeout, IdleTimeout: lim.IdleTimeout, AltSvc: altSvc, Log: v.log,
+			HeaderTimeout: lim.HeaderTimeout, StallTimeout: lim.StallTimeout, IdleTimeout: lim.IdleTimeout, AltSvc: altSvc, Log: v.log, Ended: v.ended,
 		})
 	}
 	if speaks("h2") {
 		v.h2 = h2.NewFront(h2.FrontConfig{
 			Handler: d.Handler, Sweeper: d.Sweeper, MaxHeaders: int(lim.Headers), MaxFields: lim.Fields, MaxURI: int(lim.URI), MaxStreams: lim.Streams,
-			HeaderTimeout: lim.HeaderTimeout, StallTimeout: lim.StallTimeout, IdleTimeout: lim.IdleTimeout, AltSvc: altSvc, Log: v.log,
+			HeaderTimeout: lim.HeaderTimeout, StallTimeout: lim.StallTimeout, IdleTimeout: lim.IdleTimeout, AltSvc: altSvc, Log: v.log, Ended: v.ended,
 		})
 	}
 	return v, nil
@@ -170,15 +170,14 @@ func (v *serving) turnAway(nc net.Conn) {
 	_ = nc.Close() // nothing was promised
 }
 
-// serve is the life of a client connection.
+// serve is the begin of a client connection; ended is its end.
 func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
-	defer v.conns.Add(-1)
 	info := &exchange.Conn{Listener: v.cfg.Name, Remote: remote, Local: addrPort(nc.LocalAddr()), Scheme: "http", Shard: shard}
 	if v.cfg.ProxyProtocol && (!v.readProxyHeader(nc, info) || !v.claim(info.Remote.Addr())) {
 		v.turnAway(nc)
+		v.conns.Add(-1)
 		return
 	}
-	defer v.release(info.Remote.Addr())
 	info.RemoteIP = info.Remote.Addr().Unmap().String()
 	if v.tls == nil {
 		v.servePlain(nc, info)
@@ -188,8 +187,30 @@ func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
 	if err := handshake(tc, v.cfg.Limits.HeaderTimeout); err != nil {
 		v.failed.Add(1)
 		_ = nc.Close()
+		v.ended(info)
 		return
 	}
+	go v.serveTLS(tc, info) // ends with the connection; the handshake's stack is too deep to keep
+}
+
+// ended counts a connection out.
+func (v *serving) ended(info *exchange.Conn) {
+	v.release(info.Remote.Addr())
+	v.conns.Add(-1)
+}
+
+func handshake(tc *tls.Conn, limit time.Duration) error {
+	if err := tc.SetDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
+	if err := tc.Handshake(); err != nil {
+		return err
+	}
+	return tc.SetDeadline(time.Time{})
+}
+
+// serveTLS serves a connection whose handshake is over.
+func (v *serving) serveTLS(tc *tls.Conn, info *exchange.Conn) {
 	state := tc.ConnectionState()
 	info.TLS, info.Scheme = &state, "https"
 	switch {
@@ -197,23 +218,10 @@ func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
 		v.h2.ServeConn(tc, info, nil)
 	case state.NegotiatedProtocol == "acme-tls/1" || v.h1 == nil:
 		_ = tc.Close()
+		v.ended(info)
 	default:
 		v.h1.ServeConn(tc, info, nil)
 	}
-}
-
-// handshake runs on a goroutine of its own, which it awaits: the handshake
-// needs a deep stack, and the connection's goroutine would keep it while idle.
-func handshake(tc *tls.Conn, limit time.Duration) error {
-	if err := tc.SetDeadline(time.Now().Add(limit)); err != nil {
-		return err
-	}
-	done := make(chan error, 1)
-	go func() { done <- tc.Handshake() }()
-	if err := <-done; err != nil {
-		return err
-	}
-	return tc.SetDeadline(time.Time{})
 }
 
 // readProxyHeader takes the PROXY protocol header, which only trusted proxies
@@ -253,6 +261,7 @@ func (v *serving) servePlain(nc net.Conn, info *exchange.Conn) {
 		buf = buf[:len(buf)+n]
 		if err != nil {
 			_ = nc.Close()
+			v.ended(info)
 			return
 		}
 	}

@@ -15,9 +15,10 @@ import (
 type phase uint32
 
 const (
-	fresh phase = iota // no request so far
-	idle               // waiting for the next request
-	busy               // with a request
+	fresh  phase = iota // no request so far
+	idle                // waiting for the next request
+	parked              // the same, for long: on a goroutine with a small stack
+	busy                // with a request
 )
 
 const (
@@ -68,15 +69,26 @@ var (
 )
 
 // Sweep looks at the limits of the connection.
-func (c *conn) Sweep(now int64) { c.w.sweep(now) }
+func (c *conn) Sweep(now int64) {
+	c.w.sweep(now)
+	if c.longIdle(now) {
+		_ = c.w.nc.SetReadDeadline(past())
+	}
+}
 
-// serve runs the connection: wait, read a head, hand it over, tidy up.
+// serve runs the connection until it ends or parks: wait, read a head, hand it
+// over, tidy up.
 func (c *conn) serve() {
 	for c.awaitRequest() {
 		if !c.serveOne() {
-			return
+			break
 		}
 	}
+	if phase(c.phase.Load()) == parked {
+		go c.resume() // ends with the connection, or when that parks again
+		return
+	}
+	c.f.remove(c)
 }
 
 // serveOne serves one request; it returns whether the connection goes on.
@@ -97,7 +109,8 @@ func (c *conn) serveOne() bool {
 	return ok
 }
 
-// awaitRequest waits until bytes of a request are there.
+// awaitRequest waits until bytes of a request are there. False: the connection
+// ends or parks.
 func (c *conn) awaitRequest() bool {
 	w := &c.w
 	if w.buffered() > 0 {
@@ -120,7 +133,36 @@ func (c *conn) awaitRequest() bool {
 		if !errors.Is(err, errWoken) || c.f.draining.Load() {
 			return false
 		}
+		if c.longIdle(c.f.cfg.Sweeper.Now()) {
+			c.phase.Store(uint32(parked))
+			return false
+		}
 	}
+}
+
+// parkAfter is how long a connection is idle before it parks.
+const parkAfter = int64(time.Second)
+
+// longIdle reports whether the connection is to park.
+func (c *conn) longIdle(now int64) bool {
+	if !c.f.parks || c.w.sock == nil || phase(c.phase.Load()) != idle {
+		return false
+	}
+	by := c.w.rd.by.Load()
+	return by > 0 && now-by+int64(c.f.cfg.IdleTimeout) >= parkAfter
+}
+
+// resume waits for something to read and serves on. A stack that was deep once
+// stays so, while that of a new goroutine has 2 KiB: most of what a connection
+// costs while idle.
+func (c *conn) resume() {
+	err := c.w.doze()
+	c.phase.Store(uint32(idle))
+	if err == nil || errors.Is(err, errWoken) {
+		c.serve()
+		return
+	}
+	c.f.remove(c)
 }
 
 // readHead reads the request's head and fills x. It returns false when there

@@ -31,7 +31,8 @@
 // # Goroutines
 //
 // ServeConn runs on its caller's goroutine, and so does everything else but
-// for two cases. A request body that isn't wholly in memory is copied to the
+// for three cases. A connection that is idle for long parks: a new goroutine
+// with a small stack goes on with it, and the former one ends. A request body that isn't wholly in memory is copied to the
 // backend by a goroutine of the ClientConn while the request's own reads the
 // response: only so can both sides stream, and can an early answer (a 413,
 // say) be seen before the body is through. It ends with the body, with an

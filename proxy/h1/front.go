@@ -29,6 +29,8 @@ type FrontConfig struct {
 	ServerHeader string        // Server field of answers that have none; "": none
 	AltSvc       func() string // Alt-Svc field of each answer, "" for none; may be nil
 	Log          logrus.FieldLogger
+
+	Ended func(*exchange.Conn) // told of the end of each connection that ServeConn took; may be nil
 }
 
 // freshGrace is how long a connection without a request so far may still send
@@ -39,6 +41,7 @@ const freshGrace = time.Second
 type Front struct {
 	cfg      FrontConfig
 	lim      limits
+	parks    bool // idle connections do
 	draining atomic.Bool
 	date     atomic.Pointer[dateLine]
 	free     sync.Pool // *turn
@@ -60,6 +63,9 @@ func NewFront(cfg FrontConfig) *Front {
 	cfg.IdleTimeout = orNever(cfg.IdleTimeout)
 	f := &Front{cfg: cfg, conns: make(map[*conn]struct{})}
 	f.lim = limits{bytes: orDefault(cfg.MaxHeaders), fields: orDefault(cfg.MaxFields), target: orDefault(cfg.MaxURI)}
+	// Whoever wakes a connection sets a deadline in the past, and may be late:
+	// where limits are deadlines, too, that would be taken for one of them.
+	f.parks = canPark && min(cfg.HeaderTimeout, cfg.IdleTimeout, orNever(cfg.StallTimeout)) >= realBelow
 	return f
 }
 
@@ -71,8 +77,9 @@ func orDefault(n int) int {
 	return n
 }
 
-// ServeConn serves nc until it ends, and closes it. info says what the
-// listener knows of it; preface holds bytes that were read from it already.
+// ServeConn serves nc, and closes it in the end. It returns when that has come,
+// or when nc was idle for long, and then goes on elsewhere. info says what the
+// listener knows of nc; preface holds bytes that were read from it already.
 func (f *Front) ServeConn(nc net.Conn, info *exchange.Conn, preface []byte) {
 	c := &conn{f: f, info: info}
 	c.w.init(nc, f.cfg.Sweeper, f.cfg.StallTimeout)
@@ -82,9 +89,9 @@ func (f *Front) ServeConn(nc net.Conn, info *exchange.Conn, preface []byte) {
 	}
 	if !f.add(c) {
 		_ = nc.Close()
+		f.ended(info)
 		return
 	}
-	defer f.remove(c)
 	c.serve()
 }
 
@@ -106,6 +113,13 @@ func (f *Front) remove(c *conn) {
 	f.mu.Lock()
 	delete(f.conns, c)
 	f.mu.Unlock()
+	f.ended(c.info)
+}
+
+func (f *Front) ended(info *exchange.Conn) {
+	if f.cfg.Ended != nil {
+		f.cfg.Ended(info)
+	}
 }
 
 // Drain lets each connection end after the response it is at; idle ones end
@@ -116,7 +130,7 @@ func (f *Front) Drain() {
 	defer f.mu.Unlock()
 	for c := range f.conns {
 		switch phase(c.phase.Load()) {
-		case idle:
+		case idle, parked:
 			_ = c.w.nc.SetReadDeadline(past())
 		case fresh:
 			_ = c.w.nc.SetReadDeadline(time.Now().Add(freshGrace))

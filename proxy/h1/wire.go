@@ -271,6 +271,20 @@ func (w *wire) firstBytes() (buf []byte, n int, err error) {
 	return buf, n, nil
 }
 
+// doze waits until the socket has something to read, on as little stack as can
+// be, and below TLS: await must have been woken before, so that TLS holds
+// nothing that could be read. Its errors are those of await.
+func (w *wire) doze() error {
+	err := w.sock.AwaitReadable()
+	if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		if err := w.lapse(); err != nil {
+			return err
+		}
+		return errWoken
+	}
+	return err
+}
+
 // fill reads more bytes behind those in the buffer.
 func (w *wire) fill() error {
 	w.makeRoom()

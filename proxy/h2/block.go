@@ -75,13 +75,15 @@ const maxContinuations = 32
 var errFlood = errors.New("field block is too large, or in too many frames")
 
 // block puts one field block together, from one or more frames. Only the
-// connection's reader uses it.
+// connection's reader uses it. But for the decoder, which holds the table that
+// the peer fills, it has nothing to keep between two field blocks.
 type block struct {
 	dec       *hpack.Decoder
 	maxSize   int
 	maxFields int
 	reply     bool // the blocks are a backend's: odd names are no danger
 	cookies   []byte
+	trailer   exchange.Head // memory for trailers until their stream takes them
 
 	blockState
 }
@@ -105,12 +107,19 @@ type blockState struct {
 	method, scheme, path, authority, protocol, status string
 }
 
-// newDecoder makes the decoder; it costs some KiB once the peer fills its table.
-func (b *block) init(maxSize, maxFields int) {
-	b.maxSize, b.maxFields = maxSize, maxFields
-	b.dec = hpack.NewDecoder(4096, b.field) // the default of SETTINGS_HEADER_TABLE_SIZE
+// newDecoder makes a decoder of field blocks of at most maxSize; it costs some
+// KiB once the peer fills its table.
+func newDecoder(maxSize int) *hpack.Decoder {
+	dec := hpack.NewDecoder(4096, nil) // the default of SETTINGS_HEADER_TABLE_SIZE
 	// A longer string ends the connection; up to here it is answered.
-	b.dec.SetMaxStringLength(2*maxSize + maxFrame)
+	dec.SetMaxStringLength(2*maxSize + maxFrame)
+	return dec
+}
+
+// init makes the block take what dec decodes.
+func (b *block) init(dec *hpack.Decoder, maxSize, maxFields int) {
+	b.dec, b.maxSize, b.maxFields = dec, maxSize, maxFields
+	dec.SetEmitFunc(b.field)
 }
 
 // begin starts a block whose fields go to head.

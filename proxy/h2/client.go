@@ -111,7 +111,7 @@ func NewClientConn(nc net.Conn, cfg *ClientConfig) (*ClientConn, error) {
 		}()
 	})
 	c.settled.L = &c.mu
-	c.block.init(cfg.maxHeaders(), cfg.maxFields())
+	c.block.init(newDecoder(cfg.maxHeaders()), cfg.maxHeaders(), cfg.maxFields())
 	c.block.reply = true
 	c.readAt = c.clock.Now()
 	c.out = append(c.room(len(http2.ClientPreface)), http2.ClientPreface...)
@@ -259,7 +259,7 @@ func (c *ClientConn) fill(p []byte) (int, error) {
 			return 0, err
 		}
 		if !c.inFrame {
-			return 0, errPark
+			return 0, errWoken
 		}
 	}
 }
@@ -279,7 +279,7 @@ func (c *ClientConn) lookUp() error {
 func (c *ClientConn) await(e *engine) (*engine, error) {
 	for {
 		err := e.more()
-		if !errors.Is(err, errPark) {
+		if !errors.Is(err, errWoken) {
 			return e, err
 		}
 		c.mu.Lock()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
@@ -27,17 +28,19 @@ const (
 var errCalm = error(http2.ConnectionError(http2.ErrCodeEnhanceYourCalm))
 
 // conn is a client's connection. Its methods whose comment doesn't say
-// otherwise belong to the reader, the goroutine in serve.
+// otherwise belong to the reader, the goroutine in serve or, when the connection
+// was idle for long, in resume.
 type conn struct {
 	link
 	f     *Front
 	info  *exchange.Conn
 	place sweep.Place
-	block block
+	dec   *hpack.Decoder
+	block *block // the engine's; nil while parked
 
-	maxID    uint32 // highest stream that the client opened
-	spoke    bool   // the reader has queued frames that nobody may have written
-	trailer  exchange.Head
+	greeted  bool    // the client's first frame came
+	maxID    uint32  // highest stream that the client opened
+	spoke    bool    // the reader has queued frames that nobody may have written
 	fresh    *stream // the stream whose head is being decoded
 	headFor  uint32  // the stream whose field block is being read; 0: none
 	headEnd  bool    // its HEADERS frame had END_STREAM
@@ -56,7 +59,7 @@ type conn struct {
 	draining uint8  // GOAWAYs of a drain that went out, 0 to 2
 	drainAt  int64  // when the first did
 	lastID   uint32 // the last stream that is served when draining is 2
-	parked   bool   // the reader waits without an engine
+	parked   bool   // nobody reads: resume waits for something to read
 	ours     resetLog
 	idle     sync.Cond // broadcast when running becomes 0
 }
@@ -65,7 +68,7 @@ func newConn(f *Front, nc net.Conn, info *exchange.Conn) *conn {
 	c := &conn{f: f, info: info, ending: notEnding}
 	c.init(nc, &f.pools, f.cfg.Sweeper, func() { f.crew.start(job{c: c}) })
 	c.idle.L = &c.mu
-	c.block.init(f.cfg.MaxHeaders, f.cfg.MaxFields)
+	c.dec = newDecoder(f.cfg.MaxHeaders)
 	c.started = c.clock.Now()
 	c.idleAt = c.started
 	// Our preface comes before all else (RFC 9113, 3.4).
@@ -99,9 +102,9 @@ func (r *resetLog) has(id uint32) bool {
 	return false
 }
 
-// serve reads the connection until it ends.
+// serve reads the connection until it ends or parks.
 func (c *conn) serve(preface []byte) {
-	e := c.pools.engine(c.fill)
+	e := c.engine()
 	e.w = copy(e.buf[:], preface)
 	err := errProtocol
 	if len(preface) <= len(e.buf) {
@@ -110,7 +113,7 @@ func (c *conn) serve(preface []byte) {
 	if err == nil {
 		e, err = c.readFrames(e)
 	}
-	c.finish(e, err)
+	c.leave(e, err)
 }
 
 var (
@@ -132,23 +135,23 @@ func (c *conn) readPreface(e *engine) error {
 	return nil
 }
 
-// readFrames reads until the connection ends, and tells why. It returns the
-// engine that it has by then, nil when it has none.
+// readFrames reads until the connection ends or parks, and tells why. It returns
+// the engine that it has by then, nil when it has none.
 func (c *conn) readFrames(e *engine) (*engine, error) {
-	for first := true; ; first = false {
+	for {
 		c.inFrame = false
-		var err error
 		if e.buffered() == 0 {
-			if e, err = c.await(e); err != nil {
+			if err := c.await(e); err != nil {
 				return e, err
 			}
 		}
 		c.inFrame = true
 		fh, err := e.fr.ReadFrameHeader()
 		if err == nil {
-			if first && (fh.Type != http2.FrameSettings || fh.Flags.Has(http2.FlagSettingsAck)) {
+			if !c.greeted && (fh.Type != http2.FrameSettings || fh.Flags.Has(http2.FlagSettingsAck)) {
 				return e, errProtocol
 			}
+			c.greeted = true
 			c.slowData.Store(fh.Type == http2.FrameData)
 			var f http2.Frame
 			if f, err = e.fr.ReadFrameForHeader(fh); err == nil {
@@ -199,13 +202,15 @@ func (c *conn) fill(p []byte) (int, error) {
 			return 0, err
 		}
 		if !c.inFrame {
-			return 0, errPark
+			return 0, errWoken
 		}
 	}
 }
 
-// errPark says that the reader was woken between two frames.
-var errPark = errors.New("reader was woken")
+var (
+	errWoken = errors.New("reader was woken between two frames")
+	errPark  = errors.New("connection has no streams for a while")
+)
 
 // lookUp is what the reader does when it was woken.
 func (c *conn) lookUp() error {
@@ -231,42 +236,19 @@ func (c *conn) speak() {
 	}
 }
 
-// await waits for a frame to begin. A connection that stays without streams
-// waits without an engine.
-func (c *conn) await(e *engine) (*engine, error) {
+// await waits for a frame to begin, or for the connection to be worth parking.
+func (c *conn) await(e *engine) error {
 	for {
 		err := e.more()
-		if err == nil {
-			return e, nil
-		}
-		if !errors.Is(err, errPark) {
-			return e, err
+		if !errors.Is(err, errWoken) {
+			return err
 		}
 		c.mu.Lock()
-		c.parked = len(c.streams) == 0 && c.running == 0
-		if c.parked {
-			c.streams = nil
-		}
+		c.parked = len(c.streams) == 0 && c.running == 0 && c.headAt.Load() == 0
 		parked := c.parked
 		c.mu.Unlock()
-		if !parked {
-			continue
-		}
-		c.pools.giveBack(e)
-		c.trailer, c.block.cookies = exchange.Head{}, nil
-		err = c.doze()
-		e = c.pools.engine(c.fill)
-		c.mu.Lock()
-		c.parked = false
-		c.mu.Unlock()
-		if err == nil {
-			continue
-		}
-		if !isTimeout(err) || !c.rest() {
-			return e, err
-		}
-		if err := c.lookUp(); err != nil {
-			return e, err
+		if parked {
+			return errPark
 		}
 	}
 }

@@ -34,9 +34,11 @@
 //
 // # Goroutines
 //
-// The caller of Front.ServeConn reads its connection. Each request runs on a
-// worker of the front's crew; workers park between requests, at most maxParked
-// of them, and end when idle for long or with Front.Close. A websocket adds one.
+// The caller of Front.ServeConn reads its connection; each time that was idle for
+// long, a new goroutine goes on and the former one ends (park.go). Front.Close
+// waits for the last one. Each request runs on a worker of the front's crew;
+// workers park between requests, at most maxParked of them, and end when idle for
+// long or with Front.Close. A websocket adds one.
 // NewClientConn starts one reader, which Close ends and waits for. A request
 // body that isn't complete in memory is copied to the backend by a goroutine of
 // its own, since backends may answer while they read (gRPC streams do); the end

@@ -10,13 +10,14 @@ import (
 // every peer takes (RFC 9113, 4.2).
 const maxFrame = 16 << 10
 
-// engine is what reading frames needs: 32 KiB that a connection without streams
+// engine is what reading frames needs: 18 KiB that a connection without streams
 // gives back.
 type engine struct {
-	fr   *http2.Framer
-	fill func(p []byte) (int, error) // reads from the connection that has the engine
-	r, w int
-	buf  [midBuffer]byte
+	fr    *http2.Framer
+	fill  func(p []byte) (int, error) // reads from the connection that has the engine
+	block block                       // a front's; a client has one for each connection
+	r, w  int
+	buf   [midBuffer]byte
 }
 
 func (p *pools) engine(fill func([]byte) (int, error)) *engine {
@@ -35,6 +36,7 @@ func (p *pools) engine(fill func([]byte) (int, error)) *engine {
 // error is thrown away, because its Framer remembers.
 func (p *pools) giveBack(e *engine) {
 	e.fill, e.r, e.w = nil, 0, 0
+	e.block.blockState, e.block.dec = blockState{}, nil
 	p.engines.Put(e)
 }
 

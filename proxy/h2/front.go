@@ -30,6 +30,8 @@ type FrontConfig struct {
 	ServerHeader string        // Server of responses that have none; "": no such field
 	AltSvc       func() string // Alt-Svc of responses; nil or "": no such field
 
+	Ended func(*exchange.Conn) // told of the end of each connection that ServeConn took; may be nil
+
 	Log logrus.FieldLogger
 }
 
@@ -47,7 +49,7 @@ type Front struct {
 	conns    map[*conn]struct{}
 	draining bool
 	closed   bool
-	gone     sync.WaitGroup // ServeConn calls
+	gone     sync.WaitGroup // connections
 }
 
 var _ sweep.Member = (*Front)(nil)
@@ -90,32 +92,44 @@ func (f *Front) setDate(t time.Time) {
 	}
 }
 
-// ServeConn serves a connection until it ends, and its requests with it.
-// preface is what was read from nc already. info is shared with the exchanges.
+// ServeConn serves a connection, and its requests. It returns when the
+// connection has ended, or was idle for long, and then goes on elsewhere. preface
+// is what was read from nc already. info is shared with the exchanges.
 func (f *Front) ServeConn(nc net.Conn, info *exchange.Conn, preface []byte) {
 	c := newConn(f, nc, info)
 	f.mu.Lock()
 	if f.closed {
 		f.mu.Unlock()
 		_ = nc.Close() // nothing was promised to this client
+		f.ended(info)
 		return
 	}
 	f.conns[c] = struct{}{}
 	f.gone.Add(1)
 	draining := f.draining
 	f.mu.Unlock()
-	defer f.gone.Done()
 
 	f.cfg.Sweeper.Add(c, &c.place)
 	if draining {
 		c.drain()
 	}
 	c.serve(preface)
-	f.cfg.Sweeper.Remove(&c.place)
+}
 
+// remove forgets a connection that has ended.
+func (f *Front) remove(c *conn) {
+	f.cfg.Sweeper.Remove(&c.place)
 	f.mu.Lock()
 	delete(f.conns, c)
 	f.mu.Unlock()
+	f.ended(c.info)
+	f.gone.Done()
+}
+
+func (f *Front) ended(info *exchange.Conn) {
+	if f.cfg.Ended != nil {
+		f.cfg.Ended(info)
+	}
 }
 
 // Drain tells the clients to go elsewhere (RFC 9113, 6.8); requests that run, or

@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -227,25 +226,6 @@ func (l *link) rest() bool {
 	}
 	l.woken = false
 	return l.nc.SetReadDeadline(time.Time{}) == nil
-}
-
-// doze waits until the socket has something to read, without a buffer, and on
-// little stack: below TLS. The reader calls it when a read was woken, so that
-// neither TLS nor any other layer holds a byte that could be read.
-func (l *link) doze() error {
-	nc := l.nc
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
-		nc = t.NetConn()
-	}
-	sc, ok := nc.(syscall.Conn)
-	if !ok {
-		return nil
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return raw.Read(readable)
 }
 
 // isTimeout reports whether a read ended because of wake.

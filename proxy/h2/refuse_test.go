@@ -1,7 +1,6 @@
 package h2
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -355,34 +354,5 @@ func TestTimeouts(t *testing.T) {
 				t.Errorf("got %s, want %s (%v)", got, tt.want, fault)
 			}
 		})
-	}
-}
-
-// TestParked parks a connection and finds it awake at the next request.
-func TestParked(t *testing.T) {
-	noLeaks(t)
-	s := serve(t, FrontConfig{Handler: handlerFunc(echo)}, true)
-	p := dialRaw(t, s)
-	for i := range 3 {
-		id := uint32(4*i + 1)
-		p.request(id, "/")
-		if got := p.outcome(id); got != "200" {
-			t.Fatalf("request %d: %s", i, got)
-		}
-		until(t, "connection parks", func() bool {
-			for _, c := range s.list(func() {}) {
-				c.mu.Lock()
-				parked := c.parked
-				c.mu.Unlock()
-				if parked {
-					return true
-				}
-			}
-			return false
-		})
-		p.request(id+2, fmt.Sprint("/", i))
-		if got := p.outcome(id + 2); got != "200" {
-			t.Fatalf("request behind %d: %s", i, got)
-		}
 	}
 }

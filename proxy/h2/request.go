@@ -19,8 +19,9 @@ func (c *conn) headers(f *http2.HeadersFrame) error {
 	c.fresh = nil
 	switch {
 	case id <= c.maxID:
-		c.trailer.Reset(c.trailer.Buffer()[:0])
-		c.block.begin(forTrailer, &c.trailer)
+		trailer := &c.block.trailer
+		trailer.Reset(trailer.Buffer()[:0])
+		c.block.begin(forTrailer, trailer)
 	case c.takes(id):
 		c.fresh = c.f.stream(c)
 		c.fresh.begin(id)
@@ -100,7 +101,7 @@ func (c *conn) request() error {
 		return streamError(c.headFor, http2.ErrCodeProtocol)
 	}
 	c.fresh = nil
-	st.fill(&c.block, c.headEnd)
+	st.fill(c.block, c.headEnd)
 	c.mu.Lock()
 	bearable := true
 	if f := st.x.Fault; f != nil {
@@ -153,7 +154,7 @@ func (c *conn) trailers() error {
 	case !c.headEnd || c.block.bad != "" || c.block.tooLarge || st.declared >= 0 && st.received != st.declared:
 		return streamError(st.id, http2.ErrCodeProtocol)
 	}
-	st.trailer, c.trailer = c.trailer, st.trailer
+	st.trailer, c.block.trailer = c.block.trailer, st.trailer
 	st.remoteEnd = true
 	st.reader.Broadcast()
 	if st.localEnd {

@@ -29,6 +29,3 @@ func (c *Conn) Await(get func() []byte, put func([]byte)) (buf []byte, n int, er
 
 // TryWrite writes nothing here, since it couldn't without waiting.
 func (c *Conn) TryWrite([]byte) (int, error) { return 0, nil }
-
-// AwaitReadable returns at once: the read that follows waits.
-func (c *Conn) AwaitReadable() error { return nil }

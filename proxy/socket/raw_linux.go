@@ -66,22 +66,6 @@ func (c *Conn) Await(get func() []byte, put func([]byte)) (buf []byte, n int, er
 	return buf, r.n, nil
 }
 
-// AwaitReadable waits until a read would not: there are bytes, or the end, or
-// an error.
-func (c *Conn) AwaitReadable() error {
-	return c.raw.Read(peek)
-}
-
-func peek(fd uintptr) bool {
-	var b [1]byte
-	for {
-		_, _, err := syscall.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
-		if err != unix.EINTR {
-			return err != unix.EAGAIN
-		}
-	}
-}
-
 func (c *Conn) readReady(fd uintptr) bool {
 	r := &c.rd
 	if r.get != nil {

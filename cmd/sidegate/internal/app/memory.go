@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -50,6 +51,7 @@ func tidyMemory(ctx context.Context) {
 		if !quiet || spare < after+tidyWorth {
 			continue
 		}
+		runtime.GC() // what sync.Pools hold goes with the second collection only
 		debug.FreeOSMemory()
 		metrics.Read(sample)
 		cycles, after = sample[0].Value.Uint64(), sample[2].Value.Uint64()
