@@ -61,14 +61,19 @@ func (h *Head) Rebase(buf []byte) { h.buf = buf }
 // Append adds a field, copying both into h's memory. It must not be mixed with
 // Reset(buf) of a buffer that others still append to.
 func (h *Head) Append(name, value string) ID {
+	id := Lookup(name)
+	h.AppendID(id, name, value)
+	return id
+}
+
+// AppendID is Append for who knows the name's id already.
+func (h *Head) AppendID(id ID, name, value string) {
 	n := len(h.buf)
 	h.buf = append(append(h.buf, name...), value...)
-	id := Lookup(name)
 	h.add(field{
 		name: uint32(n), nameEnd: uint32(n + len(name)),
 		value: uint32(n + len(name)), valueEnd: uint32(len(h.buf)), id: id,
 	})
-	return id
 }
 
 // Buffer returns the memory behind h, so that its owner can use it again for

@@ -2,6 +2,7 @@ package h2
 
 import (
 	"errors"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -84,6 +85,7 @@ type block struct {
 	reply     bool // the blocks are a backend's: odd names are no danger
 	cookies   []byte
 	trailer   exchange.Head // memory for trailers until their stream takes them
+	now       time.Time     // since the last read of the socket; zero: not asked for
 
 	blockState
 }
@@ -146,7 +148,7 @@ func (b *block) write(fragment []byte, last bool) error {
 		return http2.ConnectionError(http2.ErrCodeCompression)
 	}
 	if b.crumbs > 0 && !b.tooLarge {
-		b.head.Append("cookie", view(b.cookies))
+		b.head.AppendID(exchange.Cookie, "cookie", view(b.cookies))
 	}
 	return nil
 }
@@ -188,7 +190,7 @@ func (b *block) field(f hpack.HeaderField) {
 	if !b.check(id, f.Value) {
 		return
 	}
-	b.head.Append(f.Name, f.Value)
+	b.head.AppendID(id, f.Name, f.Value)
 	if odd && !b.reply || id == exchange.Host || id == exchange.Proxy {
 		b.head.Drop(b.head.Len() - 1)
 	}

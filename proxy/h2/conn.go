@@ -277,6 +277,7 @@ func (c *conn) finish(e *engine, err error) {
 	}
 	for id, st := range c.streams {
 		delete(c.streams, id)
+		st.known = false
 		st.drop(faultGone)
 	}
 	if polite {

@@ -2,6 +2,7 @@ package h2
 
 import (
 	"io"
+	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -46,6 +47,7 @@ func (e *engine) buffered() int { return e.w - e.r }
 func (e *engine) more() error {
 	n, err := e.fill(e.buf[:])
 	e.r, e.w = 0, n
+	e.block.now = time.Time{}
 	if n > 0 {
 		return nil
 	}

@@ -78,6 +78,7 @@ func (c *conn) refuse(id uint32, code http2.ErrCode) error {
 // forget takes a stream off the table; mu is held.
 func (c *conn) forget(st *stream) {
 	delete(c.streams, st.id)
+	st.known = false
 	if len(c.streams) == 0 && c.draining == drained {
 		c.end(int(http2.ErrCodeNo))
 	}

@@ -121,6 +121,7 @@ func (c *conn) request() error {
 		c.streams = make(map[uint32]*stream, 8)
 	}
 	c.streams[st.id] = st
+	st.known = true
 	c.running++
 	c.mu.Unlock()
 	c.f.busy.Add(1)
@@ -166,7 +167,10 @@ func (c *conn) trailers() error {
 // fill makes the exchange of a decoded head.
 func (st *stream) fill(b *block, end bool) {
 	x := &st.x
-	x.Start = time.Now()
+	if b.now.IsZero() {
+		b.now = time.Now()
+	}
+	x.Start = b.now
 	x.Method, x.RawTarget, x.RawHost = b.method, b.path, b.authority
 	if x.RawHost == "" {
 		x.RawHost = b.host

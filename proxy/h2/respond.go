@@ -58,25 +58,23 @@ func (st *stream) Respond(x *exchange.Exchange) error {
 	if !tunnel && (x.Status < 200 || x.Status > 999) {
 		return exchange.NewFault(exchange.FromInternal, exchange.Internal, "response status %d over HTTP/2", x.Status)
 	}
-	c.mu.Lock()
-	second := st.answered
-	st.answered = true
-	c.mu.Unlock()
-	if second {
+	if st.answered { // which nobody else sets
 		return exchange.NewFault(exchange.FromInternal, exchange.Internal, "second response")
 	}
 	st.encode(x, tunnel)
 	if tunnel {
 		return st.join(x)
 	}
-	if !x.HasResponseBody() || x.ResponseBody == nil {
-		return st.whole(x, nil)
+	var b []byte
+	done := true
+	if x.HasResponseBody() && x.ResponseBody != nil {
+		b, done = x.ResponseBody.Next()
 	}
-	b, done := x.ResponseBody.Next()
 	if done {
 		return st.whole(x, b)
 	}
 	c.mu.Lock()
+	st.answered = true
 	err := st.sendHead(st.block, false)
 	if err == nil && len(b) > 0 {
 		err = st.sendBody(x, b, false)
@@ -93,6 +91,7 @@ func (st *stream) whole(x *exchange.Exchange, b []byte) error {
 	c := st.c
 	trailer := x.ResponseBody != nil && x.ResponseTrailer.Len() > 0
 	c.mu.Lock()
+	st.answered = true
 	err := st.sendHead(st.block, len(b) == 0 && !trailer)
 	if err == nil && (len(b) > 0 || trailer) {
 		err = st.sendBody(x, b, true)
@@ -172,7 +171,7 @@ func (st *stream) ended(err error) error {
 // sending is told to stop (RFC 9113, 8.1); mu is held.
 func (st *stream) close() {
 	c := st.c
-	if c.streams[st.id] != st {
+	if !st.known {
 		return
 	}
 	if !st.remoteEnd {
@@ -186,7 +185,7 @@ func (st *stream) close() {
 // abort resets the stream, unless that is over; mu is held.
 func (st *stream) abort(code http2.ErrCode) {
 	c := st.c
-	if c.streams[st.id] != st {
+	if !st.known {
 		return
 	}
 	if c.err == nil {

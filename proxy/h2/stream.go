@@ -29,6 +29,7 @@ type stream struct {
 	x         exchange.Exchange
 	c         *conn
 	gone      atomic.Bool // the client left, or the connection ended
+	known     bool        // the connection's table has it; guarded by link.mu
 	malformed bool        // refused with RST_STREAM instead of an answer
 	connect   bool        // an extended CONNECT
 	answered  bool        // the response has begun; guarded by link.mu
@@ -38,13 +39,11 @@ type stream struct {
 
 var _ exchange.Front = (*stream)(nil)
 
-// begin prepares a pooled stream.
+// begin prepares a pooled stream, which nobody but the reader knows yet.
 func (st *stream) begin(id uint32) {
 	c := st.c
-	c.mu.Lock()
 	st.lane.open(&c.link, id)
-	c.mu.Unlock()
-	st.x.Reset(exchange.HTTP2, c.info, st)
+	st.x.Proto, st.x.Conn, st.x.Front = exchange.HTTP2, c.info, st
 	st.x.Request.Reset(st.head[:0])
 	st.gone.Store(false)
 	st.malformed, st.connect, st.answered = false, false, false
@@ -56,7 +55,7 @@ func (st *stream) serve() {
 	c.f.cfg.Handler.Serve(&st.x)
 	c.f.busy.Add(-1)
 	c.mu.Lock()
-	if c.streams[st.id] == st {
+	if st.known {
 		// The handler gave no answer, or broke it off.
 		if c.err == nil {
 			c.putReset(st.id, http2.ErrCodeInternal)

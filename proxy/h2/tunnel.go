@@ -13,6 +13,7 @@ import (
 func (st *stream) join(x *exchange.Exchange) error {
 	c := st.c
 	c.mu.Lock()
+	st.answered = true
 	err := st.sendHead(st.block, false)
 	c.flush()
 	if err != nil {
