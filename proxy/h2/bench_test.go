@@ -1,14 +1,17 @@
 package h2
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
 	"net"
 	"testing"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 )
 
 // load is a client that costs nothing to speak of: it sends one batch of
@@ -162,5 +165,67 @@ func BenchmarkEncode(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		block = appendHead(appendStatus(block[:0], 200), &x.Response, &x.ResponseEdits)
+	}
+}
+
+// browser is the head that a browser sends.
+var browser = []string{
+	":method", "GET", ":scheme", "https", ":authority", "shop.example", ":path", "/catalogue/items?page=4",
+	"user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+	"accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "accept-language", "en-GB,en;q=0.5",
+	"accept-encoding", "gzip, deflate, br, zstd", "referer", "https://shop.example/catalogue",
+	"cookie", "session=3f2a9c64f0d24d6ab1c9a3e7", "cookie", "theme=dark", "sec-fetch-dest", "document", "te", "trailers",
+}
+
+// BenchmarkDecode takes a request's head whose fields the table has mostly.
+func BenchmarkDecode(b *testing.B) {
+	var buf bytes.Buffer
+	enc := hpack.NewEncoder(&buf)
+	encode := func() []byte {
+		buf.Reset()
+		for i := 0; i < len(browser); i += 2 {
+			if err := enc.WriteField(hpack.HeaderField{Name: browser[i], Value: browser[i+1]}); err != nil {
+				b.Fatal(err)
+			}
+		}
+		return bytes.Clone(buf.Bytes())
+	}
+	var bl block
+	bl.init(newDecoder(32<<10), 32<<10, 100)
+	var head exchange.Head
+	decode := func(fragment []byte) {
+		head.Reset(head.Buffer()[:0])
+		bl.begin(forRequest, &head)
+		if err := bl.write(fragment, true); err != nil || bl.bad != "" {
+			b.Fatal(err, bl.bad)
+		}
+	}
+	decode(encode()) // fills the table
+	fragment := encode()
+	b.ReportAllocs()
+	for b.Loop() {
+		decode(fragment)
+	}
+}
+
+// BenchmarkFrames queues a response: HEADERS and DATA.
+func BenchmarkFrames(b *testing.B) {
+	l := &link{}
+	l.init(newScript(nil), &pools{}, sweep.New(), func() {})
+	var s lane
+	head := make([]byte, 100)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b.ReportAllocs()
+	for b.Loop() {
+		s.open(l, 1)
+		if err := s.sendHead(head, false); err != nil {
+			b.Fatal(err)
+		}
+		if err := s.send(small, true); err != nil {
+			b.Fatal(err)
+		}
+		l.sendWindow += int64(len(small))
+		l.out = l.out[:0]
 	}
 }

@@ -2,6 +2,7 @@ package h2
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -191,7 +192,8 @@ func TestBodyRefusals(t *testing.T) {
 	}
 }
 
-// TestBudgets floods a connection with what is cheap to send.
+// TestBudgets floods a connection with what is cheap to send: it must end, and
+// before that cause a bounded number of requests and answering frames.
 func TestBudgets(t *testing.T) {
 	const calm = "GOAWAY ENHANCE_YOUR_CALM"
 	tests := []struct {
@@ -249,7 +251,9 @@ func TestBudgets(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			noLeaks(t)
+			var served atomic.Int32
 			s := serve(t, FrontConfig{MaxStreams: 20, Handler: handlerFunc(func(x *exchange.Exchange) {
+				served.Add(1)
 				if x.Target.Path == "/wait" {
 					until(t, "client leaves", func() bool { return x.Front.Gone(x) })
 				}
@@ -261,7 +265,7 @@ func TestBudgets(t *testing.T) {
 					tt.send(p, i)
 				}
 			}()
-			for {
+			for frames := 1; ; frames++ {
 				f, err := p.fr.ReadFrame()
 				if err != nil {
 					t.Fatalf("%v, want %s", err, calm)
@@ -269,6 +273,9 @@ func TestBudgets(t *testing.T) {
 				if g, ok := f.(*http2.GoAwayFrame); ok {
 					if got := "GOAWAY " + g.ErrCode.String(); got != calm {
 						t.Errorf("got %s, want %s", got, calm)
+					}
+					if n := served.Load(); n > 2*resetFloor || frames > 2*resetFloor {
+						t.Errorf("%d requests and %d frames before that", n, frames)
 					}
 					break
 				}
