@@ -20,8 +20,8 @@
 // # Output
 //
 // Nobody owns the socket. Who has queued frames calls link.flush: if nobody
-// writes, the caller becomes the writer; before it writes it yields once, so
-// that other streams that are ready put their frames into the same write.
+// writes, the caller becomes the writer; before it writes it yields, so that
+// other streams that are ready put their frames into the same write.
 // Streams that find no room, or no window, wait in line, and each gets one frame
 // a turn. A reader never writes, so that two peers that both wait for the other
 // to read can't lock up.
