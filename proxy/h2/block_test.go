@@ -16,7 +16,7 @@ import (
 // decode takes a field block as a stream's, in fragments of the given sizes.
 func decode(raw []byte, use purpose, cuts []byte) (*block, *exchange.Head, error) {
 	b := &block{}
-	b.init(1000, 20)
+	b.init(newDecoder(1000), 1000, 20)
 	b.reply = use == forResponse
 	h := &exchange.Head{}
 	b.begin(use, h)
