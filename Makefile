@@ -7,7 +7,7 @@ TOOLS       := $(CURDIR)/.cache/tools
 export SIDEGATE_TOOLS ?= $(TOOLS)
 export CGO_ENABLED    ?= 0
 
-.PHONY: help run build test lint fuzz bench package clean tools boot-test
+.PHONY: help run build test lint fuzz bench profile package clean tools boot-test
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -15,8 +15,8 @@ help: ## list the targets
 run: build ## build, and start a gateway with two demo backends on loopback
 	@exec bin/sidegate demo
 
-build: ## leave bin/sidegate
-	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/sidegate ./cmd/sidegate
+build: ## leave bin/sidegate, compiled by the profile that make profile took
+	go build -trimpath -pgo=cmd/sidegate/cpu.pgo -ldflags '$(LDFLAGS)' -o bin/sidegate ./cmd/sidegate
 
 tools: ## install the real servers that tests use (Consul, Pebble, nginx, ...)
 	@.ci/setup
@@ -37,6 +37,10 @@ fuzz: ## every fuzz target in turn, FUZZTIME each (10s), those that match PATTER
 bench: build ## CPU per request beside nginx and HAProxy (QUICK=1 for a short run)
 	@.ci/setup bench
 	go run ./proxy/bench $(if $(QUICK),-quick)
+
+profile: build ## take the profile that the compiler goes by, under the loads of make bench
+	@.ci/setup bench
+	go run ./proxy/bench -profile cmd/sidegate/cpu.pgo
 
 package: ## deb, rpm and tar.gz in dist/
 	packaging/package.sh

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"errors"
+	"os"
+	"runtime/pprof"
+
 	"github.com/spf13/cobra"
 
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/app"
 )
 
 func runCommand() *cobra.Command {
-	var path string
+	var path, profile string
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "Run the gateway",
@@ -20,9 +24,27 @@ when there is an error in it, nothing. SIGUSR1 opens the access log again.`,
 			if err != nil {
 				return reported(c, err)
 			}
-			return reported(c, a.Run(c.Context()))
+			return reported(c, profiled(profile, func() error { return a.Run(c.Context()) }))
 		},
 	}
 	configFlag(c, &path)
+	c.Flags().StringVar(&profile, "cpuprofile", "", "write a CPU profile of the whole run to this file, for go tool pprof")
 	return c
+}
+
+// profiled runs f, and writes its CPU profile to path if there is one.
+func profiled(path string, f func() error) error {
+	if path == "" {
+		return f()
+	}
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := pprof.StartCPUProfile(file); err != nil {
+		return errors.Join(err, file.Close())
+	}
+	err = f()
+	pprof.StopCPUProfile()
+	return errors.Join(err, file.Close())
 }

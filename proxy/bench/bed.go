@@ -52,6 +52,9 @@ func caddyArgs(tool, _, file string) []string {
 	return []string{tool, "run", "--adapter", "caddyfile", "--config", file}
 }
 func sidegateArgs(tool, _, file string) []string { return []string{tool, "run", "-config", file} }
+func profileArgs(tool, dir, file string) []string {
+	return []string{tool, "run", "-config", file, "-cpuprofile", filepath.Join(dir, "cpu.pprof")}
+}
 
 // kinds are the processes that a bed can start: contenders have core 0 and the
 // backend core 1, but for sidegate-2, which has both.
@@ -62,6 +65,7 @@ func kinds() map[string]kind {
 		"haproxy":           {"haproxy", haproxyConf, "haproxy.conf", haproxyArgs, "0", "1", false},
 		"caddy":             {"caddy", caddyConf, "Caddyfile", caddyArgs, "0", "1", false},
 		"sidegate":          {"sidegate", sidegateConf, "sidegate.hcl", sidegateArgs, "0", "1", false},
+		"sidegate-profile":  {"sidegate", sidegateConf, "sidegate-profile.hcl", profileArgs, "0", "1", true},
 		"sidegate-policies": {"sidegate", sidegateConf, "sidegate-policies.hcl", sidegateArgs, "0", "1", true},
 		"sidegate-2":        {"sidegate", sidegateConf, "sidegate-2.hcl", sidegateArgs, "0,1", "2", false},
 	}
@@ -163,6 +167,11 @@ func (b *bed) configure(p *process, k kind, file string) error {
 func (b *bed) end(p *process) {
 	_ = p.cmd.Process.Kill() // a throw-away process
 	_ = p.cmd.Wait()
+	b.forget(p)
+}
+
+// forget takes a process that has ended off the list.
+func (b *bed) forget(p *process) {
 	b.running = slices.DeleteFunc(b.running, func(o *process) bool { return o == p })
 }
 

@@ -95,6 +95,7 @@ func (g *generator) get(ctx context.Context, t http.RoundTripper) error {
 	if err != nil {
 		return err
 	}
+	r.Header.Set("X-Api-Key", apiKey) // a profile's listener wants it
 	answer, err := t.RoundTrip(r)
 	if err != nil {
 		return err
@@ -145,7 +146,7 @@ func exchange(c net.Conn, from *bufio.Reader, fields string) error {
 	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return err
 	}
-	if _, err := io.WriteString(c, "GET /small HTTP/1.1\r\nHost: localhost\r\n"+fields+"\r\n"); err != nil {
+	if _, err := io.WriteString(c, "GET /small HTTP/1.1\r\nHost: localhost\r\nX-API-Key: "+apiKey+"\r\n"+fields+"\r\n"); err != nil {
 		return err
 	}
 	r, err := http.ReadResponse(from, nil)

@@ -48,7 +48,11 @@ func (b *bed) load(w work, port int, length time.Duration) (int, error) {
 		}
 		args = append(args, url)
 	case "h2load":
-		args = []string{b.tools["h2load"], "-t1", "-c" + strconv.Itoa(w.conns), "-m" + strconv.Itoa(w.streams), "-D" + seconds, url}
+		args = []string{b.tools["h2load"], "-t1", "-c" + strconv.Itoa(w.conns), "-m" + strconv.Itoa(w.streams), "-D" + seconds}
+		for _, h := range w.headers {
+			args = append(args, "-H", h)
+		}
+		args = append(args, url)
 	default:
 		args = []string{b.self, "-load", w.tool, "-address", fmt.Sprintf("127.0.0.1:%d", port),
 			"-conns", strconv.Itoa(w.conns), "-streams", strconv.Itoa(w.streams), "-length", length.String()}

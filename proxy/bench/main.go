@@ -37,6 +37,7 @@ import (
 // options are the command line's.
 type options struct {
 	binary, only string
+	profile      string // where to write one, instead of measuring
 	rounds       int
 	length       time.Duration
 	held         int // idle connections
@@ -49,6 +50,7 @@ func main() {
 	quick := flag.Bool("quick", false, "3 rounds of 1 s instead of 9 of 2 s, 2,000 idle connections")
 	flag.StringVar(&o.binary, "sidegate", "bin/sidegate", "the binary to measure")
 	flag.StringVar(&o.only, "only", "", "run only the works whose name contains this")
+	flag.StringVar(&o.profile, "profile", "", "measure nothing, but write sidegate's CPU profile under all loads to this file")
 	flag.IntVar(&o.rounds, "rounds", o.rounds, "rounds, beside the one that warms up")
 	flag.DurationVar(&o.length, "length", o.length, "length of a turn")
 	flag.IntVar(&o.held, "held", o.held, "idle connections to hold")
@@ -134,6 +136,9 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer bed.stop()
+	if o.profile != "" {
+		return bed.profile(o)
+	}
 	fmt.Printf("%d rounds of %s, one core each, %s, %s, congestion control %s\n\n", o.rounds, o.length, runtime.Version(),
 		kernel("osrelease", "kernel"), kernel("tcp_congestion_control", "net/ipv4"))
 	return errors.Join(bed.costs(o), bed.latencies(o), bed.memories(o))
