@@ -16,9 +16,9 @@
 //
 // A connection takes a buffer from a pool when bytes are there and gives it
 // back when it has none to keep: an idle connection holds none (with TLS, one
-// that waits does: to ask the socket first would cost a system call). The head of a
-// message is offsets into that buffer, so the buffer stays until the exchange
-// is over. In steady state an exchange allocates nothing.
+// that waits does until it parks: to ask the socket first would cost a system
+// call). The head of a message is offsets into that buffer, so the buffer stays
+// until the exchange is over. In steady state an exchange allocates nothing.
 //
 // # Time
 //
@@ -31,12 +31,13 @@
 // # Goroutines
 //
 // ServeConn runs on its caller's goroutine, and so does everything else but
-// for three cases. A connection that is idle for long parks: a new goroutine
-// with a small stack goes on with it, and the former one ends. A request body that isn't wholly in memory is copied to the
-// backend by a goroutine of the ClientConn while the request's own reads the
-// response: only so can both sides stream, and can an early answer (a 413,
-// say) be seen before the body is through. It ends with the body, with an
-// error, or with the exchange (RequestBody is closed then), and RoundTrip,
-// Reusable and Close wait for it. An upgraded connection has a second
-// goroutine for the way from client to backend; Respond waits for it.
+// for three cases. A connection that is idle for a second parks: a new goroutine
+// with a small stack goes on with it, and the former one ends. A request body
+// that isn't wholly in memory is copied to the backend by a goroutine of the
+// ClientConn while the request's own reads the response: only so can both sides
+// stream, and can an early answer (a 413, say) be seen before the body is
+// through. It ends with the body, with an error, or with the exchange
+// (RequestBody is closed then), and RoundTrip, Reusable and Close wait for it.
+// An upgraded connection has a second goroutine for the way from client to
+// backend; Respond waits for it.
 package h1
