@@ -93,6 +93,16 @@ func printStatus(out io.Writer, s *admin.Status) error {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", strings.Join(c.Names, ","), c.Source, until, c.Error)
 		}
 	}
+	if len(s.Issuers) > 0 {
+		fmt.Fprintln(t, "\nISSUER\tKEYS\tAGE\tLAST ERROR")
+		for _, i := range s.Issuers {
+			age := "none yet"
+			if !i.Fetched.IsZero() {
+				age = i.Age.Round(time.Second).String()
+			}
+			fmt.Fprintf(t, "%s\t%d\t%s\t%s\n", i.Issuer, i.Keys, age, i.Error)
+		}
+	}
 	if err := t.Flush(); err != nil {
 		return err
 	}

@@ -155,7 +155,13 @@ route "orders-v2" {
 
   # policy blocks; they always run in one order, whatever their order here
   auth "api_key" { header = "X-API-Key" } # several auth blocks: the first that applies decides
-  rate_limit {                            # several allowed: all must admit a request
+  auth "jwt" {
+    issuer     = "https://id.example.com/"
+    audience   = ["api"]
+    jwks       = "https://id.example.com/jwks" # absent: as the issuer's discovery document says
+    algorithms = ["RS256", "ES256"]
+  }
+  rate_limit { # several allowed: all must admit a request
     rate = "5000/m"
     by   = "consumer" # client_ip, consumer, header:, cookie:, query:, param: (of the path) or route
   }
@@ -195,4 +201,5 @@ consumer "acme" {
   plan   = "gold"
   labels = { team = "search" }
   api_key { sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" } # printf %s "$KEY" | sha256sum
+  jwt { subject = "acme-client" }                                                         # what sub says in tokens of the issuer
 }

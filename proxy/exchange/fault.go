@@ -54,8 +54,10 @@ const (
 	RouteEnded       Kind = "route-ended"        // 410
 
 	// Of access control.
-	Unauthenticated Kind = "unauthenticated" // 401
-	RateLimited     Kind = "rate-limited"    // 429
+	Unauthenticated Kind = "unauthenticated"  // 401
+	Forbidden       Kind = "forbidden"        // 403
+	RateLimited     Kind = "rate-limited"     // 429
+	AuthUnavailable Kind = "auth-unavailable" // 503
 
 	// Of a backend.
 	NoInstance       Kind = "no-instance"            // 503

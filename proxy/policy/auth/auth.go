@@ -5,7 +5,8 @@
 //
 // The blocks are asked in their order. The first whose kind of credential the
 // request has decides: whoever shows a wrong key isn't asked for a password. A
-// request without any is refused with 401. Whatever was decided, and by whom,
+// token of one issuer isn't of the kind of another's block. A request without any
+// is refused with 401. Whatever was decided, and by whom,
 // no credential that a block looks for reaches the backend, unless the block
 // says so.
 package auth
@@ -13,6 +14,7 @@ package auth
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
@@ -24,20 +26,24 @@ type Method interface {
 	// Identify looks for a credential of its kind in x. It reports whether
 	// there is one; a right one sets x.Consumer, a wrong one is an error, with a
 	// fault of kind Unauthenticated where other credentials may help. Its text
-	// goes to the log and never has the credential in it.
+	// goes to the log and never has the credential in it. An error without a
+	// credential that applies stands for one that looks like its kind but is
+	// another's matter: it decides if that is nobody's.
 	Identify(x *exchange.Exchange) (applies bool, err error)
 	// Hide keeps what Identify looks at from being forwarded, right or wrong.
 	Hide(x *exchange.Exchange)
-	// Challenge is what WWW-Authenticate says of it (RFC 9110, 11.6.1); "": nothing.
-	Challenge() string
+	// Challenge is what WWW-Authenticate says of it (RFC 9110, 11.6.1), after a
+	// wrong credential of its kind or after none; "": nothing.
+	Challenge(wrong bool) string
 	// Explain says in a few words where it looks.
 	Explain() string
 }
 
 // Policy asks the methods of a route.
 type Policy struct {
-	methods []Method
-	none    *exchange.Fault
+	methods    []Method
+	none       *exchange.Fault
+	challenges [][]string // what WWW-Authenticate says after a wrong credential of method i; the last: after none
 }
 
 var (
@@ -70,7 +76,24 @@ func join(_ string, list []policy.Policy) (policy.Policy, error) {
 		p.methods = append(p.methods, m)
 	}
 	p.none = Refuse("no credential: " + p.Explain())
+	for i := range len(p.methods) + 1 {
+		p.challenges = append(p.challenges, p.challenge(i))
+	}
 	return p, nil
+}
+
+// challenge is what is said after a wrong credential of method i: each challenge
+// once, and none beside the one that tells more of the same.
+func (p *Policy) challenge(i int) []string {
+	var list []string
+	for j, m := range p.methods {
+		c := m.Challenge(j == i)
+		plain := j != i && i < len(p.methods) && c == p.methods[i].Challenge(false)
+		if c != "" && !plain && !slices.Contains(list, c) {
+			list = append(list, c)
+		}
+	}
+	return list
 }
 
 // Refuse returns the fault of a request whose credential is missing or wrong.
@@ -81,9 +104,11 @@ func Refuse(why string) *exchange.Fault {
 
 // Request refuses whoever isn't known.
 func (p *Policy) Request(x *exchange.Exchange) (policy.Verdict, error) {
-	if err := p.identify(x); err != nil {
+	if i, err := p.identify(x); err != nil {
 		if f, ok := err.(*exchange.Fault); ok && f.Kind == exchange.Unauthenticated { //nolint:errorlint // a wrapped fault isn't one
-			p.challenge(x)
+			for _, c := range p.challenges[i] { // RFC 9110, 15.5.2
+				x.ResponseEdits.AddID(exchange.WWWAuthenticate, "WWW-Authenticate", c)
+			}
 		}
 		return policy.Done, err
 	}
@@ -93,23 +118,19 @@ func (p *Policy) Request(x *exchange.Exchange) (policy.Verdict, error) {
 	return policy.Next, nil
 }
 
-func (p *Policy) identify(x *exchange.Exchange) error {
-	for _, m := range p.methods {
+// identify returns which method decided: len(p.methods): none.
+func (p *Policy) identify(x *exchange.Exchange) (int, error) {
+	which, none := len(p.methods), error(p.none)
+	for i, m := range p.methods {
 		applies, err := m.Identify(x)
-		if err != nil || applies {
-			return err
+		if applies {
+			return i, err
+		}
+		if err != nil && which == len(p.methods) {
+			which, none = i, err
 		}
 	}
-	return p.none
-}
-
-// challenge says which credentials would help (RFC 9110, 15.5.2).
-func (p *Policy) challenge(x *exchange.Exchange) {
-	for _, m := range p.methods {
-		if c := m.Challenge(); c != "" {
-			x.ResponseEdits.AddID(exchange.WWWAuthenticate, "WWW-Authenticate", c)
-		}
-	}
+	return which, none
 }
 
 // Explain says where the methods look, in their order.
@@ -123,9 +144,11 @@ func (p *Policy) Explain() string {
 
 // Test says who is calling, or why nobody is.
 func (p *Policy) Test(x *exchange.Exchange) string {
-	switch err := p.identify(x); {
+	switch _, err := p.identify(x); {
 	case err != nil:
 		return "refuses: " + err.Error()
+	case x.Consumer == nil && x.Claims != nil:
+		return fmt.Sprintf("admits the subject %q, no known consumer", x.Claims.Text("sub"))
 	case x.Consumer == nil:
 		return "admits"
 	default:

@@ -17,6 +17,7 @@ type activation struct {
 	x       *exchange.Exchange
 	headers textMap
 	query   textMap
+	claims  claimMap
 }
 
 var _ interpreter.Activation = (*activation)(nil)
@@ -25,6 +26,10 @@ func (a *activation) set(x *exchange.Exchange) {
 	a.x = x
 	a.headers = textMap{x: x, source: findHeader, all: allHeaders}
 	a.query = textMap{x: x, source: findQuery, all: allQuery}
+	a.claims = claimMap{}
+	if x != nil {
+		a.claims.values = x.Claims.Values()
+	}
 }
 
 // Parent is none.
@@ -66,7 +71,7 @@ func (a *activation) ResolveName(name string) (any, bool) {
 		}
 		return types.NewStringStringMap(types.DefaultTypeAdapter, x.Consumer.Labels), true
 	case "claims":
-		return types.NewStringStringMap(types.DefaultTypeAdapter, nil), true
+		return &a.claims, true
 	default:
 		return nil, false
 	}

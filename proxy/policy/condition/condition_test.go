@@ -171,3 +171,44 @@ func BenchmarkEval(b *testing.B) {
 		})
 	}
 }
+
+// TestClaims: claims are what a token says, of any type.
+func TestClaims(t *testing.T) {
+	x := testExchange(t)
+	x.Claims = exchange.NewClaims(map[string]any{
+		"sub": "u", "scope": "orders:read orders:write", "admin": true, "level": int64(3), "rate": 1.5, "none": nil,
+		"aud": []any{"api", "web"}, "realm_access": map[string]any{"roles": []any{"editor"}}, "https://a.test/roles": []any{"x"},
+	})
+	for text, want := range map[string]bool{
+		"'orders:write' in claims.scope.split(' ')":       true,
+		"'orders' in claims.scope.split(' ')":             false,
+		"claims.sub == 'u' && claims.admin":               true,
+		"claims.level > 2 && claims.level < 3.5":          true,
+		"claims.level == 3 && claims.rate == 1.5":         true,
+		"'api' in claims.aud && size(claims.aud) == 2":    true,
+		"'editor' in claims.realm_access.roles":           true,
+		"claims['https://a.test/roles'][0] == 'x'":        true,
+		"has(claims.sub) && !has(claims.nope)":            true,
+		"'sub' in claims && size(claims) == 9":            true,
+		"claims.exists(c, c == 'level')":                  true,
+		"claims.none == null":                             true,
+		"claims.scope.split(' ').exists(s, s == 'admin')": false,
+	} {
+		p, err := Compile(text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got, err := p.EvalErr(x); got != want || err != nil {
+			t.Errorf("%s = %v, %v, want %v", text, got, err, want)
+		}
+	}
+	x.Claims = nil
+	p, err := Compile("claims.sub == 'u'")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := p.EvalErr(x); got || err == nil {
+		t.Errorf("without claims: %v, %v", got, err)
+	}
+}

@@ -18,6 +18,7 @@ const (
 	maxFields = 1000
 	maxParams = 1 << 18
 	maxPath   = 3 << 18 // each byte may become an escape
+	maxClaims = 64 << 10
 )
 
 // EstimateCallCost leaves the functions to CEL.
@@ -48,6 +49,8 @@ func (sizes) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
 		}
 	case "request.path":
 		size = maxPath
+	case "claims": // and all that is in them
+		size = maxClaims
 	case "request.method":
 	default:
 		return nil

@@ -9,6 +9,16 @@ type Config struct {
 	Labels map[string]string `hcl:"labels,attr"`
 	// Its API keys; several while one is being replaced.
 	Keys []*KeyConfig `hcl:"api_key,block"`
+	// Tokens that are its: auth "jwt".
+	JWT []*JWTConfig `hcl:"jwt,block"`
+}
+
+// JWTConfig is a jwt block: a consumer by what its tokens say.
+type JWTConfig struct {
+	// What sub says.
+	Subject string `hcl:"subject,attr" required:"true"`
+	// Whose tokens. May be left out as long as all auth "jwt" blocks of the files name one issuer: another one may give the same subject to somebody else.
+	Issuer string `hcl:"issuer,attr"`
 }
 
 // KeyConfig is an api_key block: a key by its hash, so that whoever reads the

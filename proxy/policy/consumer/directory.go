@@ -41,7 +41,13 @@ type Directory struct {
 	hashes []Hash
 	owners []*exchange.Consumer // by the index of their hash
 	slots  []uint32             // index + 1 of a hash, near the place that its first bytes say; 0: free
+
+	subjects map[subject]*exchange.Consumer
 }
+
+// subject is whom a token is about: a name means somebody only with who gave it
+// (RFC 7519, 4.1.2).
+type subject struct{ issuer, name string }
 
 // Compile makes the directory of a configuration.
 func Compile(plans []*PlanConfig, consumers []*Config) (*Directory, error) {
@@ -60,6 +66,7 @@ func Compile(plans []*PlanConfig, consumers []*Config) (*Directory, error) {
 		n += len(c.Keys)
 	}
 	d := newDirectory(n)
+	d.subjects = map[subject]*exchange.Consumer{}
 	for _, c := range consumers {
 		x := &exchange.Consumer{Name: c.Name, Plan: byName[c.Plan], Labels: c.Labels}
 		if c.Plan != "" && x.Plan == nil {
@@ -73,6 +80,13 @@ func Compile(plans []*PlanConfig, consumers []*Config) (*Directory, error) {
 			if err != nil {
 				errs = errors.Join(errs, fmt.Errorf("consumer %q: api_key: sha256: %w", c.Name, err))
 			}
+		}
+		for _, j := range c.JWT {
+			s := subject{j.Issuer, j.Subject}
+			if d.subjects[s] != nil {
+				errs = errors.Join(errs, fmt.Errorf("consumer %q: jwt: consumer %q has the same subject", c.Name, d.subjects[s].Name))
+			}
+			d.subjects[s] = x
 		}
 	}
 	if errs != nil {
@@ -147,6 +161,15 @@ func (d *Directory) Find(key []byte) *exchange.Consumer {
 		return d.owners[n]
 	}
 	return nil
+}
+
+// Subject returns whom the tokens of an issuer mean by a name, nil for nobody
+// that is known.
+func (d *Directory) Subject(issuer, name string) *exchange.Consumer {
+	if d == nil || name == "" || issuer == "" {
+		return nil
+	}
+	return d.subjects[subject{issuer, name}]
 }
 
 // Len is the number of keys.

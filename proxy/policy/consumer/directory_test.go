@@ -144,3 +144,29 @@ func BenchmarkFind(b *testing.B) {
 		}
 	})
 }
+
+// TestSubjects: a subject is somebody with its issuer only.
+func TestSubjects(t *testing.T) {
+	d, err := Compile(nil, []*Config{
+		{Name: "acme", JWT: []*JWTConfig{{Subject: "s", Issuer: "i"}, {Subject: "t", Issuer: "i"}}},
+		{Name: "umbrella", JWT: []*JWTConfig{{Subject: "s", Issuer: "j"}, {Subject: "nowhere"}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ issuer, subject, want string }{
+		{"i", "s", "acme"}, {"i", "t", "acme"}, {"j", "s", "umbrella"}, {"j", "t", ""}, {"k", "s", ""}, {"", "s", ""}, {"i", "", ""}, {"", "nowhere", ""}, {"i", "nowhere", ""},
+	} {
+		got := ""
+		if c := d.Subject(tt.issuer, tt.subject); c != nil {
+			got = c.Name
+		}
+		if got != tt.want {
+			t.Errorf("Subject(%q, %q) = %q, want %q", tt.issuer, tt.subject, got, tt.want)
+		}
+	}
+	_, err = Compile(nil, []*Config{{Name: "a", JWT: []*JWTConfig{{"s", "i"}}}, {Name: "b", JWT: []*JWTConfig{{"s", "i"}}}})
+	if want := `consumer "b": jwt: consumer "a" has the same subject`; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
+	}
+}

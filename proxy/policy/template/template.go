@@ -10,6 +10,7 @@
 //	{route} {service}                names; {service} is "" as long as none is chosen
 //	{consumer.name} {consumer.plan}  "" without a consumer
 //	{consumer.labels.NAME}           "" without that label
+//	{claims.NAME}                    of the verified token, lists and objects as JSON; "" without that claim
 //	{param.NAME}, or {NAME}          a parameter of the route's path, as it stands there
 //
 // {{ and }} stand for { and }.
@@ -41,13 +42,14 @@ const (
 	ConsumerName
 	ConsumerPlan
 	ConsumerLabel
+	Claim
 	Param
 )
 
 // Part is a piece of a template.
 type Part struct {
 	Kind Kind
-	Text string // of a literal; the name of a parameter or label
+	Text string // of a literal; the name of a parameter, label or claim
 }
 
 // Template is a compiled text. It never changes.
@@ -130,6 +132,9 @@ func parsePart(name string) (Part, error) {
 	if label, ok := strings.CutPrefix(name, "consumer.labels."); ok && label != "" {
 		return Part{ConsumerLabel, label}, nil
 	}
+	if claim, ok := strings.CutPrefix(name, "claims."); ok && claim != "" {
+		return Part{Claim, claim}, nil
+	}
 	param := strings.TrimPrefix(name, "param.")
 	for i := range len(param) {
 		c := param[i]
@@ -175,7 +180,7 @@ func (t *Template) Params() []string {
 // must not be able to say of itself.
 func (t *Template) Identifies() bool {
 	return slices.ContainsFunc(t.parts, func(p Part) bool {
-		return p.Kind == ConsumerName || p.Kind == ConsumerPlan || p.Kind == ConsumerLabel
+		return p.Kind == ConsumerName || p.Kind == ConsumerPlan || p.Kind == ConsumerLabel || p.Kind == Claim
 	})
 }
 
@@ -233,6 +238,8 @@ func (p *Part) append(dst []byte, x *exchange.Exchange) []byte {
 			dst = append(dst, x.Consumer.Labels[p.Text]...)
 		}
 		return dst
+	case Claim:
+		return append(dst, x.Claims.Text(p.Text)...)
 	case Param:
 		for i := range x.Params {
 			if x.Params[i].Name == p.Text {

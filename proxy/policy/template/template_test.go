@@ -19,6 +19,7 @@ func TestAppend(t *testing.T) {
 		{"{host}", "GET https://A.test.:8443/", "a.test"},
 		{"{scheme} {method} {client_ip} {request_id} {route} {service} {consumer.name}", "PUT http://a.test/", "http PUT 192.0.2.1 r-1 test  acme"},
 		{"{consumer.plan} {consumer.labels.team}{consumer.labels.none}", "GET https://a.test/", "gold search"},
+		{"{claims.sub} {claims.level} {claims.aud} {claims.admin}{claims.none}{claims.o}", "GET https://a.test/", `u 3 ["a","b"] true{"p":[1.5]}`},
 		{"{id}-{param.id}-{host_}", "GET https://a.test/", "7-7-"},
 	}
 	for _, tt := range tests {
@@ -30,13 +31,14 @@ func TestAppend(t *testing.T) {
 		x := policytest.Exchange(t, tt.line)
 		x.Params = []exchange.Param{{Name: "id", Value: "7"}}
 		x.Consumer = &exchange.Consumer{Name: "acme", Plan: &exchange.Plan{Name: "gold"}, Labels: map[string]string{"team": "search"}}
+		x.Claims = exchange.NewClaims(map[string]any{"sub": "u", "level": int64(3), "aud": []any{"a", "b"}, "admin": true, "none": nil, "o": map[string]any{"p": []any{1.5}}})
 		if got := string(tpl.Append(nil, x)); got != tt.want {
 			t.Errorf("%q for %s = %q, want %q", tt.text, tt.line, got, tt.want)
 		}
 	}
 	x := &exchange.Exchange{}
 	x.Target.Path = "*"
-	tpl, err := template.Compile("{path}{client_ip}{consumer.name}{consumer.plan}{consumer.labels.team}")
+	tpl, err := template.Compile("{path}{client_ip}{consumer.name}{consumer.plan}{consumer.labels.team}{claims.sub}")
 	if err != nil {
 		t.Fatal(err)
 	}

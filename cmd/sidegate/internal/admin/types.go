@@ -20,6 +20,7 @@ type Status struct {
 	Stale       []string               `json:"stale,omitempty"` // services whose instances are the last known ones
 	Consul      *ConsulStatus          `json:"consul,omitempty"`
 	Certificate []edgetls.CertStatus   `json:"certificates"`
+	Issuers     []IssuerStatus         `json:"issuers,omitempty"`
 	Problems    []Problem              `json:"problems"`
 	Routes      int                    `json:"routes"`
 }
@@ -47,6 +48,16 @@ type ConsulStatus struct {
 	Age       time.Duration `json:"age_ns"` // since Consul last answered
 	Error     string        `json:"error,omitempty"`
 	Watches   int           `json:"watches"`
+}
+
+// IssuerStatus is an issuer of tokens, and how its keys are.
+type IssuerStatus struct {
+	Issuer  string        `json:"issuer"`
+	JWKS    string        `json:"jwks,omitempty"` // "": by discovery
+	Keys    int           `json:"keys"`
+	Fetched time.Time     `json:"fetched,omitzero"`
+	Age     time.Duration `json:"age_ns"`
+	Error   string        `json:"error,omitempty"` // of the last fetch
 }
 
 // Problem is something that was isolated rather than fatal: a bad tag, a

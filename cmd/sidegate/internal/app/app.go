@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics and of rate limits), sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics and of rate limits), issuers' keys and their verified tokens, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), claims of
@@ -16,7 +16,7 @@
 //
 // # Goroutines
 //
-// Run starts, and awaits: the sweeper, the memory's tidying, the access log's writer, the snapshots'
+// Run starts, and awaits: the sweeper, the memory's tidying, the fetching of issuers' keys, the access log's writer, the snapshots'
 // writer, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
@@ -42,6 +42,8 @@ import (
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
@@ -74,6 +76,8 @@ type App struct {
 	// Long-lived: made once.
 	stats      *proxy.Stats
 	counters   *ratelimit.Store
+	keysets    *keyset.Store
+	tokens     *jwt.Cache
 	sweeper    *sweep.Sweeper
 	handler    *proxy.Handler
 	server     *proxy.Server
@@ -126,6 +130,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	if err := os.MkdirAll(file.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("state_dir: %w: create it, or set state_dir to a folder that this user may write", err)
 	}
+	a.keysets, a.tokens = keyset.NewStore(keyset.Deps{Log: a.log.WithField("component", "keys")}), jwt.NewCache()
 	a.snapshots = discovery.NewSnapshots(filepath.Join(file.StateDir, "snapshots"), a.log.WithField("component", "snapshots"))
 	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
 	a.remembered = a.snapshots.Wrap("consul", a.consul)
@@ -228,6 +233,7 @@ func (a *App) Run(ctx context.Context) error {
 func (a *App) start(end *cleanups) error {
 	end.background("sweeper", a.sweeper.Run)
 	end.background("memory", tidyMemory)
+	end.background("key sets", a.keysets.Run)
 	end.add("snapshots", func() { // after Run: what changed last
 		if err := a.snapshots.Close(); err != nil {
 			a.log.WithError(err).Warn("the last snapshots weren't written")

@@ -18,6 +18,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/answer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/sunset"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
@@ -31,6 +32,7 @@ type ready struct {
 	table    *proxy.Table
 	services []*upstream.Config
 	pools    *upstream.Plan
+	keys     *keyset.Plan
 	certs    *edgetls.Plan
 	problems []admin.Problem
 	hosts    []string
@@ -154,7 +156,7 @@ func (a *App) unsound(d *draft) map[string]error {
 
 // compile turns a draft into what the data plane runs on.
 func (a *App) compile(d *draft) (*ready, error) {
-	out := &ready{file: d.file}
+	out := &ready{file: d.file, keys: a.keysets.Plan()}
 	bundles := map[string][]config.Block{}
 	for _, b := range d.file.Bundles {
 		bundles[b.Name] = b.Policies
@@ -171,7 +173,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 	}
 	with := making{
 		bundles:    bundles,
-		kinds:      kinds(means{consumers: consumers, counters: a.counters}),
+		kinds:      kinds(means{consumers: consumers, counters: a.counters, keys: out.keys, tokens: a.tokens}),
 		conditions: sync.OnceValues(condition.NewCompiler), // made for the first when, if there is one
 	}
 	for _, r := range d.file.Routes {

@@ -23,6 +23,7 @@ type descs struct {
 	instances, pending, latency, tries, failures, retries, queue, panic *prometheus.Desc
 	consulUp, consulAge, stale, problems                                *prometheus.Desc
 	overRate, overRateDry, forgotten                                    *prometheus.Desc
+	keys, keysAge, keysFailed, signatures                               *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
 }
 
@@ -58,6 +59,10 @@ func newDescs() *descs {
 		overRate:    d("rate_limit_refused_total", "Requests that a rate limit refused.", "route", "limit"),
 		overRateDry: d("rate_limit_dry_run_refused_total", "Requests that a rate limit would have refused, were it not a dry run.", "route", "limit"),
 		forgotten:   d("rate_limit_forgotten_total", "Clients whose counter made room for another before its time: counters.memory is too small."),
+		keys:        d("issuer_keys", "Keys of an issuer of tokens.", "issuer"),
+		keysAge:     d("issuer_keys_age_seconds", "Time since an issuer's keys were last fetched.", "issuer"),
+		keysFailed:  d("issuer_keys_failures_total", "Fetches of an issuer's keys that failed.", "issuer"),
+		signatures:  d("token_signatures_checked_total", "Signatures of tokens that were checked: those of tokens that weren't remembered."),
 		certificate: d("certificate_not_after_seconds", "When a certificate ends, in seconds since 1970.", "name", "source"),
 		reloads:     d("configuration_reloads_total", "Reloads that succeeded."),
 		rejected:    d("configuration_rejected", "1 while the newest configuration isn't in force because of an error."),
@@ -100,6 +105,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(desc, float64(l.Refused()), l.Route, l.Limit)
 	}
 	count(d.forgotten, float64(a.counters.Forgotten()))
+	c.issuers(d, count, gauge)
 	if s := a.consulStatus(); s != nil {
 		gauge(d.consulUp, number(s.Connected))
 		gauge(d.consulAge, s.Age.Seconds())
@@ -171,6 +177,39 @@ func (c *collector) services(d *descs, count, gauge emit) {
 		count(d.retries, float64(s.OverBudget), s.Service)
 		gauge(d.queue, float64(s.Queue), s.Service)
 		gauge(d.panic, number(s.Panic), s.Service)
+	}
+}
+
+// issuers shows the keys of each issuer; of one that has several sources, the
+// oldest.
+func (c *collector) issuers(d *descs, count, gauge emit) {
+	type sum struct {
+		keys     int
+		age      float64
+		failures uint64
+	}
+	sums := map[string]*sum{}
+	for _, k := range c.app.keysets.Status() {
+		s := sums[k.Issuer]
+		if s == nil {
+			s = &sum{}
+			sums[k.Issuer] = s
+		}
+		s.keys += k.Keys
+		s.failures += k.Failures
+		if !k.Fetched.IsZero() {
+			s.age = max(s.age, time.Since(k.Fetched).Seconds())
+		}
+	}
+	for issuer, s := range sums {
+		gauge(d.keys, float64(s.keys), issuer)
+		count(d.keysFailed, float64(s.failures), issuer)
+		if s.keys > 0 {
+			gauge(d.keysAge, s.age, issuer)
+		}
+	}
+	if len(sums) > 0 {
+		count(d.signatures, float64(c.app.tokens.Checked()))
 	}
 }
 

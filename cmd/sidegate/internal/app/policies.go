@@ -3,7 +3,9 @@ package app
 import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
@@ -14,6 +16,8 @@ import (
 type means struct {
 	consumers *consumer.Directory // of the configuration being compiled
 	counters  *ratelimit.Store    // the gateway's
+	keys      *keyset.Plan        // of the configuration being compiled
+	tokens    *jwt.Cache          // the gateway's
 }
 
 // kinds are the policies that there are, in the order in which they run on a
@@ -23,6 +27,7 @@ type means struct {
 func kinds(m means) []policy.Kind {
 	return []policy.Kind{
 		apikey.Kind(m.consumers),
+		jwt.Kind(jwt.Deps{Consumers: m.consumers, Keys: m.keys, Cache: m.tokens}),
 		ratelimit.Kind(m.counters),
 		request.Kind(),
 		response.Kind(),

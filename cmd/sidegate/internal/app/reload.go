@@ -20,7 +20,8 @@ import (
 
 const (
 	// firstInstances is how long a new table waits for the first instances of
-	// its services; without them it answers 503 for those.
+	// its services, and for the keys of its issuers; without them it answers 503
+	// for those.
 	firstInstances = time.Second
 	// filePoll is how often the configuration's files are looked at. Polling
 	// sees what notifications miss: network file systems and swapped symlinks.
@@ -58,9 +59,11 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 		}
 	}
 	r.pools.Commit()
+	r.keys.Commit()
 	r.certs.Commit(context.Background())
 	ctx, cancel := context.WithTimeout(context.Background(), firstInstances)
 	a.group.Wait(ctx)
+	a.keysets.Wait(ctx)
 	cancel()
 	a.handler.SetTable(r.table)
 	a.file = file

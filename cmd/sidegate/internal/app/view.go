@@ -103,6 +103,11 @@ func (a *App) Ready() admin.Readiness {
 	if c := a.consulStatus(); c != nil && !c.Connected {
 		degraded = append(degraded, "Consul is away, serving the last known instances")
 	}
+	for _, k := range a.keysets.Status() {
+		if k.Error != "" {
+			degraded = append(degraded, "the keys of "+k.Issuer+" can't be fetched")
+		}
+	}
 	return admin.Readiness{Ready: true, Reason: strings.Join(degraded, "; ")}
 }
 
@@ -127,7 +132,7 @@ func (a *App) Status() admin.Status {
 	s := admin.Status{
 		Version: a.opt.Version, Started: a.started, PID: os.Getpid(), Ready: a.Ready(),
 		Listeners: a.server.Status(), Services: a.group.Status(), Stale: a.stale(), Consul: a.consulStatus(), Problems: a.view.problems(),
-		Certificate: a.certs.Status(),
+		Certificate: a.certs.Status(), Issuers: a.issuers(),
 	}
 	for _, p := range a.certs.Problems() {
 		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "state_dir", Text: p.Error()})
@@ -140,6 +145,19 @@ func (a *App) Status() admin.Status {
 	s.Config = admin.ConfigStatus{Path: a.opt.Config, Loaded: a.view.loaded, Reloads: a.view.reloads, Rejected: a.view.rejectedAt, RejectedBy: a.view.rejectedBy}
 	a.view.mu.Unlock()
 	return s
+}
+
+// issuers are those whose tokens are asked for, and how their keys are.
+func (a *App) issuers() []admin.IssuerStatus {
+	var out []admin.IssuerStatus
+	for _, k := range a.keysets.Status() {
+		s := admin.IssuerStatus{Issuer: k.Issuer, JWKS: k.URL, Keys: k.Keys, Fetched: k.Fetched, Error: k.Error}
+		if !k.Fetched.IsZero() {
+			s.Age = time.Since(k.Fetched)
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 // stale names the services whose instances are the last known ones.
@@ -344,8 +362,11 @@ func offline(ctx context.Context, opt Options, f func(*proxy.Table) error) error
 		return err
 	}
 	r.pools.Commit()
+	end.background("key sets", a.keysets.Run)
+	r.keys.Commit()
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	a.group.Wait(ctx)
+	a.keysets.Wait(ctx)
 	return f(r.table)
 }

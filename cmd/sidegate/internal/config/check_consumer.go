@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 )
 
@@ -20,6 +21,7 @@ func (c *checker) consumers() {
 			c.blame(p, fmt.Sprintf("plan %q", p.Name), err)
 		}
 	}
+	c.subjects()
 	owners := map[consumer.Hash]*consumer.Config{}
 	keys := map[consumer.Hash]*consumer.KeyConfig{}
 	for _, o := range c.file.Consumers {
@@ -51,4 +53,65 @@ func (c *checker) consumers() {
 			owners[h], keys[h] = o, k
 		}
 	}
+}
+
+// subjects checks whose tokens consumers are known by. A subject is somebody only
+// with its issuer: where that goes without saying, it is filled in.
+func (c *checker) subjects() {
+	issuers := c.file.issuers()
+	type key struct{ issuer, subject string }
+	seen := map[key]*consumer.JWTConfig{}
+	for _, o := range c.file.Consumers {
+		what := fmt.Sprintf("consumer %q: jwt", o.Name)
+		for _, j := range o.JWT {
+			if c.broken[j] {
+				continue
+			}
+			if j.Subject == "" {
+				c.errorf(j, "subject", "", "%s: the subject is empty", what)
+				continue
+			}
+			switch {
+			case j.Issuer != "":
+			case len(issuers) == 1:
+				j.Issuer = issuers[0]
+			case len(issuers) > 1:
+				c.errorf(j, "", fmt.Sprintf("Add issuer = %q, or the other one.", issuers[0]),
+					"%s: tokens of several issuers are asked for, so that a subject alone is nobody: %s", what, and(issuers))
+				continue
+			case c.whole:
+				c.diags.warnf(c.at(j, ""), `Add issuer = "https://…", or auth "jwt" to a route.`, "%s: no auth \"jwt\" of the files says whose tokens", what)
+				continue
+			}
+			k := key{j.Issuer, j.Subject}
+			if first := seen[k]; first != nil {
+				c.broken[o] = true
+				c.diags.Add(Diagnostic{
+					Text: fmt.Sprintf("%s: another consumer has the subject %q, too", what, j.Subject), Range: c.at(j, "subject"), Also: c.at(first, "subject"),
+					Advice: "Remove one of them: a subject says who is calling.",
+				})
+				continue
+			}
+			seen[k] = j
+		}
+	}
+}
+
+// issuers are those whose tokens the files' routes and bundles ask for.
+func (f *File) issuers() []string {
+	var list []string
+	see := func(blocks []Block) {
+		for _, b := range blocks {
+			if j, ok := b.Config.(*jwt.Config); ok && j.Issuer != "" && !slices.Contains(list, j.Issuer) {
+				list = append(list, j.Issuer)
+			}
+		}
+	}
+	for _, b := range f.Bundles {
+		see(b.Policies)
+	}
+	for _, r := range f.Routes {
+		see(r.Policies)
+	}
+	return list
 }

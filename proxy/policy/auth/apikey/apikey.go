@@ -188,7 +188,7 @@ func (m *Method) Hide(x *exchange.Exchange) {
 }
 
 // Challenge names the places of a key.
-func (m *Method) Challenge() string { return m.challenge }
+func (m *Method) Challenge(bool) string { return m.challenge }
 
 // Explain says where it looks.
 func (m *Method) Explain() string {

@@ -1,0 +1,6 @@
+consumer "acme" {
+  jwt { subject = "s" }
+}
+route "r" {
+  respond { body = "ok" }
+}
