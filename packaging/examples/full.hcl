@@ -161,6 +161,7 @@ route "orders-v2" {
     jwks       = "https://id.example.com/jwks" # absent: as the issuer's discovery document says
     algorithms = ["RS256", "ES256"]
   }
+  authorize = "!has(claims.scope) || 'orders:write' in claims.scope.split(' ') || request.method == 'GET'"
   rate_limit { # several allowed: all must admit a request
     rate = "5000/m"
     by   = "consumer" # client_ip, consumer, header:, cookie:, query:, param: (of the path) or route

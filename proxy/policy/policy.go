@@ -57,7 +57,7 @@ type Kind struct {
 	Name   string                        // the block's type
 	Label  string                        // the block's label, where kinds share a type: auth "api_key"; "": none, or Config has it
 	Repeat bool                          // several blocks on one route are allowed
-	Config func() any                    // a pointer to a new Config, to decode into
+	Config func() any                    // a pointer to a new Config, to decode into; nil: an argument of routes and bundles, not a block
 	New    func(cfg any) (Policy, error) // from what Config returned, decoded
 	// Join makes one policy of all that New made of a route's blocks of this
 	// type, in their order; nil: each is one by itself. What New returns need

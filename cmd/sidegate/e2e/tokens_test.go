@@ -26,6 +26,7 @@ route "tokens" {
     issuer   = %q
     audience = ["api"]
   }
+  authorize = "!request.path.startsWith('/write') || 'orders:write' in claims.scope.split(' ')"
   request {
     set = {
       "X-Consumer" = "{consumer.name}"
@@ -91,6 +92,22 @@ func TestTokens(t *testing.T) {
 			if resp.StatusCode != 200 {
 				t.Fatalf("%s: %s", resp.Status, body)
 			}
+			for path, status := range map[string]int{"/write": 403, "/x/../write/": 403, "/%77rite": 403, "/read": 200} {
+				resp, refused := send(t, c, strings.TrimSuffix(url, "/")+path, "Authorization: Bearer "+token)
+				if resp.StatusCode != status {
+					t.Errorf("%s: %s, want %d", path, resp.Status, status)
+				}
+				if status == 403 {
+					wantProblem(t, resp, refused, 403, "forbidden")
+					if got, want := resp.Header.Get("WWW-Authenticate"), `Bearer error="insufficient_scope"`; got != want {
+						t.Errorf("%s: WWW-Authenticate = %q, want %q", path, got, want)
+					}
+				}
+			}
+			more := i.Sign("k", tokenClaims(i, map[string]any{"scope": "a orders:write"}))
+			if resp, _ := send(t, c, url+"write", "Authorization: Bearer "+more); resp.StatusCode != 200 {
+				t.Errorf("with the scope: %s", resp.Status)
+			}
 			h := seenIn(t, body).Header
 			if h.Get("X-Consumer") != "acme" || h.Get("X-Subject") != "acme-client" || strings.Contains(body, "root") || strings.Contains(body, token) {
 				t.Errorf("the backend saw %s", body)
@@ -98,6 +115,9 @@ func TestTokens(t *testing.T) {
 		})
 	}
 	g.logged(t, "an expired token", func(l logLine) bool { return l.Status == 401 && l.Error == "unauthenticated: the token has expired" })
+	g.logged(t, "who may not", func(l logLine) bool {
+		return l.Status == 403 && strings.HasPrefix(l.Error, "forbidden: authorize: the condition doesn't hold: !request.path")
+	})
 	if strings.Contains(g.log.String(), strings.Split(token, ".")[2]) {
 		t.Error("a token stands in the log")
 	}
@@ -150,7 +170,7 @@ func TestIssuerRotatesAndFails(t *testing.T) {
 		t.Errorf("status (%d):\n%s", code, out)
 	}
 	out, code = run(t, "explain", "-config", filepath.Join(g.dir, "etc"), "-header", "Authorization: Bearer "+fresh, "https://tokens.test/")
-	if code != 0 || !strings.Contains(out, `admits the consumer "acme"`) {
+	if code != 0 || !strings.Contains(out, `admits the consumer "acme"`) || !strings.Contains(out, "authorize: !request.path") {
 		t.Errorf("explain (%d):\n%s", code, out)
 	}
 }

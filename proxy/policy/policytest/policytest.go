@@ -104,6 +104,31 @@ func README(t *testing.T, path string, kind policy.Kind) {
 	}
 }
 
+// Arguments calls f with the text of each such argument of routes and bundles in
+// the hcl snippets of a README, and returns how many there are.
+func Arguments(t *testing.T, path, name string, f func(text string)) (n int) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range Snippets(string(text)) {
+		for _, b := range parse(t, s) {
+			a := b.Body.Attributes[name]
+			if a == nil {
+				continue
+			}
+			v, diags := a.Expr.Value(nil)
+			if diags.HasErrors() {
+				t.Fatal(diags)
+			}
+			n++
+			f(v.AsString())
+		}
+	}
+	return n
+}
+
 // Snippets returns what stands between ```hcl and ``` in a Markdown text.
 func Snippets(text string) []string {
 	var list []string

@@ -157,9 +157,9 @@ func (a *App) unsound(d *draft) map[string]error {
 // compile turns a draft into what the data plane runs on.
 func (a *App) compile(d *draft) (*ready, error) {
 	out := &ready{file: d.file, keys: a.keysets.Plan()}
-	bundles := map[string][]config.Block{}
+	bundles := map[string]*config.Bundle{}
 	for _, b := range d.file.Bundles {
-		bundles[b.Name] = b.Policies
+		bundles[b.Name] = b
 	}
 	diags := &config.Diagnostics{}
 	var routes []*config.Route
@@ -171,10 +171,11 @@ func (a *App) compile(d *draft) (*ready, error) {
 	if err != nil {
 		return nil, err
 	}
+	conditions := sync.OnceValues(condition.NewCompiler) // made for the first condition, if there is one
 	with := making{
 		bundles:    bundles,
-		kinds:      kinds(means{consumers: consumers, counters: a.counters, keys: out.keys, tokens: a.tokens}),
-		conditions: sync.OnceValues(condition.NewCompiler), // made for the first when, if there is one
+		kinds:      kinds(means{consumers: consumers, counters: a.counters, keys: out.keys, tokens: a.tokens, conditions: conditions}),
+		conditions: conditions,
 	}
 	for _, r := range d.file.Routes {
 		origin, fixed := d.file.Origin(r), d.fixed[r]
@@ -258,7 +259,7 @@ func servicesOf(r *config.Route) []string {
 
 // making is what routes are compiled with.
 type making struct {
-	bundles    map[string][]config.Block
+	bundles    map[string]*config.Bundle
 	kinds      []policy.Kind
 	conditions func() (*condition.Compiler, error)
 }
@@ -332,7 +333,10 @@ func (m *making) policies(r *config.Route) ([]policy.Named, error) {
 // the kind may repeat.
 func (m *making) blocks(r *config.Route) []config.Block {
 	var blocks []config.Block
-	add := func(more []config.Block) {
+	add := func(more []config.Block, authorize string) {
+		if authorize != "" {
+			blocks = append(blocks, config.Block{Kind: m.kind(&policy.Kind{Name: "authorize"}), Config: authorize})
+		}
 		for _, b := range more {
 			if !b.Kind.Repeat {
 				blocks = slices.DeleteFunc(blocks, func(o config.Block) bool { return o.Kind.Name == b.Kind.Name })
@@ -341,9 +345,10 @@ func (m *making) blocks(r *config.Route) []config.Block {
 		}
 	}
 	for _, name := range r.Use {
-		add(m.bundles[name]) // config has checked that it is there
+		b := m.bundles[name] // config has checked that it is there
+		add(b.Policies, b.Authorize)
 	}
-	add(r.Policies)
+	add(r.Policies, r.Authorize)
 	place := func(b config.Block) int {
 		return slices.IndexFunc(m.kinds, func(k policy.Kind) bool { return k.Name == b.Kind.Name })
 	}

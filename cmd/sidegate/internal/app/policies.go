@@ -4,6 +4,8 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/authorize"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
@@ -18,6 +20,8 @@ type means struct {
 	counters  *ratelimit.Store    // the gateway's
 	keys      *keyset.Plan        // of the configuration being compiled
 	tokens    *jwt.Cache          // the gateway's
+
+	conditions func() (*condition.Compiler, error) // of the configuration being compiled
 }
 
 // kinds are the policies that there are, in the order in which they run on a
@@ -28,6 +32,7 @@ func kinds(m means) []policy.Kind {
 	return []policy.Kind{
 		apikey.Kind(m.consumers),
 		jwt.Kind(jwt.Deps{Consumers: m.consumers, Keys: m.keys, Cache: m.tokens}),
+		authorize.Kind(m.conditions),
 		ratelimit.Kind(m.counters),
 		request.Kind(),
 		response.Kind(),

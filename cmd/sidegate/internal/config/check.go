@@ -46,6 +46,7 @@ func (c *checker) all() {
 		c.service(s)
 	}
 	for _, b := range c.file.Bundles {
+		c.authorize(b, b.Authorize, fmt.Sprintf("policy %q", b.Name))
 		c.policies(b, fmt.Sprintf("policy %q", b.Name), b.Policies, nil, true)
 	}
 	for _, r := range c.file.Routes {

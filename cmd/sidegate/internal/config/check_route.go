@@ -30,8 +30,11 @@ func (c *checker) route(r *Route) {
 		r.Hosts[i] = canonicalHost(h)
 	}
 	if c.given(r, "when") || r.When != "" {
-		c.when(r, what)
+		if p := c.condition(r, "when", r.When, what); p != nil && p.AsksWho() {
+			c.diags.warnf(c.at(r, "when"), "Let the route take all callers, and write authorize.", "%s: when: who is calling is found out after the route is chosen, so consumer and claims are empty here", what)
+		}
 	}
+	c.authorize(r, r.Authorize, what)
 	c.answer(r, what, broken)
 	c.use(r, r.Use, what)
 	if !broken {
@@ -274,21 +277,25 @@ func (c *checker) blame(of any, what string, err error) {
 	c.diags.Errorf(at, "", "%s: %v", what, err)
 }
 
-// when checks a condition.
-func (c *checker) when(r *Route, what string) {
+// authorize checks the condition of a route or a bundle.
+func (c *checker) authorize(of any, text, what string) {
+	if c.given(of, "authorize") || text != "" {
+		c.condition(of, "authorize", text, what)
+	}
+}
+
+// condition checks a condition; nil: it is wrong.
+func (c *checker) condition(of any, name, text, what string) *condition.Program {
 	if c.conditions == nil {
 		var err error
 		if c.conditions, err = condition.NewCompiler(); err != nil {
-			c.errorf(r, "when", "", "%s: %v", what, err)
-			return
+			c.errorf(of, name, "", "%s: %v", what, err)
+			return nil
 		}
 	}
-	p, err := c.conditions.Compile(r.When)
+	p, err := c.conditions.Compile(text)
 	if err == nil {
-		if p.AsksWho() {
-			c.diags.warnf(c.at(r, "when"), "Let the route take all callers.", "%s: when: who is calling is found out after the route is chosen, so consumer and claims are empty here", what)
-		}
-		return
+		return p
 	}
 	all := []error{err}
 	if j, ok := err.(interface{ Unwrap() []error }); ok {
@@ -297,12 +304,13 @@ func (c *checker) when(r *Route, what string) {
 	for _, e := range all {
 		var mistake *condition.Error
 		if !errors.As(e, &mistake) {
-			c.errorf(r, "when", "", "%s: when: %v", what, e)
+			c.errorf(of, name, "", "%s: %s: %v", what, name, e)
 			continue
 		}
-		c.broken[r] = true
-		c.diags.Errorf(c.inside(c.at(r, "when"), r.When, mistake.Line, mistake.Column), "", "%s: when: %s", what, mistake.Text)
+		c.broken[of] = true
+		c.diags.Errorf(c.inside(c.at(of, name), text, mistake.Line, mistake.Column), "", "%s: %s: %s", what, name, mistake.Text)
 	}
+	return nil
 }
 
 // inside is a place in a text that stands in quotes at r, as long as it stands

@@ -79,6 +79,8 @@ type AdminConfig struct {
 // Route is a route block.
 type Route struct {
 	route.Config
+	// What callers must meet, a CEL expression over request, consumer and claims: true lets them in. Those of the bundles must hold, too.
+	Authorize string `hcl:"authorize,attr"`
 	// Policies of this route alone, as written; their order says nothing.
 	Policies []Block `hcl:",policies"`
 	Range    hcl.Range
@@ -86,9 +88,11 @@ type Route struct {
 
 // Bundle is a policy block: a named set of policies.
 type Bundle struct {
-	Name     string  `hcl:"name,label"`
-	Policies []Block `hcl:",policies"`
-	Range    hcl.Range
+	Name string `hcl:"name,label"`
+	// What callers must meet, as in a route; that of the route must hold, too.
+	Authorize string  `hcl:"authorize,attr"`
+	Policies  []Block `hcl:",policies"`
+	Range     hcl.Range
 }
 
 // Block is a policy's block in a route or a bundle.

@@ -39,7 +39,9 @@ func newDecoder(opt Options, diags *Diagnostics) *decoder {
 		external: map[place]bool{}, broken: map[any]bool{},
 	}
 	for i := range opt.Kinds {
-		d.kinds = append(d.kinds, &opt.Kinds[i])
+		if opt.Kinds[i].Config != nil { // else it is an argument
+			d.kinds = append(d.kinds, &opt.Kinds[i])
+		}
 	}
 	return d
 }

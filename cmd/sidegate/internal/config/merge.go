@@ -123,6 +123,7 @@ func (m *merger) references() bool {
 			c.service(s)
 		}
 		for _, b := range p.Bundles {
+			c.authorize(b, b.Authorize, fmt.Sprintf("policy %q", b.Name))
 			c.policies(b, fmt.Sprintf("policy %q", b.Name), b.Policies, nil, true)
 		}
 		for _, r := range p.Routes {

@@ -13,8 +13,7 @@ service "s" {
   limits { adaptive = false }
 }
 route "r" {
-  service   = "s"
-  authorize = "true"
+  service = "s"
   block {}
   ban {}
   limits {}
