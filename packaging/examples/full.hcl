@@ -161,6 +161,7 @@ route "orders-v2" {
     jwks       = "https://id.example.com/jwks" # absent: as the issuer's discovery document says
     algorithms = ["RS256", "ES256"]
   }
+  auth "basic" { realm = "api" }
   authorize = "!has(claims.scope) || 'orders:write' in claims.scope.split(' ') || request.method == 'GET'"
   rate_limit { # several allowed: all must admit a request
     rate = "5000/m"
@@ -202,5 +203,9 @@ consumer "acme" {
   plan   = "gold"
   labels = { team = "search" }
   api_key { sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" } # printf %s "$KEY" | sha256sum
-  jwt { subject = "acme-client" }                                                         # what sub says in tokens of the issuer
+  basic {
+    user   = "acme"
+    bcrypt = "$2y$10$5N9Z1eQ3l4Tn0mFkzVZxaOQ9uS3v4yqQm4pPpN0G3tF7yVnX1l7by" # htpasswd -nBC 10 acme
+  }
+  jwt { subject = "acme-client" } # what sub says in tokens of the issuer
 }

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -18,6 +19,12 @@ import (
 const (
 	acmeKey     = "c4f6a1b2-acme-0123456789abcdef0123456789abcdef"
 	umbrellaKey = "99aa88bb-umbrella-0123456789abcdef0123456789ab"
+)
+
+// password has the bcrypt hash below, of the least cost.
+const (
+	password     = "correct horse"
+	passwordHash = "$2a$04$5WwUD2cq97oR1rUs6cGKD.Nj3.4bSlu.L2QFbZOq6hNN9AmOaa/j."
 )
 
 func keyHash(key string) string {
@@ -69,6 +76,20 @@ route "limited" {
   service = "two"
   use     = ["limited"]
 }
+consumer "umbrella2" {
+  basic {
+    user   = "umbrella"
+    bcrypt = %q
+  }
+}
+route "passwords" {
+  hosts   = ["passwords.test"]
+  service = "one"
+  auth "basic" { realm = "reports" }
+  request {
+    set = { "X-Consumer" = "{consumer.name}" }
+  }
+}
 route "plans" {
   hosts   = ["plans.test"]
   service = "two"
@@ -79,7 +100,7 @@ route "plans" {
     by    = "consumer"
   }
 }
-`, keyHash(acmeKey), keyHash(umbrellaKey))
+`, keyHash(acmeKey), keyHash(umbrellaKey), passwordHash)
 }
 
 // send sends a request with header fields, "Name: value" each.
@@ -176,6 +197,44 @@ func TestKeys(t *testing.T) {
 	})
 	if log := g.log.String(); strings.Contains(log, acmeKey) || strings.Contains(log, umbrellaKey) {
 		t.Error("a key stands in the log")
+	}
+}
+
+// TestPasswords: over each protocol, a right password opens and goes no further,
+// and is checked once.
+func TestPasswords(t *testing.T) {
+	g := newGateway(t, accessConfig(t)).start(t)
+	field := func(user, password string) string {
+		return "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
+	}
+	for _, c := range g.clients(t) {
+		t.Run(c.name, func(t *testing.T) {
+			url := c.scheme + "://passwords.test/"
+			for _, fields := range [][]string{nil, {field("umbrella", "wrong")}, {field("nobody", password)}, {"Authorization: Basic x"}, {"Authorization: Bearer x"}} {
+				resp, body := send(t, c, url, fields...)
+				wantProblem(t, resp, body, 401, "unauthenticated")
+				if got, want := resp.Header.Get("WWW-Authenticate"), `Basic realm="reports", charset="UTF-8"`; got != want {
+					t.Errorf("%q: WWW-Authenticate = %q, want %q", fields, got, want)
+				}
+			}
+			for range 3 {
+				resp, body := send(t, c, url, field("umbrella", password), "X-Consumer: root", "X_Consumer: root")
+				if resp.StatusCode != 200 {
+					t.Fatalf("%s: %s", resp.Status, body)
+				}
+				h := seenIn(t, body).Header
+				if got := h.Values("X-Consumer"); len(got) != 1 || got[0] != "umbrella2" || h.Get("Authorization") != "" || strings.Contains(body, "root") {
+					t.Errorf("the backend saw %s", body)
+				}
+			}
+		})
+	}
+	text, err := g.get("/metrics")
+	if want := "sidegate_password_checks_total 3\n"; err != nil || !strings.Contains(text, want) {
+		t.Errorf("no %s in the metrics (%v): one right password, a wrong one and an unknown user are checked once each", want, err)
+	}
+	if strings.Contains(g.log.String(), password) {
+		t.Error("a password stands in the log")
 	}
 }
 

@@ -11,6 +11,18 @@ type Config struct {
 	Keys []*KeyConfig `hcl:"api_key,block"`
 	// Tokens that are its: auth "jwt".
 	JWT []*JWTConfig `hcl:"jwt,block"`
+	// Its names and passwords: auth "basic".
+	Basic []*BasicConfig `hcl:"basic,block"`
+}
+
+// BasicConfig is a basic block: a consumer by name and password.
+type BasicConfig struct {
+	// The name.
+	User string `hcl:"user,attr" required:"true"`
+	// The password's bcrypt hash: htpasswd -nBC 10 NAME prints it.
+	Bcrypt string `hcl:"bcrypt,attr"`
+	// The password's argon2id hash, in the place of bcrypt: $argon2id$v=19$m=65536,t=3,p=4$SALT$HASH.
+	Argon2id string `hcl:"argon2id,attr"`
 }
 
 // JWTConfig is a jwt block: a consumer by what its tokens say.

@@ -43,6 +43,8 @@ type Directory struct {
 	slots  []uint32             // index + 1 of a hash, near the place that its first bytes say; 0: free
 
 	subjects map[subject]*exchange.Consumer
+	users    map[string]*Password
+	decoy    *Password // for users that nobody knows; nil: there are no users
 }
 
 // subject is whom a token is about: a name means somebody only with who gave it
@@ -66,7 +68,7 @@ func Compile(plans []*PlanConfig, consumers []*Config) (*Directory, error) {
 		n += len(c.Keys)
 	}
 	d := newDirectory(n)
-	d.subjects = map[subject]*exchange.Consumer{}
+	d.subjects, d.users = map[subject]*exchange.Consumer{}, map[string]*Password{}
 	for _, c := range consumers {
 		x := &exchange.Consumer{Name: c.Name, Plan: byName[c.Plan], Labels: c.Labels}
 		if c.Plan != "" && x.Plan == nil {
@@ -81,6 +83,7 @@ func Compile(plans []*PlanConfig, consumers []*Config) (*Directory, error) {
 				errs = errors.Join(errs, fmt.Errorf("consumer %q: api_key: sha256: %w", c.Name, err))
 			}
 		}
+		errs = errors.Join(errs, d.addUsers(c, x))
 		for _, j := range c.JWT {
 			s := subject{j.Issuer, j.Subject}
 			if d.subjects[s] != nil {
@@ -93,6 +96,25 @@ func Compile(plans []*PlanConfig, consumers []*Config) (*Directory, error) {
 		return nil, errs
 	}
 	return d, nil
+}
+
+func (d *Directory) addUsers(c *Config, x *exchange.Consumer) (errs error) {
+	for _, b := range c.Basic {
+		p, err := b.password()
+		if o := d.users[b.User]; o != nil && err == nil {
+			err = fmt.Errorf("user: consumer %q has the same one", o.Consumer.Name)
+		}
+		if err != nil {
+			errs = errors.Join(errs, fmt.Errorf("consumer %q: basic: %w", c.Name, err))
+			continue
+		}
+		p.Consumer = x
+		d.users[b.User] = p
+		if d.decoy == nil {
+			d.decoy = p
+		}
+	}
+	return errs
 }
 
 func (c *PlanConfig) plan() (*exchange.Plan, error) {

@@ -170,3 +170,38 @@ func TestSubjects(t *testing.T) {
 		t.Errorf("%v, want %q", err, want)
 	}
 }
+
+// TestUsers: each name is one consumer's, and an unknown one is checked against
+// a password, too.
+func TestUsers(t *testing.T) {
+	const hash = "$2a$04$5WwUD2cq97oR1rUs6cGKD.Nj3.4bSlu.L2QFbZOq6hNN9AmOaa/j."
+	d, err := Compile(nil, []*Config{{Name: "acme", Basic: []*BasicConfig{{User: "a", Bcrypt: hash}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, ok := d.User([]byte("a")); !ok || p.Consumer.Name != "acme" || !p.Check([]byte("correct horse")) || p.Check([]byte("wrong")) {
+		t.Errorf("a: %+v, %v", p, ok)
+	}
+	if p, ok := d.User([]byte("b")); ok || p == nil {
+		t.Errorf("b: %+v, %v", p, ok)
+	}
+	if p, ok := (*Directory)(nil).User([]byte("a")); ok || p != nil {
+		t.Errorf("without users: %+v, %v", p, ok)
+	}
+	_, err = Compile(nil, []*Config{{Name: "a", Basic: []*BasicConfig{{User: "u", Bcrypt: hash}}}, {Name: "b", Basic: []*BasicConfig{{User: "u", Bcrypt: hash}, {User: "v"}}}})
+	for _, want := range []string{`consumer "b": basic: user: consumer "a" has the same one`, `consumer "b": basic: user: has no password`} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	for _, text := range []string{
+		"", "$argon2i$v=19$m=64,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA", "$argon2id$v=16$m=64,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
+		"$argon2id$v=19$m=64,t=1,p=0$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA", "$argon2id$v=19$m=64,t=1,p=1,x=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
+		"$argon2id$v=19$m=4294967360,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA", "$argon2id$v=19$m=64,t=1,p=257$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
+		"$argon2id$v=19$m=64,t=1,p=1$c2FsdHNhbHQ$", "$argon2id$v=19$m=64,t=1,p=1$$aGFzaGhhc2hoYXNoaGFzaA", "$argon2id$v=19$m=0064,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
+	} {
+		if _, err := parseArgon(text); err == nil {
+			t.Errorf("%q is taken for a hash", text)
+		}
+	}
+}

@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics and of rate limits), issuers' keys and their verified tokens, sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics and of rate limits), issuers' keys, what is known of tokens and passwords, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), claims of
@@ -42,6 +42,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
@@ -78,6 +79,7 @@ type App struct {
 	counters   *ratelimit.Store
 	keysets    *keyset.Store
 	tokens     *jwt.Cache
+	passwords  *basic.Verifier
 	sweeper    *sweep.Sweeper
 	handler    *proxy.Handler
 	server     *proxy.Server
@@ -131,6 +133,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 		return nil, fmt.Errorf("state_dir: %w: create it, or set state_dir to a folder that this user may write", err)
 	}
 	a.keysets, a.tokens = keyset.NewStore(keyset.Deps{Log: a.log.WithField("component", "keys")}), jwt.NewCache()
+	a.passwords = basic.NewVerifier()
 	a.snapshots = discovery.NewSnapshots(filepath.Join(file.StateDir, "snapshots"), a.log.WithField("component", "snapshots"))
 	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
 	a.remembered = a.snapshots.Wrap("consul", a.consul)

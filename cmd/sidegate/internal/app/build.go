@@ -174,7 +174,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 	conditions := sync.OnceValues(condition.NewCompiler) // made for the first condition, if there is one
 	with := making{
 		bundles:    bundles,
-		kinds:      kinds(means{consumers: consumers, counters: a.counters, keys: out.keys, tokens: a.tokens, conditions: conditions}),
+		kinds:      kinds(means{consumers: consumers, counters: a.counters, keys: out.keys, tokens: a.tokens, passwords: a.passwords, conditions: conditions}),
 		conditions: conditions,
 	}
 	for _, r := range d.file.Routes {

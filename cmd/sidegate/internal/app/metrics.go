@@ -23,7 +23,7 @@ type descs struct {
 	instances, pending, latency, tries, failures, retries, queue, panic *prometheus.Desc
 	consulUp, consulAge, stale, problems                                *prometheus.Desc
 	overRate, overRateDry, forgotten                                    *prometheus.Desc
-	keys, keysAge, keysFailed, signatures                               *prometheus.Desc
+	keys, keysAge, keysFailed, signatures, passwords, passwordsBusy     *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
 }
 
@@ -32,41 +32,43 @@ func newDescs() *descs {
 		return prometheus.NewDesc("sidegate_"+name, help, labels, nil)
 	}
 	return &descs{
-		build:       d("build_info", "The version that runs.", "version"),
-		requests:    d("requests_total", "Requests answered, by class of status (0xx: none was sent).", "route", "service", "code"),
-		duration:    d("request_duration_seconds", "Time from a request's head to its end.", "route", "service"),
-		upstream:    d("upstream_wait_seconds_total", "Time spent waiting for response heads.", "route", "service"),
-		in:          d("request_bytes_total", "Body bytes received from clients.", "route", "service"),
-		out:         d("response_bytes_total", "Body bytes sent to clients.", "route", "service"),
-		faults:      d("faults_total", "Exchanges that ended in a fault.", "kind"),
-		conns:       d("connections", "Client connections open.", "listener"),
-		busy:        d("requests_in_flight", "Requests in flight.", "listener"),
-		accepted:    d("connections_accepted_total", "Client connections accepted.", "listener"),
-		refused:     d("connections_refused_total", "Client connections refused: over a limit, or without a PROXY header.", "listener"),
-		handshakes:  d("handshake_failures_total", "TLS handshakes that failed.", "listener"),
-		instances:   d("instances", "Instances of a service.", "service", "state"),
-		pending:     d("instance_requests_in_flight", "Requests in flight at an instance.", "service", "instance"),
-		latency:     d("instance_latency_seconds", "Latency of an instance as the balancer sees it (peak EWMA).", "service", "instance"),
-		tries:       d("instance_requests_total", "Tries at an instance.", "service", "instance"),
-		failures:    d("instance_failures_total", "Tries at an instance that failed.", "service", "instance"),
-		retries:     d("retries_refused_total", "Further tries that the retry budget forbade.", "service"),
-		queue:       d("queued_requests", "Requests that wait for an instance with room.", "service"),
-		panic:       d("panic", "1 while so few instances are healthy that health is ignored.", "service"),
-		consulUp:    d("consul_up", "1 while Consul answers."),
-		consulAge:   d("consul_last_answer_age_seconds", "Time since Consul last answered."),
-		stale:       d("services_stale", "Services that are served from the last known instances."),
-		problems:    d("configuration_problems", "Parts of registrations and KV that are left out."),
-		overRate:    d("rate_limit_refused_total", "Requests that a rate limit refused.", "route", "limit"),
-		overRateDry: d("rate_limit_dry_run_refused_total", "Requests that a rate limit would have refused, were it not a dry run.", "route", "limit"),
-		forgotten:   d("rate_limit_forgotten_total", "Clients whose counter made room for another before its time: counters.memory is too small."),
-		keys:        d("issuer_keys", "Keys of an issuer of tokens.", "issuer"),
-		keysAge:     d("issuer_keys_age_seconds", "Time since an issuer's keys were last fetched.", "issuer"),
-		keysFailed:  d("issuer_keys_failures_total", "Fetches of an issuer's keys that failed.", "issuer"),
-		signatures:  d("token_signatures_checked_total", "Signatures of tokens that were checked: those of tokens that weren't remembered."),
-		certificate: d("certificate_not_after_seconds", "When a certificate ends, in seconds since 1970.", "name", "source"),
-		reloads:     d("configuration_reloads_total", "Reloads that succeeded."),
-		rejected:    d("configuration_rejected", "1 while the newest configuration isn't in force because of an error."),
-		logDropped:  d("access_log_dropped_total", "Lines that the access log's output was too slow for."),
+		build:         d("build_info", "The version that runs.", "version"),
+		requests:      d("requests_total", "Requests answered, by class of status (0xx: none was sent).", "route", "service", "code"),
+		duration:      d("request_duration_seconds", "Time from a request's head to its end.", "route", "service"),
+		upstream:      d("upstream_wait_seconds_total", "Time spent waiting for response heads.", "route", "service"),
+		in:            d("request_bytes_total", "Body bytes received from clients.", "route", "service"),
+		out:           d("response_bytes_total", "Body bytes sent to clients.", "route", "service"),
+		faults:        d("faults_total", "Exchanges that ended in a fault.", "kind"),
+		conns:         d("connections", "Client connections open.", "listener"),
+		busy:          d("requests_in_flight", "Requests in flight.", "listener"),
+		accepted:      d("connections_accepted_total", "Client connections accepted.", "listener"),
+		refused:       d("connections_refused_total", "Client connections refused: over a limit, or without a PROXY header.", "listener"),
+		handshakes:    d("handshake_failures_total", "TLS handshakes that failed.", "listener"),
+		instances:     d("instances", "Instances of a service.", "service", "state"),
+		pending:       d("instance_requests_in_flight", "Requests in flight at an instance.", "service", "instance"),
+		latency:       d("instance_latency_seconds", "Latency of an instance as the balancer sees it (peak EWMA).", "service", "instance"),
+		tries:         d("instance_requests_total", "Tries at an instance.", "service", "instance"),
+		failures:      d("instance_failures_total", "Tries at an instance that failed.", "service", "instance"),
+		retries:       d("retries_refused_total", "Further tries that the retry budget forbade.", "service"),
+		queue:         d("queued_requests", "Requests that wait for an instance with room.", "service"),
+		panic:         d("panic", "1 while so few instances are healthy that health is ignored.", "service"),
+		consulUp:      d("consul_up", "1 while Consul answers."),
+		consulAge:     d("consul_last_answer_age_seconds", "Time since Consul last answered."),
+		stale:         d("services_stale", "Services that are served from the last known instances."),
+		problems:      d("configuration_problems", "Parts of registrations and KV that are left out."),
+		overRate:      d("rate_limit_refused_total", "Requests that a rate limit refused.", "route", "limit"),
+		overRateDry:   d("rate_limit_dry_run_refused_total", "Requests that a rate limit would have refused, were it not a dry run.", "route", "limit"),
+		forgotten:     d("rate_limit_forgotten_total", "Clients whose counter made room for another before its time: counters.memory is too small."),
+		keys:          d("issuer_keys", "Keys of an issuer of tokens.", "issuer"),
+		keysAge:       d("issuer_keys_age_seconds", "Time since an issuer's keys were last fetched.", "issuer"),
+		keysFailed:    d("issuer_keys_failures_total", "Fetches of an issuer's keys that failed.", "issuer"),
+		signatures:    d("token_signatures_checked_total", "Signatures of tokens that were checked: those of tokens that weren't remembered."),
+		passwords:     d("password_checks_total", "Passwords that were checked: those that weren't remembered."),
+		passwordsBusy: d("password_checks_refused_total", "Requests refused because too many passwords were being checked."),
+		certificate:   d("certificate_not_after_seconds", "When a certificate ends, in seconds since 1970.", "name", "source"),
+		reloads:       d("configuration_reloads_total", "Reloads that succeeded."),
+		rejected:      d("configuration_rejected", "1 while the newest configuration isn't in force because of an error."),
+		logDropped:    d("access_log_dropped_total", "Lines that the access log's output was too slow for."),
 	}
 }
 
@@ -106,6 +108,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	count(d.forgotten, float64(a.counters.Forgotten()))
 	c.issuers(d, count, gauge)
+	checks, busy := a.passwords.Checks()
+	count(d.passwords, float64(checks))
+	count(d.passwordsBusy, float64(busy))
 	if s := a.consulStatus(); s != nil {
 		gauge(d.consulUp, number(s.Connected))
 		gauge(d.consulAge, s.Age.Seconds())

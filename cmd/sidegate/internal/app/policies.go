@@ -3,6 +3,7 @@ package app
 import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/authorize"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
@@ -20,6 +21,7 @@ type means struct {
 	counters  *ratelimit.Store    // the gateway's
 	keys      *keyset.Plan        // of the configuration being compiled
 	tokens    *jwt.Cache          // the gateway's
+	passwords *basic.Verifier     // the gateway's
 
 	conditions func() (*condition.Compiler, error) // of the configuration being compiled
 }
@@ -32,6 +34,7 @@ func kinds(m means) []policy.Kind {
 	return []policy.Kind{
 		apikey.Kind(m.consumers),
 		jwt.Kind(jwt.Deps{Consumers: m.consumers, Keys: m.keys, Cache: m.tokens}),
+		basic.Kind(m.consumers, m.passwords),
 		authorize.Kind(m.conditions),
 		ratelimit.Kind(m.counters),
 		request.Kind(),

@@ -22,6 +22,7 @@ func (c *checker) consumers() {
 		}
 	}
 	c.subjects()
+	c.users()
 	owners := map[consumer.Hash]*consumer.Config{}
 	keys := map[consumer.Hash]*consumer.KeyConfig{}
 	for _, o := range c.file.Consumers {
@@ -93,6 +94,32 @@ func (c *checker) subjects() {
 				continue
 			}
 			seen[k] = j
+		}
+	}
+}
+
+// users checks names and passwords, and that each name is one consumer's.
+func (c *checker) users() {
+	seen := map[string]*consumer.BasicConfig{}
+	for _, o := range c.file.Consumers {
+		what := fmt.Sprintf("consumer %q: basic", o.Name)
+		for _, b := range o.Basic {
+			if c.broken[b] {
+				continue
+			}
+			if err := b.Check(); err != nil {
+				c.blame(b, what, err)
+				continue
+			}
+			if first := seen[b.User]; first != nil {
+				c.broken[o] = true
+				c.diags.Add(Diagnostic{
+					Text: fmt.Sprintf("%s: there is another user %q", what, b.User), Range: c.at(b, "user"), Also: c.at(first, "user"),
+					Advice: "Rename one of them.",
+				})
+				continue
+			}
+			seen[b.User] = b
 		}
 	}
 }

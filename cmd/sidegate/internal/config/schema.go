@@ -207,7 +207,7 @@ func later(t reflect.Type) []string {
 	case reflect.TypeFor[Route](), reflect.TypeFor[Bundle]():
 		return policies
 	case reflect.TypeFor[consumer.Config]():
-		return []string{"basic", "mtls"}
+		return []string{"mtls"}
 	case reflect.TypeFor[consumer.PlanConfig]():
 		return []string{"quota"}
 	case reflect.TypeFor[upstream.LimitsConfig]():
@@ -223,7 +223,7 @@ func later(t reflect.Type) []string {
 // version hasn't.
 func laterKinds(name string) []string {
 	if name == "auth" {
-		return []string{"basic", "mtls", "forward", "oidc", "introspect"}
+		return []string{"mtls", "forward", "oidc", "introspect"}
 	}
 	return nil
 }

@@ -17,6 +17,35 @@ consumer "umbrella" {
   api_key { sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" }
   api_key { sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" }
   basic { user = "x" }
+  basic {
+    user   = "x:y"
+    bcrypt = "$2y$10$5N9Z1eQ3l4Tn0mFkzVZxaOQ9uS3v4yqQm4pPpN0G3tF7yVnX1l7by"
+  }
+  basic {
+    user   = "weak"
+    bcrypt = "5f4dcc3b5aa765d61d8327deb882cf99"
+  }
+  basic {
+    user   = "slow"
+    bcrypt = "$2y$20$5N9Z1eQ3l4Tn0mFkzVZxaOQ9uS3v4yqQm4pPpN0G3tF7yVnX1l7by"
+  }
+  basic {
+    user     = "both"
+    bcrypt   = "$2y$10$5N9Z1eQ3l4Tn0mFkzVZxaOQ9uS3v4yqQm4pPpN0G3tF7yVnX1l7by"
+    argon2id = "$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA"
+  }
+  basic {
+    user     = "large"
+    argon2id = "$argon2id$v=19$m=1048576,t=3,p=4$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA"
+  }
+  basic {
+    user     = "right"
+    argon2id = "$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA"
+  }
+  basic {
+    user     = "right"
+    argon2id = "$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA"
+  }
 }
 consumer "acme" {}
 consumer "typo" { plan = "golf" }
