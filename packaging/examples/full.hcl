@@ -162,6 +162,7 @@ route "orders-v2" {
     algorithms = ["RS256", "ES256"]
   }
   auth "basic" { realm = "api" }
+  # auth "mtls" {} # certificates that a listener with client_ca_file asks for
   authorize = "!has(claims.scope) || 'orders:write' in claims.scope.split(' ') || request.method == 'GET'"
   rate_limit { # several allowed: all must admit a request
     rate = "5000/m"
@@ -207,5 +208,6 @@ consumer "acme" {
     user   = "acme"
     bcrypt = "$2y$10$5N9Z1eQ3l4Tn0mFkzVZxaOQ9uS3v4yqQm4pPpN0G3tF7yVnX1l7by" # htpasswd -nBC 10 acme
   }
-  jwt { subject = "acme-client" } # what sub says in tokens of the issuer
+  mtls { san = "spiffe://example.com/acme" } # or a DNS name, or an e-mail address
+  jwt { subject = "acme-client" }            # what sub says in tokens of the issuer
 }

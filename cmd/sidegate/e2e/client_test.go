@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -340,6 +341,68 @@ func TestClientCertificates(t *testing.T) {
 	}
 }
 
+// TestCertificateSaysWho: over each protocol, a certificate of the listener's
+// authority opens for its consumer, on resumed connections, too.
+func TestCertificateSaysWho(t *testing.T) {
+	ours := newTestCA(t)
+	file := write(t, filepath.Join(t.TempDir(), "clients.pem"), ours.pem)
+	p := ports(t, 4)[3]
+	g := newGateway(t, fmt.Sprintf(`listener "mtls" {
+  address        = "127.0.0.1:%d"
+  protocols      = ["h1", "h2", "h3"]
+  client_ca_file = %q
+}
+consumer "acme" {
+  mtls { san = "spiffe://example.com/acme" }
+}
+route "certs" {
+  hosts   = ["certs.test"]
+  service = "one"
+  auth "mtls" {}
+  request {
+    set = { "X-Consumer" = "{consumer.name}" }
+  }
+}
+route "others" {
+  hosts   = ["others.test"]
+  service = "one"
+  auth "mtls" {}
+  authorize = "consumer.name == 'umbrella'"
+}
+`, p, file)+twin(t, http.HandlerFunc(mirror))).start(t)
+	for _, c := range g.clients(t) { // of the listener that doesn't ask for any, and of the plain one
+		resp, body := send(t, c, c.scheme+"://certs.test/")
+		wantProblem(t, resp, body, 403, "forbidden")
+	}
+	g.https = p
+	for _, c := range g.clients(t)[:3] {
+		resp, body := send(t, c, "https://certs.test/")
+		wantProblem(t, resp, body, 403, "forbidden")
+	}
+	for _, c := range g.clients(t)[:3] {
+		var conf *tls.Config
+		switch tr := c.Transport.(type) {
+		case *http.Transport:
+			conf = tr.TLSClientConfig
+		case *http3.Transport:
+			conf = tr.TLSClientConfig
+		}
+		conf.Certificates, conf.ClientSessionCache = []tls.Certificate{ours.client}, tls.NewLRUClientSessionCache(8)
+		for range 2 {
+			resp, body := send(t, c, "https://certs.test/", "X-Consumer: root", "X_Consumer: root")
+			if resp.StatusCode != 200 {
+				t.Fatalf("%s: %s: %s", c.name, resp.Status, body)
+			}
+			if got := seenIn(t, body).Header.Values("X-Consumer"); len(got) != 1 || got[0] != "acme" {
+				t.Errorf("%s: X-Consumer = %q", c.name, got)
+			}
+			c.CloseIdleConnections()
+		}
+		resp, body := send(t, c, "https://others.test/")
+		wantProblem(t, resp, body, 403, "forbidden")
+	}
+}
+
 // testCA is an authority with one client certificate.
 type testCA struct {
 	pem    string
@@ -363,6 +426,7 @@ func newTestCA(t *testing.T) testCA {
 	leaf := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "client"}, NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		URIs:        []*url.URL{{Scheme: "spiffe", Host: "example.com", Path: "/acme"}},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, key.Public(), key)
 	if err != nil {

@@ -79,6 +79,9 @@ func join(_ string, list []policy.Policy) (policy.Policy, error) {
 	for i := range len(p.methods) + 1 {
 		p.challenges = append(p.challenges, p.challenge(i))
 	}
+	if len(p.challenges[len(p.methods)]) == 0 {
+		p.none.Kind = exchange.Forbidden // a 401 has something to ask for (RFC 9110, 15.5.2)
+	}
 	return p, nil
 }
 
@@ -128,6 +131,11 @@ func (p *Policy) identify(x *exchange.Exchange) (int, error) {
 		}
 		if err != nil && which == len(p.methods) {
 			which, none = i, err
+		}
+	}
+	if f, ok := none.(*exchange.Fault); ok && f.Kind == exchange.Forbidden { //nolint:errorlint // a wrapped fault isn't one
+		if p.none.Kind == exchange.Unauthenticated {
+			return len(p.methods), p.none // another credential would help
 		}
 	}
 	return which, none

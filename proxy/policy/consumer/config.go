@@ -13,6 +13,14 @@ type Config struct {
 	JWT []*JWTConfig `hcl:"jwt,block"`
 	// Its names and passwords: auth "basic".
 	Basic []*BasicConfig `hcl:"basic,block"`
+	// Its certificates: auth "mtls".
+	MTLS []*MTLSConfig `hcl:"mtls,block"`
+}
+
+// MTLSConfig is an mtls block: a consumer by a name in its certificate.
+type MTLSConfig struct {
+	// One of the certificate's alternative names: a URI such as spiffe://example.com/acme, a DNS name or an e-mail address.
+	SAN string `hcl:"san,attr" required:"true"`
 }
 
 // BasicConfig is a basic block: a consumer by name and password.

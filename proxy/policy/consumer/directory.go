@@ -44,6 +44,7 @@ type Directory struct {
 
 	subjects map[subject]*exchange.Consumer
 	users    map[string]*Password
+	sans     map[san]*exchange.Consumer
 	decoy    *Password // for users that nobody knows; nil: there are no users
 }
 
@@ -69,6 +70,7 @@ func Compile(plans []*PlanConfig, consumers []*Config) (*Directory, error) {
 	}
 	d := newDirectory(n)
 	d.subjects, d.users = map[subject]*exchange.Consumer{}, map[string]*Password{}
+	d.sans = map[san]*exchange.Consumer{}
 	for _, c := range consumers {
 		x := &exchange.Consumer{Name: c.Name, Plan: byName[c.Plan], Labels: c.Labels}
 		if c.Plan != "" && x.Plan == nil {
@@ -83,7 +85,7 @@ func Compile(plans []*PlanConfig, consumers []*Config) (*Directory, error) {
 				errs = errors.Join(errs, fmt.Errorf("consumer %q: api_key: sha256: %w", c.Name, err))
 			}
 		}
-		errs = errors.Join(errs, d.addUsers(c, x))
+		errs = errors.Join(errs, d.addUsers(c, x), d.addSANs(c, x))
 		for _, j := range c.JWT {
 			s := subject{j.Issuer, j.Subject}
 			if d.subjects[s] != nil {

@@ -5,6 +5,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/mtls"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/authorize"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
@@ -35,6 +36,7 @@ func kinds(m means) []policy.Kind {
 		apikey.Kind(m.consumers),
 		jwt.Kind(jwt.Deps{Consumers: m.consumers, Keys: m.keys, Cache: m.tokens}),
 		basic.Kind(m.consumers, m.passwords),
+		mtls.Kind(m.consumers),
 		authorize.Kind(m.conditions),
 		ratelimit.Kind(m.counters),
 		request.Kind(),

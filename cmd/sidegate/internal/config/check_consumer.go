@@ -5,7 +5,9 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/mtls"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 )
 
@@ -23,6 +25,7 @@ func (c *checker) consumers() {
 	}
 	c.subjects()
 	c.users()
+	c.certificates()
 	owners := map[consumer.Hash]*consumer.Config{}
 	keys := map[consumer.Hash]*consumer.KeyConfig{}
 	for _, o := range c.file.Consumers {
@@ -124,21 +127,63 @@ func (c *checker) users() {
 	}
 }
 
+// certificates checks the names in certificates, that each is one consumer's, and
+// that a listener asks for certificates at all.
+func (c *checker) certificates() {
+	seen := map[any]*consumer.MTLSConfig{}
+	for _, o := range c.file.Consumers {
+		what := fmt.Sprintf("consumer %q: mtls", o.Name)
+		for _, m := range o.MTLS {
+			if c.broken[m] {
+				continue
+			}
+			key, err := m.Key()
+			if err != nil {
+				c.blame(m, what, err)
+				continue
+			}
+			if first := seen[key]; first != nil {
+				c.broken[o] = true
+				c.diags.Add(Diagnostic{
+					Text: fmt.Sprintf("%s: another consumer has the name %q, too", what, m.SAN), Range: c.at(m, "san"), Also: c.at(first, "san"),
+					Advice: "Remove one of them: a name says who is calling.",
+				})
+				continue
+			}
+			seen[key] = m
+		}
+	}
+	if !c.whole || slices.ContainsFunc(c.file.Listeners, func(l *proxy.ListenerConfig) bool { return l.ClientCAFile != "" }) {
+		return
+	}
+	c.file.eachPolicy(func(b Block) {
+		if _, ok := b.Config.(*mtls.Config); ok {
+			c.diags.warnf(b.Range, `Add client_ca_file = "clients.pem" to a listener.`, "no listener asks for certificates, so that nobody has one")
+		}
+	})
+}
+
+// eachPolicy calls see with each policy block of the files.
+func (f *File) eachPolicy(see func(Block)) {
+	for _, b := range f.Bundles {
+		for _, p := range b.Policies {
+			see(p)
+		}
+	}
+	for _, r := range f.Routes {
+		for _, p := range r.Policies {
+			see(p)
+		}
+	}
+}
+
 // issuers are those whose tokens the files' routes and bundles ask for.
 func (f *File) issuers() []string {
 	var list []string
-	see := func(blocks []Block) {
-		for _, b := range blocks {
-			if j, ok := b.Config.(*jwt.Config); ok && j.Issuer != "" && !slices.Contains(list, j.Issuer) {
-				list = append(list, j.Issuer)
-			}
+	f.eachPolicy(func(b Block) {
+		if j, ok := b.Config.(*jwt.Config); ok && j.Issuer != "" && !slices.Contains(list, j.Issuer) {
+			list = append(list, j.Issuer)
 		}
-	}
-	for _, b := range f.Bundles {
-		see(b.Policies)
-	}
-	for _, r := range f.Routes {
-		see(r.Policies)
-	}
+	})
 	return list
 }

@@ -206,8 +206,6 @@ func later(t reflect.Type) []string {
 		return []string{"redis", "sidecar", "usage", "tracing"}
 	case reflect.TypeFor[Route](), reflect.TypeFor[Bundle]():
 		return policies
-	case reflect.TypeFor[consumer.Config]():
-		return []string{"mtls"}
 	case reflect.TypeFor[consumer.PlanConfig]():
 		return []string{"quota"}
 	case reflect.TypeFor[upstream.LimitsConfig]():
@@ -223,7 +221,7 @@ func later(t reflect.Type) []string {
 // version hasn't.
 func laterKinds(name string) []string {
 	if name == "auth" {
-		return []string{"mtls", "forward", "oidc", "introspect"}
+		return []string{"forward", "oidc", "introspect"}
 	}
 	return nil
 }

@@ -1,0 +1,4 @@
+route "r" {
+  respond { body = "ok" }
+  auth "mtls" {}
+}
