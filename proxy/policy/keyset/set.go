@@ -19,13 +19,13 @@ const (
 	maxRefresh = time.Hour
 	maxStale   = 24 * time.Hour // after that, keys of an issuer that is away count no more
 
-	firstRetry = time.Second
+	firstRetry = 250 * time.Millisecond
 	maxRetry   = time.Minute
 
 	askEvery   = 30 * time.Second // at most, for the sake of unknown ids
+	askEmpty   = 5 * time.Second  // at most, for the sake of requests while there are no keys at all
 	missingFor = time.Minute      // how long an id is known to be missing
 	maxMissing = 1024             // ids
-	patience   = 2 * time.Second  // how long a request waits for a fetch
 	maxWaiting = 256              // requests
 )
 
@@ -110,10 +110,15 @@ func (s *Set) Find(id string, a Alg) (*Key, error) {
 	if key != nil || err == ErrAmbiguous || len(id) > maxID {
 		return key, err
 	}
-	if !s.await(id, err == ErrUnavailable) {
-		return nil, err
+	for end := time.Now().Add(s.store.deps.Patience); ; {
+		if !s.await(id, err == ErrUnavailable, time.Until(end)) {
+			return nil, err
+		}
+		key, err = s.find(id, a)
+		if err != ErrUnavailable { // one that has just failed is tried again soon
+			break
+		}
 	}
-	key, err = s.find(id, a)
 	if err == ErrUnknown {
 		s.miss(id)
 	}
@@ -129,16 +134,22 @@ func (s *Set) find(id string, a Alg) (*Key, error) {
 
 // await waits for a fetch, which it may ask for, and reports whether looking
 // again makes sense.
-func (s *Set) await(id string, empty bool) bool {
-	now := s.store.deps.Now()
+func (s *Set) await(id string, empty bool, patience time.Duration) bool {
+	if patience <= 0 {
+		return false
+	}
+	now, every := s.store.deps.Now(), askEvery
 	s.mu.Lock()
 	pending := s.running || !s.due.After(now)
+	if empty {
+		pending, every = pending || s.due.Before(now.Add(patience)), askEmpty
+	}
 	switch {
 	case s.closed, s.waiting >= maxWaiting, now.Before(s.missing[id]):
 		s.mu.Unlock()
 		return false
 	case pending: // wait for that one
-	case empty, now.Sub(s.asked) < askEvery:
+	case now.Sub(s.asked) < every:
 		s.mu.Unlock()
 		return false
 	default:

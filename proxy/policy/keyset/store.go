@@ -14,6 +14,8 @@ import (
 type Deps struct {
 	Log logrus.FieldLogger
 	Now func() time.Time // nil: time.Now
+	// Patience is how long a request waits for keys; 0: two seconds.
+	Patience time.Duration
 }
 
 // Store has the sets of all issuers that the configuration in force names.
@@ -29,6 +31,9 @@ type Store struct {
 func NewStore(d Deps) *Store {
 	if d.Now == nil {
 		d.Now = time.Now
+	}
+	if d.Patience == 0 {
+		d.Patience = 2 * time.Second
 	}
 	return &Store{deps: d, wake: make(chan struct{}, 1)}
 }

@@ -42,7 +42,7 @@ type rig struct {
 	store *keyset.Store
 }
 
-func newRig(t testing.TB) *rig {
+func newRig(t testing.TB, patience time.Duration) *rig {
 	t.Helper()
 	d, err := consumer.Compile(nil, []*consumer.Config{
 		{Name: "acme", JWT: []*consumer.JWTConfig{{Subject: "acme-client", Issuer: issuerName}}},
@@ -51,7 +51,7 @@ func newRig(t testing.TB) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{store: keyset.NewStore(keyset.Deps{Log: quiet()})}
+	r := &rig{store: keyset.NewStore(keyset.Deps{Log: quiet(), Patience: patience})}
 	r.Deps = Deps{Consumers: d, Keys: r.store.Plan(), Cache: NewCache()}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -134,7 +134,7 @@ func TestAlgorithms(t *testing.T) {
 	for _, a := range all {
 		i.Add(a, a)
 	}
-	r := newRig(t)
+	r := newRig(t, 10*time.Second)
 	p := r.policy(t, block(i, all...))
 	for _, a := range all {
 		token := i.Sign(a, good())
@@ -177,7 +177,7 @@ func TestTokens(t *testing.T) {
 	i.Add("../../etc/passwd", "RS256")
 	evil := jwttest.New(t)
 	evil.Add("k1", "RS256")
-	r := newRig(t)
+	r := newRig(t, 10*time.Second)
 	p := r.policy(t, block(i, "RS256", "ES256"))
 	now := time.Now()
 	at := func(d time.Duration) int64 { return now.Add(d).Unix() }
@@ -292,7 +292,7 @@ func TestTokens(t *testing.T) {
 func TestRequests(t *testing.T) {
 	i := jwttest.New(t)
 	i.Add("k", "ES256")
-	r := newRig(t)
+	r := newRig(t, 10*time.Second)
 	keep := block(i, "ES256")
 	keep.Forward = true
 	hide, keeps := r.policy(t, block(i, "ES256")), r.policy(t, keep)
@@ -356,7 +356,7 @@ func TestIssuers(t *testing.T) {
 	two.Add("k", "ES256")
 	b := block(two, "ES256")
 	b.Issuer, b.Realm = "https://other.test/", "other"
-	r := newRig(t)
+	r := newRig(t, 10*time.Second)
 	p := r.policy(t, block(one, "ES256"), b)
 	other := claims{"iss": b.Issuer, "sub": "acme-client"}
 	for range 2 { // the second time from memory
@@ -387,7 +387,7 @@ func TestRemembered(t *testing.T) {
 	i := jwttest.New(t)
 	i.Add("old", "ES256")
 	i.Add("other", "RS256")
-	r := newRig(t)
+	r := newRig(t, 10*time.Second)
 	p := r.policy(t, block(i, "ES256"))
 	sign := i.Signer("old")
 	token := sign(good(claims{"exp": time.Now().Add(time.Minute).Unix()}))
@@ -428,7 +428,7 @@ func TestUnavailable(t *testing.T) {
 	i := jwttest.New(t)
 	i.Add("k", "ES256")
 	i.Answer(jwttest.Down)
-	r := newRig(t)
+	r := newRig(t, 10*time.Millisecond)
 	p := r.policy(t, block(i, "ES256"))
 	x, why := ask(t, p, bearer(i.Sign("k", good())))
 	if why != "auth-unavailable: the issuer's keys can't be fetched" {
@@ -443,7 +443,7 @@ func TestUnavailable(t *testing.T) {
 func TestFlood(t *testing.T) {
 	i := jwttest.New(t)
 	i.Add("k", "ES256")
-	r := newRig(t)
+	r := newRig(t, 10*time.Second)
 	p := r.policy(t, block(i, "ES256"))
 	sign := i.Signer("k")
 	var wg sync.WaitGroup
@@ -468,7 +468,7 @@ func TestFlood(t *testing.T) {
 func TestCacheBounds(t *testing.T) {
 	i := jwttest.New(t)
 	i.Add("k", "ES256")
-	r := newRig(t)
+	r := newRig(t, 10*time.Second)
 	r.policy(t, block(i, "ES256"))
 	key, err := r.Keys.Set(keyset.Source{Issuer: issuerName, URL: i.JWKS()}).Find("k", keyset.ES256)
 	if err != nil {
@@ -548,7 +548,7 @@ func TestNewErrors(t *testing.T) {
 func TestNoAllocations(t *testing.T) {
 	i := jwttest.New(t)
 	i.Add("k", "RS256")
-	r := newRig(t)
+	r := newRig(t, 10*time.Second)
 	p := r.policy(t, block(i, "RS256")).(policy.Requester)
 	x := policytest.Exchange(t, "GET https://a.test/", bearer(i.Sign("k", good(claims{"sub": "acme-client"}))))
 	if n := testing.AllocsPerRun(100, func() {
@@ -567,7 +567,7 @@ func BenchmarkRequest(b *testing.B) {
 	i := jwttest.New(b)
 	i.Add("rs", "RS256")
 	i.Add("es", "ES256")
-	r := newRig(b)
+	r := newRig(b, 10*time.Second)
 	p := r.policy(b, block(i, "RS256", "ES256")).(policy.Requester)
 	for _, bb := range []struct {
 		name, key string
