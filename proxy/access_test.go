@@ -15,7 +15,10 @@ import (
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt/jwttest"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	headers "github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
@@ -248,6 +251,76 @@ func BenchmarkAccess(b *testing.B) {
 		b.Run(bb.name, func(b *testing.B) {
 			nc := accessBed(b, &echo{}, bb.policies(b))
 			buf, request := make([]byte, 4096), []byte(accessRequest)
+			b.ReportAllocs()
+			for b.Loop() {
+				round(b, nc, request, buf, 0, "ok")
+			}
+		})
+	}
+}
+
+// tokenPolicies are those of a route that asks for a token, and a token.
+func tokenPolicies(t testing.TB) (list []policy.Named, token string) {
+	i := jwttest.New(t)
+	i.Add("k", "RS256")
+	store := keyset.NewStore(keyset.Deps{Log: quiet()})
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { store.Run(ctx) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	plan := store.Plan()
+	k := jwt.Kind(jwt.Deps{Keys: plan, Cache: jwt.NewCache()})
+	m, err := k.New(&jwt.Config{Issuer: i.URL, JWKS: i.JWKS(), Audience: []string{"api"}, Algorithms: []string{"RS256"}, Realm: "api"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := k.Join("r", []policy.Policy{m})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan.Commit()
+	wait, stop := context.WithTimeout(context.Background(), 10*time.Second)
+	defer stop()
+	store.Wait(wait)
+	h, err := headers.Kind().New(&headers.Config{Set: map[string]string{"X-Subject": "{claims.sub}"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token = i.Sign("k", map[string]any{"iss": i.URL, "aud": "api", "sub": "u-1", "exp": time.Now().Add(time.Hour).Unix(), "scope": "orders:read orders:write"})
+	return []policy.Named{{Name: "auth", Policy: p}, {Name: "request", Policy: h}}, token
+}
+
+// TestTokenAllocatesNothing: a request with a token that is remembered, through
+// the whole gateway.
+func TestTokenAllocatesNothing(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector has pools forget at random")
+	}
+	e := &echo{}
+	policies, token := tokenPolicies(t)
+	nc := accessBed(t, e, policies)
+	buf, request := make([]byte, 4096), []byte(strings.Replace(accessRequest, "X-API-Key: "+accessKey, "Authorization: Bearer "+token, 1))
+	size := round(t, nc, request, buf, 0, "ok")
+	if head := e.saw(); strings.Contains(head, token) || !strings.Contains(head, "X-Subject: u-1\r\n") {
+		t.Fatalf("the backend saw:\n%s", head)
+	}
+	for range 200 {
+		round(t, nc, request, buf, size, "")
+	}
+	if n := testing.AllocsPerRun(2000, func() { round(t, nc, request, buf, size, "") }); n != 0 {
+		t.Errorf("%v allocations for an exchange, want 0", n)
+	}
+}
+
+func BenchmarkToken(b *testing.B) {
+	policies, token := tokenPolicies(b)
+	for _, bb := range []struct {
+		name     string
+		policies []policy.Named
+	}{{"bare", nil}, {"remembered", policies}} {
+		b.Run(bb.name, func(b *testing.B) {
+			nc := accessBed(b, &echo{}, bb.policies)
+			buf, request := make([]byte, 4096), []byte(strings.Replace(accessRequest, "X-API-Key: "+accessKey, "Authorization: Bearer "+token, 1))
 			b.ReportAllocs()
 			for b.Loop() {
 				round(b, nc, request, buf, 0, "ok")
