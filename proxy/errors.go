@@ -37,6 +37,7 @@ var problems = map[exchange.Kind]problem{
 	exchange.RouteEnded:       {410, "5", "This has ended", ""},
 
 	exchange.Unauthenticated: {401, "16", "The request needs valid credentials", ""},
+	exchange.Forbidden:       {403, "7", "The request is not allowed", ""},
 	exchange.RateLimited:     {429, "8", "Too many requests", ""}, // the policy says when to come back
 
 	exchange.NoInstance:       {503, "14", "The service has no running instance", "1"},

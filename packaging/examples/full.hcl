@@ -122,6 +122,12 @@ service "carts" {
 }
 
 policy "public-api" { # a named bundle of policy blocks; routes take it with use = [...]
+  cors {
+    origins     = ["https://app.example.com", "https://*.example.org"] # or "*", never with credentials
+    credentials = true
+    expose      = ["RateLimit", "Retry-After"]
+    max_age     = "10m"
+  }
   rate_limit {
     rate  = "100/s"
     burst = 200

@@ -127,6 +127,7 @@ type Exchange struct {
 	RequestID string     // owned by the exchange's arena: a view, too
 	Deadline  time.Time  // when the exchange must be over; zero: no limit
 	Consumer  *Consumer  // who the policy auth says is calling; nil: nobody it knows
+	Preflight bool       // a preflight, on the route of the request that it asks leave for (RouteName)
 
 	// What the route says. These strings are the table's: they may be kept.
 	RouteName    string

@@ -55,6 +55,7 @@ const (
 
 	// Of access control.
 	Unauthenticated Kind = "unauthenticated" // 401
+	Forbidden       Kind = "forbidden"       // 403
 	RateLimited     Kind = "rate-limited"    // 429
 
 	// Of a backend.

@@ -41,6 +41,14 @@ type Finisher interface {
 	Finish(x *exchange.Exchange)
 }
 
+// Preflighter answers preflights (Fetch, 4.8). A request whose route has one is
+// asked for by an OPTIONS request, which its route takes then, whatever methods
+// it has.
+type Preflighter interface {
+	// Preflight reports whether the request that x asks leave for may be sent.
+	Preflight(x *exchange.Exchange) bool
+}
+
 // Explainer says in a few words what the policy would do, for sidegate explain.
 type Explainer interface {
 	Explain() string

@@ -4,6 +4,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/cors"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
@@ -22,6 +23,7 @@ type means struct {
 // run in the order of the configuration.
 func kinds(m means) []policy.Kind {
 	return []policy.Kind{
+		cors.Kind(),
 		apikey.Kind(m.consumers),
 		ratelimit.Kind(m.counters),
 		request.Kind(),

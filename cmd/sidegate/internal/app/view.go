@@ -230,7 +230,7 @@ func explain(t *proxy.Table, q admin.Question) (admin.Explanation, error) {
 		}
 		e.Candidates = append(e.Candidates, admin.CandidateStatus{Route: name, Matches: c.Taken, Why: c.Why})
 	}
-	m := t.Matcher.Match(x)
+	m := t.Match(x)
 	if m.Rule < 0 {
 		e.Refused, e.Status = m.Miss.String(), 404
 		if m.Allow != "" {

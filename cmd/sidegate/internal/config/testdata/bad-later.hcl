@@ -6,7 +6,6 @@ usage {}
 tracing {}
 policy "p" {
   waf {}
-  cors {}
 }
 service "s" {
   instances = ["127.0.0.1:1"]
