@@ -122,6 +122,10 @@ service "carts" {
 }
 
 policy "public-api" { # a named bundle of policy blocks; routes take it with use = [...]
+  block {
+    deny        = ["198.51.100.0/24"] # deny_file = "deny.txt" for long lists; read again when it changes
+    user_agents = ["~(?i)sqlmap"]
+  }
   cors {
     origins     = ["https://app.example.com", "https://*.example.org"] # or "*", never with credentials
     credentials = true

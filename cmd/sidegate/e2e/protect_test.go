@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -100,4 +101,75 @@ route "write" {
 	g.logged(t, "a refused preflight", func(l logLine) bool {
 		return l.Status == 403 && l.Error == "forbidden: cors: the preflight's origin isn't allowed"
 	})
+}
+
+// TestBlock: over each protocol what is blocked is refused in any spelling, and
+// a list that changes holds within moments, unless it has an error.
+func TestBlock(t *testing.T) {
+	g := newGateway(t, "")
+	list := write(t, filepath.Join(g.dir, "etc", "deny.txt"), "198.51.100.0/24\n")
+	g.configure(t, accessLog+twin(t, http.HandlerFunc(mirror))+`
+route "blocked" {
+  hosts   = ["blocked.test"]
+  service = "one"
+  block { deny = ["127.0.0.0/8"] }
+}
+policy "base" {
+  block {
+    paths       = ["/internal/*"]
+    user_agents = ["~(?i)sqlmap"]
+    methods     = ["DELETE"]
+  }
+}
+route "listed" {
+  hosts   = ["listed.test"]
+  service = "two"
+  use     = ["base"]
+  block { deny_file = "deny.txt" }
+}
+`)
+	g.start(t)
+	clients := g.clients(t)
+	for _, c := range clients {
+		t.Run(c.name, func(t *testing.T) {
+			resp, body := send(t, c, c.scheme+"://blocked.test/")
+			wantProblem(t, resp, body, 403, "forbidden")
+			if strings.Contains(body, "127.0") || strings.Contains(body, "block") || strings.Contains(body, "deny") {
+				t.Errorf("the refusal says why: %s", body)
+			}
+			base := c.scheme + "://listed.test"
+			for _, path := range []string{"/internal/a", "/%69nternal/a", "/x/../internal", "//internal", "/./internal/"} {
+				resp, body := send(t, c, base+path)
+				wantProblem(t, resp, body, 403, "forbidden")
+			}
+			resp, body = send(t, c, base+"/", "User-Agent: SqlMap/1")
+			wantProblem(t, resp, body, 403, "forbidden")
+			resp, body = exchangeOf(t, c, "DELETE", base+"/", "")
+			wantProblem(t, resp, body, 403, "forbidden")
+			if resp, _ := send(t, c, base+"/ok"); resp.StatusCode != 200 {
+				t.Errorf("others: %s", resp.Status)
+			}
+		})
+	}
+	g.logged(t, "why", func(l logLine) bool { return l.Error == "forbidden: block: the address is among those in deny" })
+	become := func(what string, status int) {
+		eventually(t, what, func() error {
+			if resp, _ := send(t, clients[0], "https://listed.test/"); resp.StatusCode != status {
+				return fmt.Errorf("%s", resp.Status)
+			}
+			return nil
+		})
+	}
+	write(t, list, "198.51.100.0/24\n127.0.0.1\n")
+	become("the longer list holds", 403)
+	write(t, list, "nonsense\n")
+	eventually(t, "a wrong list is reported", func() error {
+		if by := g.status(t).Config.RejectedBy; !strings.Contains(by, `deny_file: line 1: "nonsense"`) {
+			return fmt.Errorf("%q", by)
+		}
+		return nil
+	})
+	become("the old list stays", 403)
+	write(t, list, "")
+	become("an empty list blocks nobody", 200)
 }

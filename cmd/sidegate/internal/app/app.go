@@ -42,6 +42,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
@@ -74,6 +75,7 @@ type App struct {
 	// Long-lived: made once.
 	stats      *proxy.Stats
 	counters   *ratelimit.Store
+	networks   network.Files
 	sweeper    *sweep.Sweeper
 	handler    *proxy.Handler
 	server     *proxy.Server

@@ -171,7 +171,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 	}
 	with := making{
 		bundles:    bundles,
-		kinds:      kinds(means{consumers: consumers, counters: a.counters}),
+		kinds:      kinds(means{consumers: consumers, counters: a.counters, networks: &a.networks}),
 		conditions: sync.OnceValues(condition.NewCompiler), // made for the first when, if there is one
 	}
 	for _, r := range d.file.Routes {

@@ -3,8 +3,10 @@ package app
 import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cors"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
@@ -15,6 +17,7 @@ import (
 type means struct {
 	consumers *consumer.Directory // of the configuration being compiled
 	counters  *ratelimit.Store    // the gateway's
+	networks  *network.Files      // the gateway's
 }
 
 // kinds are the policies that there are, in the order in which they run on a
@@ -23,6 +26,7 @@ type means struct {
 // run in the order of the configuration.
 func kinds(m means) []policy.Kind {
 	return []policy.Kind{
+		block.Kind(m.networks),
 		cors.Kind(),
 		apikey.Kind(m.consumers),
 		ratelimit.Kind(m.counters),
