@@ -164,6 +164,15 @@ route "orders-v2" {
   }
 
   # policy blocks; they always run in one order, whatever their order here
+  limits { # within the listener's
+    body                  = "10MiB"
+    headers               = "16KiB"
+    uri                   = "2KiB"
+    requests              = 512 # in flight
+    requests_per_ip       = 32
+    requests_per_consumer = 64
+    connections_per_ip    = 16
+  }
   auth "api_key" { header = "X-API-Key" } # several auth blocks: the first that applies decides
   rate_limit {                            # several allowed: all must admit a request
     rate = "5000/m"

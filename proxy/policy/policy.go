@@ -49,6 +49,12 @@ type Preflighter interface {
 	Preflight(x *exchange.Exchange) bool
 }
 
+// Splitter is a policy of which a part has to know who is calling, and so runs
+// right behind auth.
+type Splitter interface {
+	AfterAuth() Policy // nil: no part does
+}
+
 // Explainer says in a few words what the policy would do, for sidegate explain.
 type Explainer interface {
 	Explain() string

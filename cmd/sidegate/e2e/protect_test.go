@@ -2,10 +2,14 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -173,3 +177,126 @@ route "listed" {
 	write(t, list, "")
 	become("an empty list blocks nobody", 200)
 }
+
+// TestLimits: over each protocol what is too large is refused, a streamed body
+// too, and only so many requests are in flight.
+func TestLimits(t *testing.T) {
+	entered, leave := make(chan struct{}, 64), make(chan struct{})
+	var whole atomic.Int64 // bodies that came to an end
+	backend := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/wait" {
+			entered <- struct{}{}
+			<-leave
+		}
+		if n, err := io.Copy(io.Discard, r.Body); err == nil && n > 1024 {
+			whole.Add(1)
+		}
+	})
+	g := newGateway(t, accessLog+twin(t, backend)+fmt.Sprintf(`
+consumer "acme" {
+  api_key { sha256 = %q }
+}
+policy "small" {
+  limits {
+    body    = "1KiB"
+    headers = "2KiB"
+    uri     = "128B"
+  }
+}
+route "small" {
+  hosts   = ["small.test"]
+  service = "one"
+  use     = ["small"]
+}
+route "small2" {
+  hosts   = ["small2.test"]
+  service = "two"
+  use     = ["small"]
+}
+route "address" {
+  hosts   = ["address.test"]
+  service = "two"
+  limits { requests_per_ip = 2 }
+}
+route "whole" {
+  hosts   = ["whole.test"]
+  service = "two"
+  limits { requests = 2 }
+}
+route "consumer" {
+  hosts   = ["consumer.test"]
+  service = "two"
+  auth "api_key" {}
+  limits { requests_per_consumer = 2 }
+}
+`, keyHash(acmeKey))).start(t)
+	for _, c := range g.clients(t) {
+		t.Run(c.name, func(t *testing.T) {
+			for _, host := range []string{"small.test", "small2.test"} {
+				base := c.scheme + "://" + host
+				resp, body := exchangeOf(t, c, "POST", base+"/", strings.Repeat("a", 1025))
+				wantProblem(t, resp, body, 413, "body-too-large")
+				if resp, _ := exchangeOf(t, c, "POST", base+"/", strings.Repeat("a", 1024)); resp.StatusCode != 200 {
+					t.Errorf("a body of the limit: %s", resp.Status)
+				}
+				for _, size := range []int{1025, 100_000} {
+					r := request(t, context.Background(), "POST", base+"/", io.LimitReader(zeros{}, int64(size))) // of no known length
+					if r.ContentLength > 0 {
+						t.Fatal("it has a length")
+					}
+					r.ContentLength = -1
+					resp, body = sendWith(t, c, r)
+					wantProblem(t, resp, body, 413, "body-too-large")
+				}
+				resp, body = send(t, c, base+"/"+strings.Repeat("a", 128))
+				wantProblem(t, resp, body, 414, "uri-too-long")
+				resp, body = send(t, c, base+"/", "X-Large: "+strings.Repeat("a", 2048))
+				wantProblem(t, resp, body, 431, "headers-too-large")
+				if resp, _ := send(t, c, base+"/"); resp.StatusCode != 200 {
+					t.Errorf("afterwards: %s", resp.Status)
+				}
+			}
+			for host, want := range map[string]int{"address.test": 429, "whole.test": 503, "consumer.test": 429} {
+				var wg sync.WaitGroup
+				for range 2 {
+					wg.Go(func() {
+						resp, err := c.Do(withKey(request(t, context.Background(), "GET", c.scheme+"://"+host+"/wait", nil)))
+						if err != nil || resp.StatusCode != 200 {
+							t.Errorf("%s: in flight: %v %v", host, resp, err)
+							return
+						}
+						_ = resp.Body.Close()
+					})
+				}
+				<-entered
+				<-entered
+				resp, body := send(t, c, c.scheme+"://"+host+"/", "X-Api-Key: "+acmeKey)
+				if resp.StatusCode != want || resp.Header.Get("Retry-After") != "1" {
+					t.Errorf("%s: a third one: %s %v %s", host, resp.Status, resp.Header, body)
+				}
+				leave <- struct{}{}
+				leave <- struct{}{}
+				wg.Wait()
+				eventually(t, "room again", func() error {
+					if resp, _ := send(t, c, c.scheme+"://"+host+"/", "X-Api-Key: "+acmeKey); resp.StatusCode != 200 {
+						return errors.New(resp.Status)
+					}
+					return nil
+				})
+			}
+		})
+	}
+	if n := whole.Load(); n != 0 {
+		t.Errorf("%d bodies that were too large came to an end at the backend", n)
+	}
+}
+
+func withKey(r *http.Request) *http.Request {
+	r.Header.Set("X-Api-Key", acmeKey)
+	return r
+}
+
+// zeros is a reader without end.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }

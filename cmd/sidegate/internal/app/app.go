@@ -42,6 +42,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
@@ -76,6 +77,7 @@ type App struct {
 	stats      *proxy.Stats
 	counters   *ratelimit.Store
 	networks   network.Files
+	flight     limits.Store
 	sweeper    *sweep.Sweeper
 	handler    *proxy.Handler
 	server     *proxy.Server

@@ -171,7 +171,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 	}
 	with := making{
 		bundles:    bundles,
-		kinds:      kinds(means{consumers: consumers, counters: a.counters, networks: &a.networks}),
+		kinds:      kinds(means{consumers: consumers, counters: a.counters, networks: &a.networks, flight: &a.flight}),
 		conditions: sync.OnceValues(condition.NewCompiler), // made for the first when, if there is one
 	}
 	for _, r := range d.file.Routes {
@@ -303,8 +303,13 @@ func (m *making) policies(r *config.Route) ([]policy.Named, error) {
 		list = append(list, policy.Named{Name: "sunset", Policy: s})
 	}
 	blocks := m.blocks(r)
+	var late []policy.Named // parts that run behind auth
+	auth := slices.IndexFunc(m.kinds, func(k policy.Kind) bool { return k.Name == "auth" })
 	for len(blocks) > 0 {
 		k := blocks[0].Kind
+		if len(late) > 0 && m.place(k) > auth {
+			list, late = append(list, late...), nil
+		}
 		var same []policy.Policy // those that one policy is made of
 		for len(blocks) > 0 && blocks[0].Kind.Name == k.Name && (len(same) == 0 || k.Join != nil) {
 			p, err := m.kind(blocks[0].Kind).New(blocks[0].Config)
@@ -321,8 +326,18 @@ func (m *making) policies(r *config.Route) ([]policy.Named, error) {
 			}
 		}
 		list = append(list, policy.Named{Name: k.Name, Policy: p})
+		if s, ok := p.(policy.Splitter); ok {
+			if part := s.AfterAuth(); part != nil {
+				late = append(late, policy.Named{Name: k.Name + " by consumer", Policy: part})
+			}
+		}
 	}
-	return list, nil
+	return append(list, late...), nil
+}
+
+// place is that of a kind in the order.
+func (m *making) place(k *policy.Kind) int {
+	return slices.IndexFunc(m.kinds, func(o policy.Kind) bool { return o.Name == k.Name })
 }
 
 // blocks are the policy blocks of a route and its bundles, sorted by kind. A
@@ -342,10 +357,7 @@ func (m *making) blocks(r *config.Route) []config.Block {
 		add(m.bundles[name]) // config has checked that it is there
 	}
 	add(r.Policies)
-	place := func(b config.Block) int {
-		return slices.IndexFunc(m.kinds, func(k policy.Kind) bool { return k.Name == b.Kind.Name })
-	}
-	slices.SortStableFunc(blocks, func(a, b config.Block) int { return place(a) - place(b) })
+	slices.SortStableFunc(blocks, func(a, b config.Block) int { return m.place(a.Kind) - m.place(b.Kind) })
 	return blocks
 }
 

@@ -6,6 +6,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cors"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
@@ -18,6 +19,7 @@ type means struct {
 	consumers *consumer.Directory // of the configuration being compiled
 	counters  *ratelimit.Store    // the gateway's
 	networks  *network.Files      // the gateway's
+	flight    *limits.Store       // the gateway's
 }
 
 // kinds are the policies that there are, in the order in which they run on a
@@ -27,6 +29,7 @@ type means struct {
 func kinds(m means) []policy.Kind {
 	return []policy.Kind{
 		block.Kind(m.networks),
+		limits.Kind(m.flight),
 		cors.Kind(),
 		apikey.Kind(m.consumers),
 		ratelimit.Kind(m.counters),

@@ -15,7 +15,6 @@ route "r" {
   service   = "s"
   authorize = "true"
   ban {}
-  limits {}
   quota {}
   validate {}
   cache {}
