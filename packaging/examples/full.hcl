@@ -126,6 +126,13 @@ policy "public-api" { # a named bundle of policy blocks; routes take it with use
     deny        = ["198.51.100.0/24"] # deny_file = "deny.txt" for long lists; read again when it changes
     user_agents = ["~(?i)sqlmap"]
   }
+  ban {
+    after    = 20
+    window   = "1m"
+    statuses = [401, 403, 404, 429]
+    for      = "10m" # the first time; then twice as long each time
+    longest  = "24h"
+  }
   cors {
     origins     = ["https://app.example.com", "https://*.example.org"] # or "*", never with credentials
     credentials = true

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 )
 
@@ -300,3 +301,100 @@ func withKey(r *http.Request) *http.Request {
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// TestBan: over each protocol an address that fails too often is kept out, a
+// restart and a reload don't let it in, and an operator does.
+func TestBan(t *testing.T) {
+	config := accessLog + "trusted_proxies = [\"127.0.0.0/8\"]\n" + twin(t, http.NotFoundHandler()) + `
+route "answers" {
+  hosts = ["banned.test"]
+  respond { body = "ok" }
+  ban {}
+}
+route "fails" {
+  hosts   = ["banned.test"]
+  paths   = ["/missing"]
+  service = "one"
+  ban {
+    after = 3
+    for   = "1h"
+  }
+}
+route "open" {
+  hosts = ["open.test"]
+  respond { body = "ok" }
+}
+`
+	g := newGateway(t, config).start(t)
+	status := func(c protocolClient, url, client string) int {
+		resp, _ := send(t, c, url, "X-Forwarded-For: "+client)
+		return resp.StatusCode
+	}
+	for i, c := range g.clients(t) {
+		t.Run(c.name, func(t *testing.T) {
+			url, client := c.scheme+"://banned.test", fmt.Sprintf("2001:db8:0:%d::1", i)
+			for range 3 {
+				if got := status(c, url+"/missing", client); got != 404 {
+					t.Fatalf("status %d before the ban", got)
+				}
+			}
+			eventually(t, "the ban", func() error { // a response is counted when it has been sent
+				if got := status(c, url+"/", client); got != 403 {
+					return fmt.Errorf("status %d", got)
+				}
+				return nil
+			})
+			if got := status(c, url+"/missing", fmt.Sprintf("2001:db8:0:%d:9::9", i)); got != 403 {
+				t.Errorf("status %d for the same /64", got)
+			}
+			if got := status(c, url+"/", "192.0.2.1"); got != 200 {
+				t.Errorf("status %d for others", got)
+			}
+			if got := status(c, c.scheme+"://open.test/", client); got != 200 {
+				t.Errorf("status %d on a route without ban", got)
+			}
+		})
+	}
+	conf := filepath.Join(g.dir, "etc")
+	for _, tt := range [][]string{
+		{"add 198.51.100.7 --for 2h", "198.51.100.7 is banned until"},
+		{"add 10.0.0.0/8", "isn't what a ban can be of"},
+		{"add nobody", "isn't an address"},
+		{"remove 2001:db8::1", "2001:db8::1 isn't banned any more"},
+		{"remove 2001:db8::1", "2001:db8::1 wasn't banned"},
+		{"list", "2001:db8:0:1::/64"},
+		{"list", "fails"},
+		{"list", "operator"},
+	} {
+		out, _ := run(t, append(append([]string{"ban"}, strings.Fields(tt[0])...), "-config", conf)...)
+		if !strings.Contains(out, tt[1]) {
+			t.Errorf("ban %s: %s", tt[0], out)
+		}
+	}
+	if text, err := g.get("/api/bans"); err != nil || !strings.Contains(text, `"client": "198.51.100.7"`) {
+		t.Errorf("/api/bans: %s %v", text, err)
+	}
+	resp, err := http.Post(fmt.Sprintf("http://127.0.0.1:%d/api/bans?address=192.0.2.1&for=1h", g.admin), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _ = resp.Body.Close(); resp.StatusCode != 405 {
+		t.Errorf("the admin address takes changes: %s", resp.Status)
+	}
+	text, err := g.get("/metrics")
+	for _, want := range []string{"sidegate_bans 5\n", `sidegate_bans_total{route="fails"} 5`} {
+		if err != nil || !strings.Contains(text, want) {
+			t.Errorf("no %s in the metrics (%v)", want, err)
+		}
+	}
+	g.logged(t, "why", func(l logLine) bool { return l.Status == 403 && l.Error == "forbidden: ban: the address is banned" })
+	g.stop(syscall.SIGTERM)
+	g.configure(t, config+"route \"more\" {\n  hosts = [\"more.test\"]\n  respond { body = \"ok\" }\n}\n")
+	g.start(t)
+	c := g.clients(t)[0]
+	for client, want := range map[string]int{"198.51.100.7": 403, "2001:db8:0:1::5": 403, "2001:db8::1": 200, "192.0.2.1": 200} {
+		if got := status(c, "https://banned.test/", client); got != want {
+			t.Errorf("after a restart: status %d for %s, want %d", got, client, want)
+		}
+	}
+}

@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics and of rate limits), sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics, rate limits, requests in flight), bans, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), claims of
@@ -17,7 +17,7 @@
 // # Goroutines
 //
 // Run starts, and awaits: the sweeper, the memory's tidying, the access log's writer, the snapshots'
-// writer, the certificates' upkeep, the watch of the files, and the feeds from
+// writer, the bans' writer, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
 
@@ -42,6 +42,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
@@ -78,6 +79,7 @@ type App struct {
 	counters   *ratelimit.Store
 	networks   network.Files
 	flight     limits.Store
+	bans       *ban.Store
 	sweeper    *sweep.Sweeper
 	handler    *proxy.Handler
 	server     *proxy.Server
@@ -129,6 +131,10 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a.log = newLog(file.Log, opt.Stderr)
 	if err := os.MkdirAll(file.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("state_dir: %w: create it, or set state_dir to a folder that this user may write", err)
+	}
+	var lost error
+	if a.bans, lost = ban.NewStore(ban.Deps{Log: a.log.WithField("component", "ban"), Path: filepath.Join(file.StateDir, "bans.json")}); lost != nil {
+		a.log.WithError(lost).Error("the bans from before the restart can't be read, and are lifted")
 	}
 	a.snapshots = discovery.NewSnapshots(filepath.Join(file.StateDir, "snapshots"), a.log.WithField("component", "snapshots"))
 	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
@@ -232,6 +238,7 @@ func (a *App) Run(ctx context.Context) error {
 func (a *App) start(end *cleanups) error {
 	end.background("sweeper", a.sweeper.Run)
 	end.background("memory", tidyMemory)
+	end.background("bans", a.bans.Run)
 	end.add("snapshots", func() { // after Run: what changed last
 		if err := a.snapshots.Close(); err != nil {
 			a.log.WithError(err).Warn("the last snapshots weren't written")

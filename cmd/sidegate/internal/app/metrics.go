@@ -23,6 +23,7 @@ type descs struct {
 	instances, pending, latency, tries, failures, retries, queue, panic *prometheus.Desc
 	consulUp, consulAge, stale, problems                                *prometheus.Desc
 	overRate, overRateDry, forgotten                                    *prometheus.Desc
+	bans, banned                                                        *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
 }
 
@@ -58,6 +59,8 @@ func newDescs() *descs {
 		overRate:    d("rate_limit_refused_total", "Requests that a rate limit refused.", "route", "limit"),
 		overRateDry: d("rate_limit_dry_run_refused_total", "Requests that a rate limit would have refused, were it not a dry run.", "route", "limit"),
 		forgotten:   d("rate_limit_forgotten_total", "Clients whose counter made room for another before its time: counters.memory is too small."),
+		bans:        d("bans", "Addresses that are banned."),
+		banned:      d("bans_total", "Bans that a route has caused.", "route"),
 		certificate: d("certificate_not_after_seconds", "When a certificate ends, in seconds since 1970.", "name", "source"),
 		reloads:     d("configuration_reloads_total", "Reloads that succeeded."),
 		rejected:    d("configuration_rejected", "1 while the newest configuration isn't in force because of an error."),
@@ -100,6 +103,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(desc, float64(l.Refused()), l.Route, l.Limit)
 	}
 	count(d.forgotten, float64(a.counters.Forgotten()))
+	gauge(d.bans, float64(len(a.bans.List(time.Now()))))
+	for route, n := range a.bans.Counts() {
+		count(d.banned, float64(n), route)
+	}
 	if s := a.consulStatus(); s != nil {
 		gauge(d.consulUp, number(s.Connected))
 		gauge(d.consulAge, s.Age.Seconds())

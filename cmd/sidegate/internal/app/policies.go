@@ -3,6 +3,7 @@ package app
 import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cors"
@@ -20,6 +21,7 @@ type means struct {
 	counters  *ratelimit.Store    // the gateway's
 	networks  *network.Files      // the gateway's
 	flight    *limits.Store       // the gateway's
+	bans      *ban.Store          // the gateway's
 }
 
 // kinds are the policies that there are, in the order in which they run on a
@@ -29,6 +31,7 @@ type means struct {
 func kinds(m means) []policy.Kind {
 	return []policy.Kind{
 		block.Kind(m.networks),
+		ban.Kind(m.bans),
 		limits.Kind(m.flight),
 		cors.Kind(),
 		apikey.Kind(m.consumers),

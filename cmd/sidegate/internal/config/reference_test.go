@@ -15,6 +15,7 @@ import (
 
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cors"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
@@ -39,7 +40,7 @@ All blocks and arguments of the configuration language. [HCL 2](https://github.c
 
 // realKinds are the policies that there are, in their order.
 func realKinds() []policy.Kind {
-	return []policy.Kind{block.Kind(nil), limits.Kind(nil), cors.Kind(), apikey.Kind(nil), ratelimit.Kind(nil), request.Kind(), response.Kind()}
+	return []policy.Kind{block.Kind(nil), ban.Kind(nil), limits.Kind(nil), cors.Kind(), apikey.Kind(nil), ratelimit.Kind(nil), request.Kind(), response.Kind()}
 }
 
 func TestReference(t *testing.T) {

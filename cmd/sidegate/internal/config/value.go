@@ -371,6 +371,8 @@ func (f *field) example() string {
 		v = "0.5"
 	case "list of strings":
 		v = `["a", "b"]`
+	case "list of whole numbers":
+		v = "[1, 2]"
 	case "list of networks":
 		v = `["10.0.0.0/8"]`
 	case "map of strings":

@@ -14,7 +14,6 @@ service "s" {
 route "r" {
   service   = "s"
   authorize = "true"
-  ban {}
   quota {}
   validate {}
   cache {}
