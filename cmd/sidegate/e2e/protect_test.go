@@ -398,3 +398,57 @@ route "open" {
 		}
 	}
 }
+
+// TestBanOfFleet: two nodes know each other's bans through Consul, and the
+// configuration doesn't see them.
+func TestBanOfFleet(t *testing.T) {
+	a := newAgent(t)
+	config := fmt.Sprintf("consul { address = \"127.0.0.1:%d\" }\n", a.port) + `
+trusted_proxies = ["127.0.0.0/8"]
+route "answers" {
+  hosts = ["banned.test"]
+  respond { body = "ok" }
+  ban {}
+}
+`
+	nodes := []*gateway{newGateway(t, config).start(t), newGateway(t, config).start(t)}
+	status := func(i int, client string) int {
+		resp, _ := send(t, nodes[i].clients(t)[0], "https://banned.test/", "X-Forwarded-For: "+client)
+		return resp.StatusCode
+	}
+	become := func(what string, i int, client string, want int) {
+		t.Helper()
+		eventually(t, what, func() error {
+			if got := status(i, client); got != want {
+				return fmt.Errorf("status %d", got)
+			}
+			return nil
+		})
+	}
+	command := func(i int, args ...string) {
+		t.Helper()
+		if out, code := run(t, append(append([]string{"ban"}, args...), "-config", filepath.Join(nodes[i].dir, "etc"))...); code != 0 {
+			t.Fatalf("ban %q: %s", args, out)
+		}
+	}
+	command(0, "add", "192.0.2.1")
+	command(1, "add", "2001:db8::1")
+	become("the first's ban at the second", 1, "192.0.2.1", 403)
+	become("the second's ban at the first", 0, "2001:db8::2", 403)
+	if text, err := a.do("GET", "/v1/kv/sidegate-bans/192.0.2.1?raw", nil); err != nil || !strings.Contains(text, `"by":"operator"`) {
+		t.Errorf("in Consul: %s %v", text, err)
+	}
+	command(1, "remove", "192.0.2.1")
+	become("lifted at the second", 1, "192.0.2.1", 200)
+	become("lifted at the first", 0, "192.0.2.1", 200)
+	// Consul goes, and comes back.
+	a.stop(syscall.SIGKILL)
+	command(0, "add", "192.0.2.9")
+	become("a ban without Consul", 0, "192.0.2.9", 403)
+	become("what was known", 1, "2001:db8::2", 403)
+	a.start(t)
+	become("told when Consul is back", 1, "192.0.2.9", 403)
+	if n := nodes[0].status(t).Config.Reloads; n != 0 {
+		t.Errorf("%d reloads", n)
+	}
+}

@@ -6,9 +6,10 @@
 //	strikes.go  counting statuses, in a table of a fixed size
 //	store.go    who is banned, and until when
 //	disk.go     bans over a restart
+//	share.go    bans of a fleet
 //
 // A ban holds on every route that has a ban block, whichever it came from.
-// Store.Run is the only goroutine; who calls it owns it.
+// It starts no goroutine; who calls Store.Run and Store.Share owns theirs.
 package ban
 
 import (

@@ -25,6 +25,7 @@ type record struct {
 	Forget int64  `json:"forget"`
 	Times  int    `json:"times"`
 	By     string `json:"by"`
+	Shared bool   `json:"shared,omitempty"`
 }
 
 func (s *Store) load(now time.Time) error {
@@ -59,7 +60,7 @@ func (s *Store) load(now time.Time) error {
 		}
 		l := &s.list[s.shard(c)]
 		l.mu.Lock()
-		s.put(&l.m, c, entry{r.Since, r.Until, r.Forget, r.Times, r.By}, now.Unix())
+		s.put(&l.m, c, entry{r.Since, r.Until, r.Forget, r.Times, r.By, r.Shared}, now.Unix())
 		l.mu.Unlock()
 	}
 	return nil
@@ -72,7 +73,7 @@ func (s *Store) save() error {
 	}
 	list := []record{}
 	s.each(func(c client, e entry) {
-		list = append(list, record{c.String(), e.since, e.until, e.forget, e.times, e.by})
+		list = append(list, record{c.String(), e.since, e.until, e.forget, e.times, e.by, e.shared})
 	})
 	text, err := json.Marshal(list)
 	if err != nil {

@@ -48,6 +48,7 @@ type entry struct {
 	forget       int64 // when it doesn't count as an earlier one any more
 	times        int   // the how-manieth it is
 	by           string
+	shared       bool // the fleet knows of it
 }
 
 // Ban is a ban as people see it.
@@ -83,14 +84,20 @@ type Store struct {
 		_  [24]byte
 	}
 
-	mu     sync.Mutex // guards what follows
-	counts map[string]uint64
+	used  chan struct{}
+	wake  chan struct{} // for Share
+	fleet atomic.Int64  // how many bans the fleet has
+
+	mu      sync.Mutex // guards what follows
+	counts  map[string]uint64
+	pending map[client]int // what the fleet has to know, and how often it has changed
 }
 
 // NewStore returns a store with the bans that its file has. Without a file that
 // can be read it is empty, and the error says why.
 func NewStore(d Deps) (*Store, error) {
-	s := &Store{Deps: d, seed: maphash.MakeSeed(), dirty: make(chan struct{}, 1), counts: map[string]uint64{}}
+	s := &Store{Deps: d, seed: maphash.MakeSeed(), dirty: make(chan struct{}, 1), used: make(chan struct{}), wake: make(chan struct{}, 1),
+		counts: map[string]uint64{}, pending: map[client]int{}}
 	s.strikes.begin = time.Now()
 	return s, s.load(time.Now())
 }
@@ -100,7 +107,10 @@ func (s *Store) open() {
 	if s == nil { // to check a configuration
 		return
 	}
-	s.once.Do(func() { s.strikes.list = make([]set, sets) })
+	s.once.Do(func() {
+		s.strikes.list = make([]set, sets)
+		close(s.used)
+	})
 }
 
 func (s *Store) hash(text string) uint64 {
@@ -153,9 +163,10 @@ func (s *Store) ban(c client, by string, at time.Time, first, longest time.Durat
 	}
 	lasts = min(lasts, longest)
 	until := now + seconds(lasts)
-	s.put(&l.m, c, entry{now, until, until + seconds(longest), times, by}, now)
+	s.put(&l.m, c, entry{since: now, until: until, forget: until + seconds(longest), times: times, by: by}, now)
 	l.mu.Unlock()
 	s.changed()
+	s.tell(c)
 	s.mu.Lock()
 	s.counts[by]++
 	s.mu.Unlock()
@@ -285,6 +296,7 @@ func (s *Store) Add(address string, now time.Time, lasts time.Duration) (Ban, er
 	s.put(&l.m, c, e, now.Unix())
 	l.mu.Unlock()
 	s.changed()
+	s.tell(c)
 	return Ban{c.String(), time.Unix(e.since, 0).UTC(), time.Unix(e.until, 0).UTC(), e.times, e.by}, nil
 }
 
@@ -304,6 +316,7 @@ func (s *Store) Remove(address string, now time.Time) (bool, error) {
 	}
 	l.mu.Unlock()
 	s.changed()
+	s.tell(c)
 	return ok && e.until > now.Unix(), nil
 }
 

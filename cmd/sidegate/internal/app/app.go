@@ -17,7 +17,8 @@
 // # Goroutines
 //
 // Run starts, and awaits: the sweeper, the memory's tidying, the access log's writer, the snapshots'
-// writer, the bans' writer, the certificates' upkeep, the watch of the files, and the feeds from
+// writer, the bans' writer
+// and their exchange with the fleet, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
 
@@ -239,6 +240,7 @@ func (a *App) start(end *cleanups) error {
 	end.background("sweeper", a.sweeper.Run)
 	end.background("memory", tidyMemory)
 	end.background("bans", a.bans.Run)
+	end.background("bans of the fleet", a.shareBans)
 	end.add("snapshots", func() { // after Run: what changed last
 		if err := a.snapshots.Close(); err != nil {
 			a.log.WithError(err).Warn("the last snapshots weren't written")
