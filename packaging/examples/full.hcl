@@ -123,7 +123,8 @@ service "carts" {
 
 policy "public-api" { # a named bundle of policy blocks; routes take it with use = [...]
   block {
-    deny        = ["198.51.100.0/24"] # deny_file = "deny.txt" for long lists; read again when it changes
+    deny = ["198.51.100.0/24"] # deny_file = "deny.txt" for long lists; read again when it changes
+    # countries = ["KP"] with country_file = "/usr/share/GeoIP/GeoLite2-Country.mmdb", or asns with asn_file
     user_agents = ["~(?i)sqlmap"]
   }
   ban {

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/sidegate-proxy/sidegate/proxy/policy/policytest"
 )
 
 // exchangeOf sends a request with a method and header fields.
@@ -113,6 +115,7 @@ route "write" {
 func TestBlock(t *testing.T) {
 	g := newGateway(t, "")
 	list := write(t, filepath.Join(g.dir, "etc", "deny.txt"), "198.51.100.0/24\n")
+	write(t, filepath.Join(g.dir, "etc", "country.mmdb"), string(policytest.MMDB(map[string]any{"127.0.0.0/8": map[string]any{"country": map[string]any{"iso_code": "DE"}}})))
 	g.configure(t, accessLog+twin(t, http.HandlerFunc(mirror))+`
 route "blocked" {
   hosts   = ["blocked.test"]
@@ -124,6 +127,22 @@ policy "base" {
     paths       = ["/internal/*"]
     user_agents = ["~(?i)sqlmap"]
     methods     = ["DELETE"]
+  }
+}
+route "abroad" {
+  hosts   = ["abroad.test"]
+  service = "one"
+  block {
+    countries    = ["DE"]
+    country_file = "country.mmdb"
+  }
+}
+route "home" {
+  hosts   = ["home.test"]
+  service = "one"
+  block {
+    allow_countries = ["DE"]
+    country_file    = "country.mmdb"
   }
 }
 route "listed" {
@@ -141,6 +160,11 @@ route "listed" {
 			wantProblem(t, resp, body, 403, "forbidden")
 			if strings.Contains(body, "127.0") || strings.Contains(body, "block") || strings.Contains(body, "deny") {
 				t.Errorf("the refusal says why: %s", body)
+			}
+			resp, body = send(t, c, c.scheme+"://abroad.test/")
+			wantProblem(t, resp, body, 403, "forbidden")
+			if resp, _ := send(t, c, c.scheme+"://home.test/"); resp.StatusCode != 200 {
+				t.Errorf("from a country that is allowed: %s", resp.Status)
 			}
 			base := c.scheme + "://listed.test"
 			for _, path := range []string{"/internal/a", "/%69nternal/a", "/x/../internal", "//internal", "/./internal/"} {

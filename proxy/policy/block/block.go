@@ -13,6 +13,7 @@ import (
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/geo"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 )
@@ -27,6 +28,16 @@ type Config struct {
 	Deny []netip.Prefix `hcl:"deny,attr"`
 	// A file with more of them, one on a line; read again when it changes.
 	DenyFile string `hcl:"deny_file,attr"`
+	// Countries that may call, by their ISO 3166-1 codes ("DE"); no other then, and no address of which the file says none.
+	AllowCountries []string `hcl:"allow_countries,attr"`
+	// Countries that may not call.
+	Countries []string `hcl:"countries,attr"`
+	// The MMDB file that tells countries; read again when it changes.
+	CountryFile string `hcl:"country_file,attr"`
+	// Autonomous systems that may not call, by their numbers.
+	ASNs []int `hcl:"asns,attr"`
+	// The MMDB file that tells autonomous systems; read again when it changes.
+	ASNFile string `hcl:"asn_file,attr"`
 	// User agents that may not call: exact, with * at the ends, or "~RE2"; "" is a request that names none.
 	UserAgents []string `hcl:"user_agents,attr"`
 	// Methods that may not be used; GET is HEAD, too.
@@ -38,13 +49,15 @@ type Config struct {
 // Policy keeps requests out.
 type Policy struct {
 	allow, deny []*network.Set
+	at, notAt   *geo.List // countries that may call, and may not; nil: not asked
+	systems     *geo.List
 	agents      []*route.Pattern
 	nameless    bool // no user agent is one of them
 	methods     []string
 	paths       *route.Paths
 	text        string
 
-	notAllowed, denied, badAgent, badMethod, badPath *exchange.Fault
+	notAllowed, denied, badCountry, badSystem, badAgent, badMethod, badPath *exchange.Fault
 }
 
 var (
@@ -53,9 +66,14 @@ var (
 	_ policy.Tester    = (*Policy)(nil)
 )
 
-// Kind describes the policy to the configuration. Lists come from files, which
-// remembers them; nil reads them each time.
-func Kind(files *network.Files) policy.Kind {
+// Files remember what blocks read; the zero Files reads it each time.
+type Files struct {
+	Networks *network.Files
+	Geo      *geo.Files
+}
+
+// Kind describes the policy to the configuration.
+func Kind(files Files) policy.Kind {
 	return policy.Kind{
 		Name: "block", Repeat: true, // all blocks of a bundle and of a route must let a request pass
 		Config: func() any { return &Config{} },
@@ -64,7 +82,7 @@ func Kind(files *network.Files) policy.Kind {
 }
 
 // New makes the policy of a block.
-func New(c Config, files *network.Files) (*Policy, error) {
+func New(c Config, files Files) (*Policy, error) {
 	p := &Policy{methods: c.Methods}
 	var errs error
 	fail := func(argument string, err error) {
@@ -73,10 +91,11 @@ func New(c Config, files *network.Files) (*Policy, error) {
 		}
 	}
 	var err error
-	p.allow, err = sets(c.Allow, c.AllowFile, files)
+	p.allow, err = sets(c.Allow, c.AllowFile, files.Networks)
 	fail("allow_file", err)
-	p.deny, err = sets(c.Deny, c.DenyFile, files)
+	p.deny, err = sets(c.Deny, c.DenyFile, files.Networks)
 	fail("deny_file", err)
+	errs = errors.Join(errs, p.setGeo(c, files.Geo))
 	for _, text := range c.UserAgents {
 		a, err := route.CompilePattern(text)
 		if err != nil {
@@ -94,8 +113,8 @@ func New(c Config, files *network.Files) (*Policy, error) {
 		p.paths, err = route.CompilePaths(c.Paths)
 		fail("paths", plain(err))
 	}
-	if errs == nil && len(p.allow)+len(p.deny)+len(p.agents)+len(p.methods)+len(c.Paths) == 0 {
-		errs = errors.New("it blocks nothing: give it allow, deny, user_agents, methods or paths")
+	if errs == nil && len(p.allow)+len(p.deny)+len(p.agents)+len(p.methods)+len(c.Paths) == 0 && p.at == nil && p.notAt == nil && p.systems == nil {
+		errs = errors.New("it blocks nothing: give it allow, deny, countries, asns, user_agents, methods or paths")
 	}
 	if errs != nil {
 		return nil, errs
@@ -105,8 +124,48 @@ func New(c Config, files *network.Files) (*Policy, error) {
 		return &exchange.Fault{Source: exchange.FromPolicy, Kind: exchange.Forbidden, Err: errors.New("block: " + why)}
 	}
 	p.notAllowed, p.denied = refuse("the address isn't among those in allow"), refuse("the address is among those in deny")
+	p.badCountry, p.badSystem = refuse("the address's country is blocked"), refuse("the address's autonomous system is blocked")
 	p.badAgent, p.badMethod, p.badPath = refuse("the user agent is blocked"), refuse("the method is blocked"), refuse("the path is blocked")
 	return p, nil
+}
+
+// setGeo makes the lists of countries and systems.
+func (p *Policy) setGeo(c Config, files *geo.Files) (errs error) {
+	read := func(argument, path string, given int) *geo.Database {
+		switch {
+		case given == 0 && path == "":
+		case given == 0:
+			errs = errors.Join(errs, fmt.Errorf("%s: nothing is asked of it", argument))
+		case path == "":
+			errs = errors.Join(errs, fmt.Errorf("%s: has to be given, to tell which address is whose", argument))
+		default:
+			d, err := files.Read(path)
+			if err != nil {
+				errs = errors.Join(errs, fmt.Errorf("%s: %w", argument, err))
+			}
+			return d
+		}
+		return nil
+	}
+	countries := func(argument string, d *geo.Database, codes []string) *geo.List {
+		if len(codes) == 0 || d == nil {
+			return nil
+		}
+		l, err := geo.Countries(d, codes)
+		if err != nil {
+			errs = errors.Join(errs, fmt.Errorf("%s: %w", argument, err))
+		}
+		return l
+	}
+	d := read("country_file", c.CountryFile, len(c.Countries)+len(c.AllowCountries))
+	p.at, p.notAt = countries("allow_countries", d, c.AllowCountries), countries("countries", d, c.Countries)
+	if d = read("asn_file", c.ASNFile, len(c.ASNs)); d != nil {
+		var err error
+		if p.systems, err = geo.Systems(d, c.ASNs); err != nil {
+			errs = errors.Join(errs, fmt.Errorf("asns: %w", err))
+		}
+	}
+	return errs
 }
 
 // plain takes the name of the rule, which has none, off the errors of paths.
@@ -158,6 +217,10 @@ func (p *Policy) judge(x *exchange.Exchange) *exchange.Fault {
 		return p.denied
 	case p.allow != nil && !has(p.allow, x.ClientIP):
 		return p.notAllowed
+	case p.notAt != nil && (!x.ClientIP.IsValid() || p.notAt.Has(x.ClientIP)), p.at != nil && !p.at.Has(x.ClientIP):
+		return p.badCountry
+	case p.systems != nil && (!x.ClientIP.IsValid() || p.systems.Has(x.ClientIP)):
+		return p.badSystem
 	case p.methods != nil && slices.Contains(p.methods, x.Method):
 		return p.badMethod
 	case p.paths != nil && p.paths.Has(x):
@@ -208,10 +271,16 @@ func (c *Config) text(p *Policy) string {
 	}
 	count("allow", p.allow)
 	count("deny", p.deny)
+	if len(c.AllowCountries) > 0 {
+		parts = append(parts, "only from "+strings.Join(c.AllowCountries, ", "))
+	}
+	if len(c.ASNs) > 0 {
+		parts = append(parts, fmt.Sprintf("no systems %d", c.ASNs))
+	}
 	for _, l := range []struct {
 		name string
 		list []string
-	}{{"user agents", c.UserAgents}, {"methods", c.Methods}, {"paths", c.Paths}} {
+	}{{"countries", c.Countries}, {"user agents", c.UserAgents}, {"methods", c.Methods}, {"paths", c.Paths}} {
 		if len(l.list) > 0 {
 			parts = append(parts, "no "+l.name+" "+strings.Join(l.list, ", "))
 		}

@@ -13,7 +13,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/policytest"
 )
 
-func TestREADME(t *testing.T) { policytest.README(t, "README.md", Kind(nil)) }
+func TestREADME(t *testing.T) { policytest.README(t, "README.md", Kind(Files{})) }
 
 // refused returns why p refuses x, "" if it doesn't.
 func refused(t *testing.T, p policy.Policy, x *exchange.Exchange) string {
@@ -53,7 +53,7 @@ func TestAddresses(t *testing.T) {
 		if tt.client != "" {
 			x.ClientIP = netip.MustParseAddr(tt.client)
 		}
-		if got := refused(t, policytest.Policy(t, Kind(nil), tt.block), x); got != tt.want {
+		if got := refused(t, policytest.Policy(t, Kind(Files{}), tt.block), x); got != tt.want {
 			t.Errorf("%s: %s is refused for %q, want %q", tt.block, tt.client, got, tt.want)
 		}
 	}
@@ -87,14 +87,14 @@ func TestRequests(t *testing.T) {
 		{"POST https://a.test/internals", []string{"User-Agent: curl"}, ""},
 		{"POST https://a.test/users/7/secrets", []string{"User-Agent: curl"}, path},
 	}
-	p := policytest.Policy(t, Kind(nil), block)
+	p := policytest.Policy(t, Kind(Files{}), block)
 	for _, tt := range tests {
 		if got := refused(t, p, policytest.Exchange(t, tt.line, tt.fields...)); got != tt.want {
 			t.Errorf("%s %q is refused for %q, want %q", tt.line, tt.fields, got, tt.want)
 		}
 	}
 	// An agent alone isn't asked of who has none.
-	if got := refused(t, policytest.Policy(t, Kind(nil), `block { user_agents = ["~evil"] }`), policytest.Exchange(t, "GET https://a.test/")); got != "" {
+	if got := refused(t, policytest.Policy(t, Kind(Files{}), `block { user_agents = ["~evil"] }`), policytest.Exchange(t, "GET https://a.test/")); got != "" {
 		t.Errorf("no user agent is refused for %q", got)
 	}
 }
@@ -108,7 +108,7 @@ func TestFiles(t *testing.T) {
 		}
 		return path
 	}
-	files := &network.Files{}
+	files := Files{Networks: &network.Files{}}
 	x := policytest.Exchange(t, "GET https://a.test/")
 	p, err := New(Config{DenyFile: put("deny", "# bad\n192.0.2.1 ; SBL\n"), Deny: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, files)
 	if err != nil {
@@ -137,7 +137,7 @@ func TestFiles(t *testing.T) {
 }
 
 func TestTest(t *testing.T) {
-	p := policytest.Policy(t, Kind(nil), `block { methods = ["TRACE"] }`).(*Policy)
+	p := policytest.Policy(t, Kind(Files{}), `block { methods = ["TRACE"] }`).(*Policy)
 	if got, want := p.Test(policytest.Exchange(t, "TRACE https://a.test/")), "refuses: forbidden: block: the method is blocked"; got != want {
 		t.Errorf("Test = %q, want %q", got, want)
 	}
@@ -150,7 +150,7 @@ func TestTest(t *testing.T) {
 }
 
 func TestAllocatesNothing(t *testing.T) {
-	p := policytest.Policy(t, Kind(nil), `block {
+	p := policytest.Policy(t, Kind(Files{}), `block {
 		deny        = ["10.0.0.0/8"]
 		user_agents = ["*evil*"]
 		methods     = ["TRACE"]
@@ -160,6 +160,57 @@ func TestAllocatesNothing(t *testing.T) {
 		x := policytest.Exchange(t, line, "User-Agent: curl")
 		if n := testing.AllocsPerRun(100, func() { _, _ = p.Request(x) }); n != 0 {
 			t.Errorf("%s: %v allocations", line, n)
+		}
+	}
+}
+
+func TestCountries(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db.mmdb")
+	record := func(country string, asn uint32) any {
+		return map[string]any{"country": map[string]any{"iso_code": country}, "autonomous_system_number": asn}
+	}
+	if err := os.WriteFile(path, policytest.MMDB(map[string]any{"192.0.2.0/24": record("DE", 64500), "198.51.100.0/24": record("FR", 64501)}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const country, system = "the address's country is blocked", "the address's autonomous system is blocked"
+	for _, tt := range []struct {
+		c      Config
+		client string
+		want   string
+	}{
+		{Config{Countries: []string{"DE"}, CountryFile: path}, "192.0.2.1", country},
+		{Config{Countries: []string{"DE"}, CountryFile: path}, "198.51.100.1", ""},
+		{Config{Countries: []string{"DE"}, CountryFile: path}, "10.0.0.1", ""},
+		{Config{AllowCountries: []string{"DE"}, CountryFile: path}, "192.0.2.1", ""},
+		{Config{AllowCountries: []string{"DE"}, CountryFile: path}, "198.51.100.1", country},
+		{Config{AllowCountries: []string{"DE"}, CountryFile: path}, "10.0.0.1", country},
+		{Config{ASNs: []int{64501}, ASNFile: path}, "192.0.2.1", ""},
+		{Config{ASNs: []int{64501}, ASNFile: path}, "198.51.100.1", system},
+	} {
+		p, err := New(tt.c, Files{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := policytest.Exchange(t, "GET https://a.test/")
+		x.ClientIP = netip.MustParseAddr(tt.client)
+		if got := refused(t, p, x); got != tt.want {
+			t.Errorf("%s: %s is refused for %q, want %q", p.Explain(), tt.client, got, tt.want)
+		}
+	}
+	for _, tt := range []struct {
+		c    Config
+		want string
+	}{
+		{Config{Countries: []string{"DE"}}, "country_file: has to be given"},
+		{Config{ASNs: []int{1}}, "asn_file: has to be given"},
+		{Config{CountryFile: path, Methods: []string{"TRACE"}}, "country_file: nothing is asked of it"},
+		{Config{Countries: []string{"Germany"}, CountryFile: path}, `countries: "Germany" isn't a country's code`},
+		{Config{AllowCountries: []string{"de"}, CountryFile: path}, `allow_countries: "de" isn't`},
+		{Config{ASNs: []int{0}, ASNFile: path}, "asns: 0 isn't"},
+		{Config{ASNs: []int{1}, ASNFile: os.Args[0]}, "asn_file: isn't an MMDB file"},
+	} {
+		if _, err := New(tt.c, Files{}); err == nil || !strings.HasPrefix(err.Error(), tt.want) {
+			t.Errorf("New(%+v) = %v, want %q", tt.c, err, tt.want)
 		}
 	}
 }

@@ -44,6 +44,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/geo"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
@@ -79,6 +80,7 @@ type App struct {
 	stats      *proxy.Stats
 	counters   *ratelimit.Store
 	networks   network.Files
+	geo        geo.Files
 	flight     limits.Store
 	bans       *ban.Store
 	sweeper    *sweep.Sweeper

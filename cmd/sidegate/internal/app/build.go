@@ -171,7 +171,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 	}
 	with := making{
 		bundles:    bundles,
-		kinds:      kinds(means{consumers: consumers, counters: a.counters, networks: &a.networks, flight: &a.flight, bans: a.bans}),
+		kinds:      kinds(means{consumers: consumers, counters: a.counters, networks: &a.networks, geo: &a.geo, flight: &a.flight, bans: a.bans}),
 		conditions: sync.OnceValues(condition.NewCompiler), // made for the first when, if there is one
 	}
 	for _, r := range d.file.Routes {

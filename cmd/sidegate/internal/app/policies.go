@@ -7,6 +7,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cors"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/geo"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
@@ -20,6 +21,7 @@ type means struct {
 	consumers *consumer.Directory // of the configuration being compiled
 	counters  *ratelimit.Store    // the gateway's
 	networks  *network.Files      // the gateway's
+	geo       *geo.Files          // the gateway's
 	flight    *limits.Store       // the gateway's
 	bans      *ban.Store          // the gateway's
 }
@@ -30,7 +32,7 @@ type means struct {
 // run in the order of the configuration.
 func kinds(m means) []policy.Kind {
 	return []policy.Kind{
-		block.Kind(m.networks),
+		block.Kind(block.Files{Networks: m.networks, Geo: m.geo}),
 		ban.Kind(m.bans),
 		limits.Kind(m.flight),
 		cors.Kind(),

@@ -40,7 +40,7 @@ All blocks and arguments of the configuration language. [HCL 2](https://github.c
 
 // realKinds are the policies that there are, in their order.
 func realKinds() []policy.Kind {
-	return []policy.Kind{block.Kind(nil), ban.Kind(nil), limits.Kind(nil), cors.Kind(), apikey.Kind(nil), ratelimit.Kind(nil), request.Kind(), response.Kind()}
+	return []policy.Kind{block.Kind(block.Files{}), ban.Kind(nil), limits.Kind(nil), cors.Kind(), apikey.Kind(nil), ratelimit.Kind(nil), request.Kind(), response.Kind()}
 }
 
 func TestReference(t *testing.T) {

@@ -15,3 +15,12 @@ route "r" {
     paths       = ["x", "/a*", "/ok"]
   }
 }
+route "geo" {
+  hosts = ["geo.test"]
+  respond { body = "ok" }
+  block { countries = ["DE"] }
+  block {
+    asns     = [64500]
+    asn_file = "bad-block.txt"
+  }
+}
