@@ -122,7 +122,7 @@ func (h *Handler) plainAnswer(t *Table, x *exchange.Exchange) bool {
 
 func (l *line) match() *exchange.Fault {
 	x := l.x
-	m := l.t.Matcher.Match(x)
+	m := l.t.Match(x)
 	if m.Rule >= 0 {
 		l.r = l.t.Routes[m.Rule]
 		l.stats = l.r.Stats

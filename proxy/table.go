@@ -40,6 +40,22 @@ type Share struct {
 	Stats   *RouteStats
 }
 
+// Match finds the route of x. A preflight belongs to the route of the request
+// that it asks leave for, when that route answers preflights; otherwise it is a
+// request like any other, which a service may answer.
+func (t *Table) Match(x *exchange.Exchange) route.Result {
+	if x.Method == "OPTIONS" && x.Request.Has(exchange.Origin) {
+		if method, ok := x.Request.Find("Access-Control-Request-Method"); ok {
+			rule := t.Matcher.Preflight(x, method, func(rule int) bool { return t.Routes[rule].Chain.Preflight(x) })
+			if rule >= 0 && t.Routes[rule].Chain.Preflights() {
+				x.Preflight, x.Params = true, x.Params[:0]
+				return route.Result{Rule: rule}
+			}
+		}
+	}
+	return t.Matcher.Match(x)
+}
+
 // share chooses a service by weight.
 func (r *Route) share() *Share {
 	if len(r.Shares) == 1 {

@@ -24,6 +24,11 @@ const maxAnswer = 256 << 20
 
 // ask gets a path of the running gateway's admin API through its unix socket.
 func ask(ctx context.Context, socket, path string, into any) error {
+	return call(ctx, http.MethodGet, socket, path, into)
+}
+
+// call is ask with a method, for what changes something.
+func call(ctx context.Context, method, socket, path string, into any) error {
 	client := &http.Client{
 		Timeout: 15 * time.Second,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -32,7 +37,7 @@ func ask(ctx context.Context, socket, path string, into any) error {
 		}},
 	}
 	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://sidegate"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://sidegate"+path, nil)
 	if err != nil {
 		return err
 	}

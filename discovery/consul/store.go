@@ -54,6 +54,17 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	return err
 }
 
+// DeleteIf removes a key if f takes its value, and the key hasn't been written
+// meanwhile.
+func (s *Store) DeleteIf(ctx context.Context, key string, f func(value []byte) bool) error {
+	pair, _, err := s.api.KV().Get(s.prefix+key, consistent(ctx))
+	if err != nil || pair == nil || !f(pair.Value) {
+		return err
+	}
+	_, _, err = s.api.KV().DeleteCAS(pair, (&api.WriteOptions{}).WithContext(ctx))
+	return err
+}
+
 // List returns all keys that begin with prefix.
 func (s *Store) List(ctx context.Context, prefix string) ([]string, error) {
 	keys, _, err := s.api.KV().Keys(s.prefix+prefix, "", consistent(ctx))

@@ -122,6 +122,24 @@ service "carts" {
 }
 
 policy "public-api" { # a named bundle of policy blocks; routes take it with use = [...]
+  block {
+    deny = ["198.51.100.0/24"] # deny_file = "deny.txt" for long lists; read again when it changes
+    # countries = ["KP"] with country_file = "/usr/share/GeoIP/GeoLite2-Country.mmdb", or asns with asn_file
+    user_agents = ["~(?i)sqlmap"]
+  }
+  ban {
+    after    = 20
+    window   = "1m"
+    statuses = [401, 403, 404, 429]
+    for      = "10m" # the first time; then twice as long each time
+    longest  = "24h"
+  }
+  cors {
+    origins     = ["https://app.example.com", "https://*.example.org"] # or "*", never with credentials
+    credentials = true
+    expose      = ["RateLimit", "Retry-After"]
+    max_age     = "10m"
+  }
   rate_limit {
     rate  = "100/s"
     burst = 200
@@ -154,6 +172,15 @@ route "orders-v2" {
   }
 
   # policy blocks; they always run in one order, whatever their order here
+  limits { # within the listener's
+    body                  = "10MiB"
+    headers               = "16KiB"
+    uri                   = "2KiB"
+    requests              = 512 # in flight
+    requests_per_ip       = 32
+    requests_per_consumer = 64
+    connections_per_ip    = 16
+  }
   auth "api_key" { header = "X-API-Key" } # several auth blocks: the first that applies decides
   auth "jwt" {
     issuer     = "https://id.example.com/"

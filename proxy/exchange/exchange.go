@@ -128,6 +128,7 @@ type Exchange struct {
 	Deadline  time.Time  // when the exchange must be over; zero: no limit
 	Consumer  *Consumer  // who the policy auth says is calling; nil: nobody it knows
 	Claims    *Claims    // what the client's verified token says; nil: it showed none
+	Preflight bool       // a preflight, on the route of the request that it asks leave for (RouteName)
 
 	// What the route says. These strings are the table's: they may be kept.
 	RouteName    string
@@ -135,7 +136,8 @@ type Exchange struct {
 	InstanceAddr string // the instance that the last try went to
 	Tries        int    // how often a backend was tried
 	Params       []Param
-	Seen         int // policies of the route that saw the request; policy.Chain counts, also for who recovers from a panic
+	Held         uint8 // places that the policy limits gives back
+	Seen         int   // policies of the route that saw the request; policy.Chain counts, also for who recovers from a panic
 
 	// Towards the backend.
 	Out          Outgoing

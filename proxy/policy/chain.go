@@ -28,6 +28,7 @@ type Chain struct {
 	requesters []requester
 	responders []responder // last policy first
 	finishers  []finisher  // last policy first
+	preflight  Preflighter // nil: none
 }
 
 // The entries carry the policy's place in all, as far as its request part is
@@ -63,10 +64,22 @@ func Compile(list []Named) *Chain {
 		if p, ok := n.Policy.(Finisher); ok {
 			c.finishers = append(c.finishers, finisher{p, place})
 		}
+		if p, ok := n.Policy.(Preflighter); ok {
+			c.preflight = p
+		}
 	}
 	slices.Reverse(c.responders)
 	slices.Reverse(c.finishers)
 	return c
+}
+
+// Preflights reports whether some policy answers preflights.
+func (c *Chain) Preflights() bool { return c.preflight != nil }
+
+// Preflight reports whether the request that the preflight x asks leave for may
+// be sent: never, where no policy says so.
+func (c *Chain) Preflight(x *exchange.Exchange) bool {
+	return c.preflight != nil && c.preflight.Preflight(x)
 }
 
 // Request lets the policies see the request, in order, until one answers or

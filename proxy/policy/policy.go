@@ -41,6 +41,20 @@ type Finisher interface {
 	Finish(x *exchange.Exchange)
 }
 
+// Preflighter answers preflights (Fetch, 4.8). A request whose route has one is
+// asked for by an OPTIONS request, which its route takes then, whatever methods
+// it has.
+type Preflighter interface {
+	// Preflight reports whether the request that x asks leave for may be sent.
+	Preflight(x *exchange.Exchange) bool
+}
+
+// Splitter is a policy of which a part has to know who is calling, and so runs
+// right behind auth.
+type Splitter interface {
+	AfterAuth() Policy // nil: no part does
+}
+
 // Explainer says in a few words what the policy would do, for sidegate explain.
 type Explainer interface {
 	Explain() string

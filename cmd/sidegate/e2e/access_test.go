@@ -106,7 +106,12 @@ route "plans" {
 // send sends a request with header fields, "Name: value" each.
 func send(t *testing.T, c protocolClient, url string, fields ...string) (*http.Response, string) {
 	t.Helper()
-	r := request(t, context.Background(), "GET", url, nil)
+	return sendWith(t, c, request(t, context.Background(), "GET", url, nil), fields...)
+}
+
+// sendWith sends r with header fields.
+func sendWith(t *testing.T, c protocolClient, r *http.Request, fields ...string) (*http.Response, string) {
+	t.Helper()
 	for _, f := range fields {
 		name, value, _ := strings.Cut(f, ": ")
 		r.Header[name] = append(r.Header[name], value) // in the spelling given

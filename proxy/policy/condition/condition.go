@@ -87,6 +87,7 @@ func NewCompiler() (*Compiler, error) {
 type Program struct {
 	text string
 	asks bool // for who is calling
+	head bool // it reads header fields
 	prg  cel.Program
 	pool sync.Pool // of *activation
 }
@@ -129,6 +130,7 @@ func (c *Compiler) Compile(text string) (*Program, error) {
 	p := &Program{text: text, prg: prg}
 	for _, r := range ast.NativeRep().ReferenceMap() {
 		p.asks = p.asks || r.Name == "claims" || strings.HasPrefix(r.Name, "consumer.")
+		p.head = p.head || r.Name == "request.headers"
 	}
 	p.pool.New = func() any { return &activation{} }
 	return p, nil
@@ -160,6 +162,10 @@ func (p *Program) String() string { return p.text }
 // AsksWho reports whether the condition asks who is calling, which nobody knows
 // before the policy auth.
 func (p *Program) AsksWho() bool { return p.asks }
+
+// ReadsHeaders reports whether the condition depends on the request's header
+// fields, which a preflight hasn't yet.
+func (p *Program) ReadsHeaders() bool { return p.head }
 
 // Eval reports whether the condition holds for x. One that can't be evaluated,
 // because it asks for a header that isn't there, say, doesn't hold.

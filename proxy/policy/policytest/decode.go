@@ -2,6 +2,7 @@ package policytest
 
 import (
 	"fmt"
+	"net/netip"
 	"reflect"
 	"strconv"
 	"strings"
@@ -102,6 +103,10 @@ func assign(val cty.Value, field reflect.Value, unit string) error {
 		case field.Type() == reflect.TypeFor[time.Duration]():
 			d, err := time.ParseDuration(val.AsString())
 			field.SetInt(int64(d))
+			return err
+		case field.Type() == reflect.TypeFor[netip.Prefix]():
+			p, err := netip.ParsePrefix(val.AsString())
+			field.Set(reflect.ValueOf(p))
 			return err
 		case unit == "bytes":
 			n, err := size(val.AsString())

@@ -1,6 +1,7 @@
 package policytest
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ type everything struct {
 	Codes  []int             `hcl:"codes,attr"`
 	Map    map[string]string `hcl:"map,attr"`
 	Weight map[string]int    `hcl:"weight,attr"`
+	Nets   []netip.Prefix    `hcl:"nets,attr"`
 	One    *inner            `hcl:"one,block"`
 	Many   []inner           `hcl:"many,block"`
 }
@@ -46,12 +48,13 @@ func TestDecode(t *testing.T) {
 			codes  = [1, 2]
 			map    = { "A" = "b" }
 			weight = { a = 1 }
+			nets   = ["10.0.0.0/8"]
 			one {}
 			many { path = "/1" }
 			many { path = "/2" }
 		}`, want: everything{
 			Name: "a", Text: "t", Number: 4, Share: 1, Wait: time.Minute, Size: 3 << 20, List: []string{"b", "c"}, Codes: []int{1, 2},
-			Map: map[string]string{"A": "b"}, Weight: map[string]int{"a": 1}, One: &inner{"/x"}, Many: []inner{{"/1"}, {"/2"}},
+			Map: map[string]string{"A": "b"}, Weight: map[string]int{"a": 1}, Nets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, One: &inner{"/x"}, Many: []inner{{"/1"}, {"/2"}},
 		}},
 		{in: `e "a" {}`, err: "text: must be given"},
 		{in: `e { text = "t" }`, err: "lacks its label"},
@@ -71,7 +74,7 @@ func TestDecode(t *testing.T) {
 			}
 			continue
 		}
-		if d := cmp.Diff(tt.want, got); d != "" {
+		if d := cmp.Diff(tt.want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
 			t.Errorf("decode(%s): %s", tt.in, d)
 		}
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sirupsen/logrus"
 
+	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/secret"
 )
 
@@ -38,6 +39,9 @@ type Gateway interface {
 	Explain(Question) (Explanation, error)
 	Reload(ctx context.Context) error
 	Config() ([]byte, error) // JSON, secrets hidden
+	Bans() []ban.Ban
+	AddBan(address string, lasts time.Duration) (ban.Ban, error)
+	RemoveBan(address string) (bool, error)
 }
 
 // Deps are what a Server works with.
@@ -150,8 +154,11 @@ func (s *Server) routes(changes bool) http.Handler {
 	m.HandleFunc("GET /api/routes", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Routes()) })
 	m.HandleFunc("GET /api/config", s.config)
 	m.HandleFunc("GET /api/explain", s.explain)
+	m.HandleFunc("GET /api/bans", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Bans()) })
 	m.HandleFunc("GET /{$}", s.page)
 	if changes {
+		m.HandleFunc("POST /api/bans", s.addBan)
+		m.HandleFunc("DELETE /api/bans", s.removeBan)
 		m.HandleFunc("POST /api/reload", s.reload)
 	}
 	return m
@@ -213,6 +220,29 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.json(w, http.StatusOK, map[string]bool{"reloaded": true})
+}
+
+func (s *Server) addBan(w http.ResponseWriter, r *http.Request) {
+	lasts, err := time.ParseDuration(r.FormValue("for"))
+	if err != nil {
+		http.Error(w, fmt.Sprintf("for: %v", err), http.StatusBadRequest)
+		return
+	}
+	b, err := s.Gateway.AddBan(r.FormValue("address"), lasts)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	s.json(w, http.StatusOK, b)
+}
+
+func (s *Server) removeBan(w http.ResponseWriter, r *http.Request) {
+	removed, err := s.Gateway.RemoveBan(r.URL.Query().Get("address"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	s.json(w, http.StatusOK, map[string]bool{"removed": removed})
 }
 
 // guard lets in who has the token or, without one, who names us by a loopback

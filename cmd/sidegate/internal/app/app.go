@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics and of rate limits), issuers' keys, what is known of tokens and passwords, sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics, rate limits, requests in flight), bans, issuers' keys, what is known of tokens and passwords, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), claims of
@@ -17,7 +17,7 @@
 // # Goroutines
 //
 // Run starts, and awaits: the sweeper, the memory's tidying, the fetching of issuers' keys, the access log's writer, the snapshots'
-// writer, the certificates' upkeep, the watch of the files, and the feeds from
+// writer, the bans' writer and their exchange with the fleet, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
 
@@ -44,7 +44,11 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/geo"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
@@ -80,6 +84,10 @@ type App struct {
 	keysets    *keyset.Store
 	tokens     *jwt.Cache
 	passwords  *basic.Verifier
+	networks   network.Files
+	geo        geo.Files
+	flight     limits.Store
+	bans       *ban.Store
 	sweeper    *sweep.Sweeper
 	handler    *proxy.Handler
 	server     *proxy.Server
@@ -134,6 +142,10 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	}
 	a.keysets, a.tokens = keyset.NewStore(keyset.Deps{Log: a.log.WithField("component", "keys")}), jwt.NewCache()
 	a.passwords = basic.NewVerifier()
+	var lost error
+	if a.bans, lost = ban.NewStore(ban.Deps{Log: a.log.WithField("component", "ban"), Path: filepath.Join(file.StateDir, "bans.json")}); lost != nil {
+		a.log.WithError(lost).Error("the bans from before the restart can't be read, and are lifted")
+	}
 	a.snapshots = discovery.NewSnapshots(filepath.Join(file.StateDir, "snapshots"), a.log.WithField("component", "snapshots"))
 	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
 	a.remembered = a.snapshots.Wrap("consul", a.consul)
@@ -237,6 +249,8 @@ func (a *App) start(end *cleanups) error {
 	end.background("sweeper", a.sweeper.Run)
 	end.background("memory", tidyMemory)
 	end.background("key sets", a.keysets.Run)
+	end.background("bans", a.bans.Run)
+	end.background("bans of the fleet", a.shareBans)
 	end.add("snapshots", func() { // after Run: what changed last
 		if err := a.snapshots.Close(); err != nil {
 			a.log.WithError(err).Warn("the last snapshots weren't written")

@@ -173,8 +173,11 @@ func (a *App) compile(d *draft) (*ready, error) {
 	}
 	conditions := sync.OnceValues(condition.NewCompiler) // made for the first condition, if there is one
 	with := making{
-		bundles:    bundles,
-		kinds:      kinds(means{consumers: consumers, counters: a.counters, keys: out.keys, tokens: a.tokens, passwords: a.passwords, conditions: conditions}),
+		bundles: bundles,
+		kinds: kinds(means{
+			consumers: consumers, counters: a.counters, keys: out.keys, tokens: a.tokens, passwords: a.passwords, conditions: conditions,
+			networks: &a.networks, geo: &a.geo, flight: &a.flight, bans: a.bans,
+		}),
 		conditions: conditions,
 	}
 	for _, r := range d.file.Routes {
@@ -306,8 +309,13 @@ func (m *making) policies(r *config.Route) ([]policy.Named, error) {
 		list = append(list, policy.Named{Name: "sunset", Policy: s})
 	}
 	blocks := m.blocks(r)
+	var late []policy.Named // parts that run behind auth
+	auth := slices.IndexFunc(m.kinds, func(k policy.Kind) bool { return k.Name == "auth" })
 	for len(blocks) > 0 {
 		k := blocks[0].Kind
+		if len(late) > 0 && m.place(k) > auth {
+			list, late = append(list, late...), nil
+		}
 		var same []policy.Policy // those that one policy is made of
 		for len(blocks) > 0 && blocks[0].Kind.Name == k.Name && (len(same) == 0 || k.Join != nil) {
 			p, err := m.kind(blocks[0].Kind).New(blocks[0].Config)
@@ -324,8 +332,18 @@ func (m *making) policies(r *config.Route) ([]policy.Named, error) {
 			}
 		}
 		list = append(list, policy.Named{Name: k.Name, Policy: p})
+		if s, ok := p.(policy.Splitter); ok {
+			if part := s.AfterAuth(); part != nil {
+				late = append(late, policy.Named{Name: k.Name + " by consumer", Policy: part})
+			}
+		}
 	}
-	return list, nil
+	return append(list, late...), nil
+}
+
+// place is that of a kind in the order.
+func (m *making) place(k *policy.Kind) int {
+	return slices.IndexFunc(m.kinds, func(o policy.Kind) bool { return o.Name == k.Name })
 }
 
 // blocks are the policy blocks of a route and its bundles, sorted by kind. A
@@ -349,10 +367,7 @@ func (m *making) blocks(r *config.Route) []config.Block {
 		add(b.Policies, b.Authorize)
 	}
 	add(r.Policies, r.Authorize)
-	place := func(b config.Block) int {
-		return slices.IndexFunc(m.kinds, func(k policy.Kind) bool { return k.Name == b.Kind.Name })
-	}
-	slices.SortStableFunc(blocks, func(a, b config.Block) int { return place(a) - place(b) })
+	slices.SortStableFunc(blocks, func(a, b config.Block) int { return m.place(a.Kind) - m.place(b.Kind) })
 	return blocks
 }
 

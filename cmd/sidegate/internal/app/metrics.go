@@ -24,6 +24,7 @@ type descs struct {
 	consulUp, consulAge, stale, problems                                *prometheus.Desc
 	overRate, overRateDry, forgotten                                    *prometheus.Desc
 	keys, keysAge, keysFailed, signatures, passwords, passwordsBusy     *prometheus.Desc
+	bans, banned                                                        *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
 }
 
@@ -69,6 +70,8 @@ func newDescs() *descs {
 		reloads:       d("configuration_reloads_total", "Reloads that succeeded."),
 		rejected:      d("configuration_rejected", "1 while the newest configuration isn't in force because of an error."),
 		logDropped:    d("access_log_dropped_total", "Lines that the access log's output was too slow for."),
+		bans:          d("bans", "Addresses that are banned."),
+		banned:        d("bans_total", "Bans that a route has caused.", "route"),
 	}
 }
 
@@ -111,6 +114,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	checks, busy := a.passwords.Checks()
 	count(d.passwords, float64(checks))
 	count(d.passwordsBusy, float64(busy))
+	gauge(d.bans, float64(len(a.bans.List(time.Now()))))
+	for route, n := range a.bans.Counts() {
+		count(d.banned, float64(n), route)
+	}
 	if s := a.consulStatus(); s != nil {
 		gauge(d.consulUp, number(s.Connected))
 		gauge(d.consulAge, s.Age.Seconds())

@@ -13,10 +13,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/admin"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 )
 
 var _ admin.Gateway = (*App)(nil)
@@ -221,6 +224,27 @@ func shareText(r *proxy.Route, i int) string {
 // Config is the configuration in force as JSON, secrets hidden.
 func (a *App) Config() ([]byte, error) { return json.MarshalIndent(a.current(), "", "  ") }
 
+// Bans are the addresses that are banned.
+func (a *App) Bans() []ban.Ban { return a.bans.List(time.Now()) }
+
+// AddBan bans an address.
+func (a *App) AddBan(address string, lasts time.Duration) (ban.Ban, error) {
+	b, err := a.bans.Add(address, time.Now(), lasts)
+	if err == nil {
+		a.log.WithFields(logrus.Fields{"client": b.Client, "for": lasts.String()}).Info("address banned by an operator")
+	}
+	return b, err
+}
+
+// RemoveBan lifts a ban.
+func (a *App) RemoveBan(address string) (bool, error) {
+	removed, err := a.bans.Remove(address, time.Now())
+	if removed {
+		a.log.WithField("client", address).Info("ban lifted by an operator")
+	}
+	return removed, err
+}
+
 // Explain says what would become of a request.
 func (a *App) Explain(q admin.Question) (admin.Explanation, error) {
 	t := a.handler.Table()
@@ -248,7 +272,7 @@ func explain(t *proxy.Table, q admin.Question) (admin.Explanation, error) {
 		}
 		e.Candidates = append(e.Candidates, admin.CandidateStatus{Route: name, Matches: c.Taken, Why: c.Why})
 	}
-	m := t.Matcher.Match(x)
+	m := t.Match(x)
 	if m.Rule < 0 {
 		e.Refused, e.Status = m.Miss.String(), 404
 		if m.Allow != "" {

@@ -20,6 +20,7 @@ const (
 	maxFiles    = 10000
 	maxDocument = 512 << 10 // of KV: Consul's own bound
 	maxSecret   = 1 << 20   // file() and credential()
+	maxNamed    = 256 << 20 // a file that an argument names
 )
 
 // document is one text that holds blocks.

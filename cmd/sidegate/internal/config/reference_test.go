@@ -18,6 +18,10 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/mtls"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/cors"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
@@ -39,7 +43,10 @@ All blocks and arguments of the configuration language. [HCL 2](https://github.c
 
 // realKinds are the policies that there are, in their order.
 func realKinds() []policy.Kind {
-	return []policy.Kind{apikey.Kind(nil), jwt.Kind(jwt.Deps{}), basic.Kind(nil, nil), mtls.Kind(nil), ratelimit.Kind(nil), request.Kind(), response.Kind()}
+	return []policy.Kind{
+		block.Kind(block.Files{}), ban.Kind(nil), limits.Kind(nil), cors.Kind(),
+		apikey.Kind(nil), jwt.Kind(jwt.Deps{}), basic.Kind(nil, nil), mtls.Kind(nil), ratelimit.Kind(nil), request.Kind(), response.Kind(),
+	}
 }
 
 func TestReference(t *testing.T) {

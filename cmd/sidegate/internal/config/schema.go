@@ -251,6 +251,9 @@ func (f *field) kindText() string {
 	case reflect.Float64:
 		return "number"
 	case reflect.Slice:
+		if t.Elem().Kind() == reflect.Int {
+			return "list of whole numbers"
+		}
 		return "list of strings"
 	case reflect.Map:
 		if t.Elem().Kind() == reflect.Int {

@@ -109,7 +109,7 @@ func (d *decoder) file(doc *document, v value, target reflect.Value) {
 		path = filepath.Join(doc.dir, path)
 		target.SetString(path)
 	}
-	if _, _, err := readBounded(path, maxSecret); err != nil {
+	if _, _, err := readBounded(path, maxNamed); err != nil {
 		advice := "Check the path, which is relative to the file that it stands in."
 		if os.IsPermission(err) {
 			advice = "Give the user that sidegate runs as the right to read it."
@@ -371,6 +371,8 @@ func (f *field) example() string {
 		v = "0.5"
 	case "list of strings":
 		v = `["a", "b"]`
+	case "list of whole numbers":
+		v = "[1, 2]"
 	case "list of networks":
 		v = `["10.0.0.0/8"]`
 	case "map of strings":

@@ -6,7 +6,6 @@ usage {}
 tracing {}
 policy "p" {
   waf {}
-  cors {}
 }
 service "s" {
   instances = ["127.0.0.1:1"]
@@ -14,9 +13,6 @@ service "s" {
 }
 route "r" {
   service = "s"
-  block {}
-  ban {}
-  limits {}
   quota {}
   validate {}
   cache {}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
+)
+
+func banCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "ban",
+		Short: "Show and change which addresses the running gateway keeps out",
+		Long:  "A ban holds on every route that has a ban block. It is of one IPv4 address, or of the /64 of an IPv6 one.",
+		Args:  cobra.NoArgs,
+	}
+	c.AddCommand(banListCommand(), banAddCommand(), banRemoveCommand())
+	return c
+}
+
+func banListCommand() *cobra.Command {
+	var path string
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "List the bans, those that last longest first",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var list []ban.Ban
+			if err := ask(c.Context(), socketPath(path), "/api/bans", &list); err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), list)
+			}
+			return printBans(c.OutOrStdout(), list)
+		},
+	}
+	configFlag(c, &path)
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func printBans(out io.Writer, list []ban.Ban) error {
+	if len(list) == 0 {
+		_, err := fmt.Fprintln(out, "nobody is banned")
+		return err
+	}
+	t := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "CLIENT\tSINCE\tUNTIL\tTIMES\tBY")
+	for _, b := range list {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\n", b.Client, b.Since.Local().Format(time.DateTime), b.Until.Local().Format(time.DateTime), b.Times, b.By)
+	}
+	return t.Flush()
+}
+
+func banAddCommand() *cobra.Command {
+	var path string
+	var lasts time.Duration
+	c := &cobra.Command{
+		Use:   "add ADDRESS",
+		Short: "Ban an address",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			var b ban.Ban
+			q := url.Values{"address": {args[0]}, "for": {lasts.String()}}
+			if err := call(c.Context(), http.MethodPost, socketPath(path), "/api/bans?"+q.Encode(), &b); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(c.OutOrStdout(), "%s is banned until %s\n", b.Client, b.Until.Local().Format(time.DateTime))
+			return err
+		},
+	}
+	configFlag(c, &path)
+	c.Flags().DurationVar(&lasts, "for", time.Hour, "how long")
+	return c
+}
+
+func banRemoveCommand() *cobra.Command {
+	var path string
+	c := &cobra.Command{
+		Use:   "remove ADDRESS",
+		Short: "Lift a ban, and forget that there was one",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			var answer struct{ Removed bool }
+			q := url.Values{"address": {args[0]}}
+			if err := call(c.Context(), http.MethodDelete, socketPath(path), "/api/bans?"+q.Encode(), &answer); err != nil {
+				return err
+			}
+			text := args[0] + " isn't banned any more"
+			if !answer.Removed {
+				text = args[0] + " wasn't banned"
+			}
+			_, err := fmt.Fprintln(c.OutOrStdout(), text)
+			return err
+		},
+	}
+	configFlag(c, &path)
+	return c
+}

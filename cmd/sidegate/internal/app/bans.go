@@ -1,0 +1,53 @@
+package app
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sidegate-proxy/sidegate/discovery/consul"
+)
+
+// bansPrefix is where the fleet's bans are, beside what lies below consul.kv:
+// there, each of them would look like a change of the configuration, and many
+// would be too much for its watch.
+func bansPrefix(kv string) string { return strings.TrimSuffix(kv, "/") + "-bans/" }
+
+// shareBans keeps the bans of this node and the fleet's the same until ctx ends,
+// once there is a ban block. A goroutine of its own ends with it.
+func (a *App) shareBans(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-a.bans.Used():
+	}
+	err := a.consul.follow(ctx, func(ctx context.Context, c *consul.Client) error {
+		kv := a.consul.config().KV
+		if kv == "" {
+			<-ctx.Done()
+			return nil
+		}
+		prefix := bansPrefix(kv)
+		store, err := c.Store(prefix)
+		if err != nil {
+			return err
+		}
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() { a.bans.Share(ctx, store) })
+		return c.WatchKV(ctx, prefix, func(all map[string][]byte) {
+			keys := make(map[string][]byte, len(all))
+			for key, value := range all {
+				keys[strings.TrimPrefix(key, prefix)] = value
+			}
+			stale := a.bans.Merge(keys, time.Now())
+			if err := a.bans.Clean(ctx, store, stale); err != nil && ctx.Err() == nil {
+				a.log.WithError(err).Debug("bans that are over can't be taken out of Consul") // another node may, or the next change
+			}
+		})
+	})
+	if err != nil {
+		a.log.WithError(err).Error("bans aren't shared with the fleet")
+	}
+}
