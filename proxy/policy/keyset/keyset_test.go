@@ -161,8 +161,11 @@ func TestPlan(t *testing.T) {
 	r := newRig(t, 10*time.Second)
 	one := r.use(t, source(i))[0]
 	p := r.Plan()
-	if p.Set(source(i)) != one || p.Set(source(j)) == one || p.Set(source(j)) != p.Set(source(j)) {
+	if p.Set(source(i)) != one || p.Set(source(j)) == one {
 		t.Error("sets aren't told apart by their source")
+	}
+	if two := p.Set(source(j)); two != p.Set(source(j)) {
+		t.Error("one source has two sets")
 	}
 	if j.Fetches() != 0 || len(r.Status()) != 1 {
 		t.Error("a plan that isn't in force has keys fetched")
@@ -222,7 +225,7 @@ func TestAnswers(t *testing.T) {
 		{"empty", text(`{"keys":[]}`), ""},
 		{"too many", text(`{"keys":[` + strings.Repeat("{},", 100) + `{}]}`), "has 101 keys; at most 100 are allowed"},
 		{"huge", text(`{"keys":[]}` + strings.Repeat(" ", 512<<10)), "answers with more than 524288 bytes"},
-		{"redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 302) }, "answers 302 Found"},
+		{"redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) }, "answers 302 Found"},
 		{"missing", func(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) }, "answers 404"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -229,15 +229,15 @@ func signature(t testing.TB, s crypto.Signer, alg string, signed []byte) []byte 
 	switch {
 	case edwards:
 		digest = signed
-	default: // also for what the key can't be used for
-		h := sha256.Sum256(signed)
-		digest, opts = h[:], crypto.SHA256
 	case strings.HasSuffix(alg, "384"):
 		h := sha512.Sum384(signed)
 		digest, opts = h[:], crypto.SHA384
 	case strings.HasSuffix(alg, "512"):
 		h := sha512.Sum512(signed)
 		digest, opts = h[:], crypto.SHA512
+	default: // also for what the key can't be used for
+		h := sha256.Sum256(signed)
+		digest, opts = h[:], crypto.SHA256
 	}
 	if e, ok := s.(*ecdsa.PrivateKey); ok {
 		r, v, err := ecdsa.Sign(rand.Reader, e, digest)
