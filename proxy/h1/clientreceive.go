@@ -19,6 +19,11 @@ func (c *ClientConn) receive(x *exchange.Exchange) (exchange.Progress, *exchange
 		if interims == maxInterims {
 			return progress, c.malformed("too many interim responses")
 		}
+		// It has no body, but what frames one must make sense: whoever reads it
+		// otherwise would take the next head for a part of it.
+		if _, _, bad := framingOf(&x.Response, c.p.minor); bad != nil {
+			return progress, c.fault(bad)
+		}
 		if f := c.interim(x, status); f != nil {
 			return progress, f
 		}

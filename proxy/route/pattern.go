@@ -97,6 +97,9 @@ func (pp *pathParser) parse(text string) (pattern, error) {
 			return p, err
 		}
 	}
+	if n := len(segments) + len(strings.Join(p.segments, "")); n > maxPath {
+		return p, fmt.Errorf("of %d bytes once escaped; at most %d are allowed", n, maxPath)
+	}
 	if len(p.names) == 0 {
 		if p.kind == exactPath {
 			p.exact = "/" + strings.Join(p.segments, "/")
