@@ -10,56 +10,6 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
-// The classes of bytes in a field name: lower-case token characters, and the
-// two that some servers take for "-" (RFC 9113, 8.2.1).
-const (
-	inName = 1 << iota
-	isOdd
-)
-
-var nameClass = newNameClass()
-
-func newNameClass() *[256]uint8 {
-	var t [256]uint8
-	for c := '0'; c <= '9'; c++ {
-		t[c] = inName
-	}
-	for c := 'a'; c <= 'z'; c++ {
-		t[c] = inName
-	}
-	for _, c := range "!#$%&'*+-^`|~" {
-		t[c] = inName
-	}
-	t['_'], t['.'] = inName|isOdd, inName|isOdd
-	return &t
-}
-
-// nameKind reports whether a field name is acceptable, and whether it is odd.
-func nameKind(s string) (ok, odd bool) {
-	class := uint8(0)
-	for i := range len(s) {
-		c := nameClass[s[i]]
-		if c == 0 {
-			return false, false
-		}
-		class |= c
-	}
-	return s != "", class&isOdd != 0
-}
-
-// validValue refuses control characters other than HTAB, and white space at
-// either end (RFC 9113, 8.2.1).
-func validValue(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < 0x20 && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return s == "" || !isSpace(s[0]) && !isSpace(s[len(s)-1])
-}
-
-func isSpace(c byte) bool { return c == ' ' || c == '\t' }
-
 // purpose is what a field block is decoded for.
 type purpose uint8
 
@@ -168,7 +118,7 @@ func (b *block) field(f hpack.HeaderField) {
 		b.dec.SetEmitEnabled(false) // the table is still kept
 		return
 	}
-	if !validValue(f.Value) {
+	if !exchange.ValidValue(f.Value) {
 		b.malformed("a field value has a character that it must not have")
 		return
 	}
@@ -177,7 +127,7 @@ func (b *block) field(f hpack.HeaderField) {
 		return
 	}
 	b.regular = true
-	ok, odd := nameKind(f.Name)
+	ok, odd := exchange.LowerName(f.Name)
 	if !ok {
 		b.malformed("a field name has a character that it must not have")
 		return
@@ -211,7 +161,7 @@ func (b *block) check(id exchange.ID, value string) bool {
 		if b.use == forTrailer {
 			return false // framing has no place in trailers (RFC 9110, 6.5.1)
 		}
-		n, ok := parseLength(value)
+		n, ok := exchange.ParseLength(value)
 		if !ok || b.length >= 0 {
 			b.malformed("Content-Length is repeated, or no number")
 			return false
@@ -279,20 +229,4 @@ func (b *block) pseudo(name, value string) {
 	default:
 		*to = value
 	}
-}
-
-// parseLength reads a Content-Length: digits and nothing else.
-func parseLength(s string) (int64, bool) {
-	if s == "" || len(s) > 18 {
-		return 0, false
-	}
-	var n int64
-	for i := range len(s) {
-		c := s[i]
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		n = n*10 + int64(c-'0')
-	}
-	return n, true
 }

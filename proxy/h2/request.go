@@ -212,7 +212,7 @@ func (st *stream) flaw(b *block) string {
 		return b.bad
 	case b.method == "":
 		return "no :method"
-	case !isToken(b.method):
+	case !exchange.IsToken(b.method):
 		return ":method is no token"
 	case b.method == "CONNECT" && b.protocol == "":
 		// The form for tunnels has no :scheme and :path; this is no forward proxy.
@@ -270,18 +270,4 @@ func (st *stream) refuse(kind exchange.Kind, why string) {
 	if st.x.Fault == nil {
 		st.x.Fault = exchange.NewFault(exchange.FromClient, kind, "%s", why)
 	}
-}
-
-// isToken reports whether a method is a token (RFC 9110, 5.6.2).
-func isToken(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if 'A' <= c && c <= 'Z' {
-			c |= 0x20
-		}
-		if nameClass[c] == 0 {
-			return false
-		}
-	}
-	return s != ""
 }

@@ -6,86 +6,6 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
-// The classes of bytes in a field name: lower-case token characters, and the
-// two that some servers take for "-" (RFC 9114, 4.2 and 10.3).
-const (
-	inName = 1 << iota
-	isOdd
-)
-
-var nameClass = newNameClass()
-
-func newNameClass() *[256]uint8 {
-	var t [256]uint8
-	for c := '0'; c <= '9'; c++ {
-		t[c] = inName
-	}
-	for c := 'a'; c <= 'z'; c++ {
-		t[c] = inName
-	}
-	for _, c := range "!#$%&'*+-^`|~" {
-		t[c] = inName
-	}
-	t['_'], t['.'] = inName|isOdd, inName|isOdd
-	return &t
-}
-
-// nameKind reports whether a field name is acceptable, and whether it is odd.
-func nameKind(s string) (ok, odd bool) {
-	class := uint8(0)
-	for i := range len(s) {
-		c := nameClass[s[i]]
-		if c == 0 {
-			return false, false
-		}
-		class |= c
-	}
-	return s != "", class&isOdd != 0
-}
-
-// isToken reports whether a method is a token (RFC 9110, 5.6.2).
-func isToken(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if 'A' <= c && c <= 'Z' {
-			c |= 0x20
-		}
-		if nameClass[c] == 0 {
-			return false
-		}
-	}
-	return s != ""
-}
-
-// validValue refuses control characters other than HTAB, and white space at
-// either end (RFC 9110, 5.5).
-func validValue(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < 0x20 && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return s == "" || !isSpace(s[0]) && !isSpace(s[len(s)-1])
-}
-
-func isSpace(c byte) bool { return c == ' ' || c == '\t' }
-
-// parseLength reads a Content-Length: digits and nothing else.
-func parseLength(s string) (int64, bool) {
-	if s == "" || len(s) > 18 {
-		return 0, false
-	}
-	var n int64
-	for i := range len(s) {
-		c := s[i]
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		n = n*10 + int64(c-'0')
-	}
-	return n, true
-}
-
 // block reads the field sections of one stream.
 type block struct {
 	maxSize, maxFields, maxURI int
@@ -148,7 +68,7 @@ func (b *block) field(name, value string) {
 	if b.tooLarge = b.longURI || b.size > b.maxSize; b.tooLarge {
 		return
 	}
-	if !validValue(value) {
+	if !exchange.ValidValue(value) {
 		b.malformed("a field value has a character that it must not have")
 		return
 	}
@@ -161,7 +81,7 @@ func (b *block) field(name, value string) {
 		b.tooLarge = true
 		return
 	}
-	ok, odd := nameKind(name)
+	ok, odd := exchange.LowerName(name)
 	if !ok {
 		b.malformed("a field name has a character that it must not have")
 		return
@@ -204,7 +124,7 @@ func (b *block) check(id exchange.ID, value string) bool {
 		if b.trailer {
 			return false // framing has no place in trailers (RFC 9110, 6.5.1)
 		}
-		n, ok := parseLength(value)
+		n, ok := exchange.ParseLength(value)
 		if !ok || b.length >= 0 {
 			b.malformed("Content-Length is repeated, or no number")
 			return false
@@ -276,7 +196,7 @@ func (b *block) flaw() string {
 		return b.bad
 	case b.method == "":
 		return "no :method"
-	case !isToken(b.method):
+	case !exchange.IsToken(b.method):
 		return ":method is no token"
 	case b.method == "CONNECT":
 		if b.scheme != "" || b.path != "" || b.authority == "" {

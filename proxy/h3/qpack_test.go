@@ -143,7 +143,7 @@ func FuzzHead(f *testing.F) {
 		}
 		for i := range h.Len() {
 			name, value := h.Field(i)
-			if ok, odd := nameKind(name); !ok || odd || !validValue(value) && h.ID(i) != exchange.Cookie {
+			if ok, odd := exchange.LowerName(name); !ok || odd || !exchange.ValidValue(value) && h.ID(i) != exchange.Cookie {
 				t.Fatalf("%x: field %q: %q", p, name, value)
 			}
 			switch h.ID(i) {
