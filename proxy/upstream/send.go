@@ -87,6 +87,7 @@ func (l *lease) tries(x *exchange.Exchange, begin int64) *exchange.Fault {
 			x.Upstream = time.Duration(end - begin)
 			return nil
 		}
+		f = outOfTime(x, f)
 		l.hangUp(false) // nobody reads the request's body any more after this
 		if reused && l.wasStale(x, f, progress, c) {
 			fresh = true
