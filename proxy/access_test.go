@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -17,8 +18,12 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt/jwttest"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/cors"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	headers "github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
@@ -116,6 +121,42 @@ func accessPolicies(t testing.TB) []policy.Named {
 	return list
 }
 
+// guardedPolicies are accessPolicies behind a list of 100,000 networks, bans,
+// limits and CORS.
+func guardedPolicies(t testing.TB) []policy.Named {
+	deny := make([]netip.Prefix, 100_000)
+	for i := range deny {
+		deny[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(1 + i>>16), byte(i >> 8), byte(i), 0}), 24)
+	}
+	bans, err := ban.NewStore(ban.Deps{Log: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bans.Add("192.0.2.1", time.Now(), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	var list []policy.Named
+	for _, b := range []struct {
+		kind policy.Kind
+		cfg  any
+	}{
+		{block.Kind(block.Files{}), &block.Config{Deny: deny, UserAgents: []string{"*sqlmap*"}, Paths: []string{"/internal/*"}}},
+		{ban.Kind(bans), &ban.Config{After: 20, Window: time.Minute, Statuses: []int{401, 404}, For: time.Minute, Longest: time.Hour}},
+		{limits.Kind(&limits.Store{}), &limits.Config{Body: 1 << 20, Headers: 8 << 10, URI: 1 << 10, Requests: 100, RequestsPerIP: 100, ConnectionsPerIP: 100}},
+		{cors.Kind(), &cors.Config{Origins: []string{"https://*.example.com"}, Credentials: true}},
+	} {
+		p, err := b.kind.New(b.cfg)
+		if err == nil && b.kind.Join != nil {
+			p, err = b.kind.Join("r", []policy.Policy{p})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, policy.Named{Name: b.kind.Name, Policy: p})
+	}
+	return append(list, accessPolicies(t)...)
+}
+
 // accessBed is a whole gateway in front of a backend: listener, handler, policies,
 // pool, metrics and access log. It returns a connection to it.
 func accessBed(t testing.TB, e *echo, policies []policy.Named) net.Conn {
@@ -188,16 +229,16 @@ func round(t testing.TB, nc net.Conn, request, buf []byte, size int, end string)
 	return n
 }
 
-const accessRequest = "GET /orders/7?q=1 HTTP/1.1\r\nHost: a.test\r\nUser-Agent: test\r\nX-API-Key: " + accessKey + "\r\nAccept: */*\r\n\r\n"
+const accessRequest = "GET /orders/7?q=1 HTTP/1.1\r\nHost: a.test\r\nOrigin: https://app.example.com\r\nUser-Agent: test\r\nX-API-Key: " + accessKey + "\r\nAccept: */*\r\n\r\n"
 
 // TestAccessAllocatesNothing: a request with a key, a rate limit, metrics and
-// access log, through the whole gateway.
+// access log, and all that keeps others out, through the whole gateway.
 func TestAccessAllocatesNothing(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector has pools forget at random")
 	}
 	e := &echo{}
-	nc := accessBed(t, e, accessPolicies(t))
+	nc := accessBed(t, e, guardedPolicies(t))
 	buf, request := make([]byte, 4096), []byte(accessRequest)
 	size := round(t, nc, request, buf, 0, "ok")
 	for _, want := range []string{"HTTP/1.1 200", "RateLimit: \"consumer\";r=999999999;t=", "RateLimit-Policy: \"consumer\";q=1000000000;w=100"} {
@@ -247,7 +288,7 @@ func BenchmarkAccess(b *testing.B) {
 	for _, bb := range []struct {
 		name     string
 		policies func(testing.TB) []policy.Named
-	}{{"bare", func(testing.TB) []policy.Named { return nil }}, {"key and limit", accessPolicies}} {
+	}{{"bare", func(testing.TB) []policy.Named { return nil }}, {"key and limit", accessPolicies}, {"guarded", guardedPolicies}} {
 		b.Run(bb.name, func(b *testing.B) {
 			nc := accessBed(b, &echo{}, bb.policies(b))
 			buf, request := make([]byte, 4096), []byte(accessRequest)

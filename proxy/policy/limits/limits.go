@@ -196,7 +196,7 @@ func (p *Policy) Test(x *exchange.Exchange) string {
 	if f := p.tooLarge(x); f != nil {
 		return "refuses: " + f.Error()
 	}
-	return "admits, with room"
+	return "admits its size; places are counted when it comes"
 }
 
 // AfterAuth is the part that asks who is calling; nil: none does.

@@ -68,7 +68,7 @@ func TestSize(t *testing.T) {
 		if got := ask(t, p, tt.x); got != tt.want {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
-		if test := p.Test(tt.x); (tt.want == "") != (test == "admits, with room") {
+		if test := p.Test(tt.x); (tt.want == "") != (strings.HasPrefix(test, "admits")) {
 			t.Errorf("%s: Test = %q", tt.name, test)
 		}
 	}
