@@ -49,6 +49,7 @@ type blockState struct {
 
 	bad      string // why the message is malformed; "": it isn't
 	tooLarge bool
+	twice    bool // Authorization came twice: the backend may look at the other one than we
 	regular  bool // a field that isn't a pseudo-field came
 	size     int
 	fields   int
@@ -178,7 +179,7 @@ func (b *block) check(id exchange.ID, value string) bool {
 		b.host = value
 	case exchange.Authorization:
 		if b.head.Has(exchange.Authorization) {
-			b.malformed("Authorization is repeated") // the backend may look at the other one
+			b.twice = true
 			return false
 		}
 	}

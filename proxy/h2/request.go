@@ -181,6 +181,8 @@ func (st *stream) fill(b *block, end bool) {
 	} else if why := st.flaw(b); why != "" {
 		st.malformed = true
 		st.refuse(exchange.Malformed, why)
+	} else if b.twice {
+		st.refuse(exchange.Malformed, "several Authorization fields")
 	} else if len(b.path) > st.c.f.cfg.MaxURI {
 		st.refuse(exchange.URITooLong, "request target")
 	}
