@@ -37,7 +37,7 @@ sources=/etc/apt/sources.list.d/debian.sources
 if [ ! -e "$base" ]; then
     echo "boot-test: making the Debian base, once" >&2
     mkdir -p .cache/boot
-    mmdebstrap --quiet --mode=root --variant=minbase \
+    mmdebstrap --quiet --mode=root --format=tar --variant=minbase \
         --include=systemd,systemd-sysv,dbus,curl,ca-certificates,iproute2,procps \
         --dpkgopt='path-exclude=/usr/share/locale/*' \
         bookworm "$base.new" "$sources" || can_not "mmdebstrap failed"
