@@ -11,12 +11,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"sync"
-	"time"
-	"weak"
 
 	"github.com/oschwald/maxminddb-golang/v2"
+
+	"github.com/sidegate-proxy/sidegate/proxy/policy/listfile"
 )
 
 // Database is an MMDB file in memory. It never changes.
@@ -31,53 +30,16 @@ func Parse(b []byte) (*Database, error) {
 	return &Database{r}, nil
 }
 
-// Files remembers databases, so that the routes that use one share it. It keeps
-// none alive that nobody uses. A nil Files remembers nothing.
-type Files struct {
-	mu    sync.Mutex // guards what follows
-	known map[string]file
-}
-
-type file struct {
-	size     int64
-	modified time.Time
-	database weak.Pointer[Database]
-}
+// Files remembers databases, so that the routes that use one share it.
+type Files struct{ listfile.Files[Database] }
 
 // Read returns the database in a file. It is read into memory: one that is
 // mapped, and written over in its place, would end the process.
 func (f *Files) Read(path string) (*Database, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
+	if f == nil {
+		return (*listfile.Files[Database])(nil).Read(path, Parse)
 	}
-	if f != nil {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if k := f.known[path]; k.size == info.Size() && k.modified.Equal(info.ModTime()) {
-			if d := k.database.Value(); d != nil {
-				return d, nil
-			}
-		}
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	d, err := Parse(b)
-	if err != nil || f == nil {
-		return d, err
-	}
-	if f.known == nil {
-		f.known = map[string]file{}
-	}
-	for p, k := range f.known {
-		if k.database.Value() == nil {
-			delete(f.known, p)
-		}
-	}
-	f.known[path] = file{info.Size(), info.ModTime(), weak.Make(d)}
-	return d, nil
+	return f.Files.Read(path, Parse)
 }
 
 // List is a list of countries or of systems, in a database.

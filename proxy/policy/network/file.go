@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
-	"sync"
-	"time"
-	"weak"
+
+	"github.com/sidegate-proxy/sidegate/proxy/policy/listfile"
 )
 
 // maxMistakes bounds the lines that one error names.
@@ -58,52 +56,20 @@ func parse(word string) (netip.Prefix, error) {
 }
 
 // Files remembers the sets of files, so that the routes that use one share it.
-// It keeps none alive that nobody uses. A nil Files remembers nothing.
-type Files struct {
-	mu   sync.Mutex // guards what follows
-	sets map[string]file
-}
-
-type file struct {
-	size     int64
-	modified time.Time
-	set      weak.Pointer[Set]
-}
+type Files struct{ listfile.Files[Set] }
 
 // Read returns the set that a file lists.
 func (f *Files) Read(path string) (*Set, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
+	if f == nil {
+		return (*listfile.Files[Set])(nil).Read(path, parseSet)
 	}
-	if f != nil {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if known := f.sets[path]; known.size == info.Size() && known.modified.Equal(info.ModTime()) {
-			if s := known.set.Value(); s != nil {
-				return s, nil
-			}
-		}
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
+	return f.Files.Read(path, parseSet)
+}
+
+func parseSet(text []byte) (*Set, error) {
 	list, err := Parse(text)
 	if err != nil {
 		return nil, err
 	}
-	s := New(list)
-	if f != nil {
-		if f.sets == nil {
-			f.sets = map[string]file{}
-		}
-		for p, known := range f.sets {
-			if known.set.Value() == nil {
-				delete(f.sets, p)
-			}
-		}
-		f.sets[path] = file{info.Size(), info.ModTime(), weak.Make(s)}
-	}
-	return s, nil
+	return New(list), nil
 }
