@@ -10,6 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/socket"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 )
 
@@ -65,7 +66,7 @@ func NewFront(cfg FrontConfig) *Front {
 	f.lim = limits{bytes: orDefault(cfg.MaxHeaders), fields: orDefault(cfg.MaxFields), target: orDefault(cfg.MaxURI)}
 	// Whoever wakes a connection sets a deadline in the past, and may be late:
 	// where limits are deadlines, too, that would be taken for one of them.
-	f.parks = canPark && min(cfg.HeaderTimeout, cfg.IdleTimeout, orNever(cfg.StallTimeout)) >= realBelow
+	f.parks = socket.Waits && min(cfg.HeaderTimeout, cfg.IdleTimeout, orNever(cfg.StallTimeout)) >= realBelow
 	return f
 }
 

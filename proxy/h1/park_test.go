@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/socket"
 )
 
 // parkedConns is how many of the front's connections are parked.
@@ -30,7 +31,7 @@ func parkedConns(f *Front) (n int) {
 
 // TestPark lets connections go idle until they park, and then go on, or end.
 func TestPark(t *testing.T) {
-	if !canPark {
+	if !socket.Waits {
 		t.Skip("connections don't park here")
 	}
 	srv := httptest.NewTLSServer(nil) // for its certificate

@@ -83,7 +83,5 @@ func peek(fd uintptr) syscall.Errno {
 	}
 }
 
-const canPark = true
-
 // quiet reports whether the socket is open with nothing to read.
 func quiet(fd uintptr) bool { return peek(fd) == unix.EAGAIN }

@@ -8,6 +8,4 @@ func counter(*socket.Conn, bool) uint64 { return 0 }
 
 func hungUp(*socket.Conn, bool) bool { return false }
 
-const canPark = false
-
 func quiet(uintptr) bool { return true }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/socket"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 )
 
@@ -244,7 +245,7 @@ func (c *conn) await(e *engine) error {
 			return err
 		}
 		c.mu.Lock()
-		c.parked = len(c.streams) == 0 && c.running == 0 && c.headAt.Load() == 0
+		c.parked = socket.Waits && len(c.streams) == 0 && c.running == 0 && c.headAt.Load() == 0
 		parked := c.parked
 		c.mu.Unlock()
 		if parked {

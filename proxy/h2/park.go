@@ -2,8 +2,8 @@ package h2
 
 import (
 	"errors"
-	"net"
-	"syscall"
+
+	"github.com/sidegate-proxy/sidegate/proxy/socket"
 )
 
 // A connection without streams parks: it gives back its engine, and its reader
@@ -66,17 +66,8 @@ func (c *conn) rise() error {
 // little stack: below TLS. It may be called when a read was woken, so that
 // neither TLS nor any other layer holds a byte that could be read.
 func (l *link) doze() error {
-	nc := l.nc
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
-		nc = t.NetConn()
+	if s := socket.Below(l.nc); s != nil {
+		return s.AwaitReadable()
 	}
-	sc, ok := nc.(syscall.Conn)
-	if !ok {
-		return nil
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return raw.Read(readable)
+	return nil
 }

@@ -7,6 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Waits tells that AwaitReadable does, and so that it pays to let go of a stack
+// and a buffer before.
+const Waits = true
+
 // AwaitReadable waits until a read would not: there are bytes, or the end, or
 // an error.
 func (c *Conn) AwaitReadable() error {
