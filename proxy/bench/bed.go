@@ -22,7 +22,8 @@ type bed struct {
 	dir     string
 	self    string // this program, which is some works' load generator
 	tools   map[string]string
-	backend int // port
+	backend int    // port
+	token   string // that the policies' issuer signed
 	running []*process
 }
 
@@ -67,6 +68,9 @@ func kinds() map[string]kind {
 		"sidegate":          {"sidegate", sidegateConf, "sidegate.hcl", sidegateArgs, "0", "1", false},
 		"sidegate-profile":  {"sidegate", sidegateConf, "sidegate-profile.hcl", profileArgs, "0", "1", true},
 		"sidegate-policies": {"sidegate", sidegateConf, "sidegate-policies.hcl", sidegateArgs, "0", "1", true},
+		"nginx-each":        {"nginx", nginxEachConf, "nginx-each.conf", nginxArgs, "0", "1", false},
+		"haproxy-each":      {"haproxy", haproxyEachConf, "haproxy-each.conf", haproxyArgs, "0", "1", false},
+		"sidegate-each":     {"sidegate", sidegateEachConf, "sidegate-each.hcl", sidegateArgs, "0", "1", false},
 		"sidegate-2":        {"sidegate", sidegateConf, "sidegate-2.hcl", sidegateArgs, "0,1", "2", false},
 	}
 }
@@ -77,7 +81,7 @@ func newBed(ctx context.Context, dir string, tools map[string]string) (*bed, err
 		return nil, err
 	}
 	b := &bed{ctx: ctx, dir: dir, self: self, tools: tools}
-	if err := certificate(dir); err != nil {
+	if err := errors.Join(certificate(dir), b.credentials()); err != nil {
 		return nil, err
 	}
 	for name, size := range map[string]int{"small": 45, "large": 1 << 20} {
@@ -115,7 +119,7 @@ func (b *bed) start(name string) (*process, error) {
 	}
 	p := &process{name: name, ports: map[string]int{"plain": b.backend}}
 	if name != "backend" {
-		names := []string{"plain", "tls", "policies", "tcp", "quic"}
+		names := append([]string{"plain", "tls", "policies", "tcp", "quic"}, eachPorts...)
 		free, err := freePorts(len(names))
 		if err != nil {
 			return nil, err
@@ -155,6 +159,7 @@ func (b *bed) configure(p *process, k kind, file string) error {
 	var text bytes.Buffer
 	err = t.Execute(&text, map[string]any{
 		"Dir": b.dir, "Name": p.name, "Policies": k.policies, "APIKey": apiKey, "APIKeySum": fmt.Sprintf("%x", sha256.Sum256([]byte(apiKey))), "Backend": b.backend, "Ports": p.ports,
+		"Password": apiPassword, "PasswordHash": passwordHash, "Issuer": issuer, "Routes": eachRoutes(),
 		"Cert": filepath.Join(b.dir, "cert.pem"), "Key": filepath.Join(b.dir, "key.pem"), "Both": filepath.Join(b.dir, "both.pem"),
 	})
 	if err != nil {

@@ -16,7 +16,7 @@ type work struct {
 	headers []string
 	conns   int
 	streams int      // on each connection; 0: HTTP/1.1
-	run     []string // contenders as PROCESS:PORT; the first is compared to the others
+	run     []string // contenders as PROCESS:PORT or PROCESS:PORT@HOST; the first is compared to the others
 }
 
 func works() []work {
@@ -43,7 +43,7 @@ func works() []work {
 // costs measures and prints the CPU per request of every work.
 func (b *bed) costs(o options) error {
 	head := false
-	for _, w := range works() {
+	for _, w := range append(works(), b.policyWorks()...) {
 		if !strings.Contains(w.name, o.only) {
 			continue
 		}
@@ -67,10 +67,18 @@ func (b *bed) costs(o options) error {
 	return nil
 }
 
-// label is a contender's name for readers: its process, and its port where that
-// says how it works.
+// label is a contender's name for readers: its process, and its port or host
+// where that says how it works.
 func label(name string) string {
 	process, port, _ := strings.Cut(name, ":")
+	port, host, ok := strings.Cut(port, "@")
+	process, each := strings.CutSuffix(process, "-each")
+	if ok {
+		return process + " " + host
+	}
+	if each {
+		return process
+	}
 	if port == "tcp" || port == "policies" {
 		return process + " " + port
 	}
@@ -97,6 +105,10 @@ func (b *bed) measure(w work, o options) ([][]float64, error) {
 
 func (b *bed) turn(w work, contender string, length time.Duration) (float64, error) {
 	process, port, _ := strings.Cut(contender, ":")
+	port, host, ok := strings.Cut(port, "@")
+	if ok {
+		w.headers = append([]string{"Host: " + host}, w.headers...)
+	}
 	p, err := b.get(process)
 	if err != nil {
 		return 0, err
