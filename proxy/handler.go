@@ -133,7 +133,11 @@ func (l *line) match() *exchange.Fault {
 		x.ResponseEdits.Set("Allow", m.Allow)
 		return exchange.NewFault(exchange.FromClient, exchange.MethodNotAllowed, "%s isn't a method of this path", x.Method)
 	}
-	return exchange.NewFault(exchange.FromClient, exchange.NoRoute, "%s (host %q, path %q)", m.Miss, strings.Clone(x.Target.Host), strings.Clone(x.Target.Path))
+	kind := exchange.NoRoute
+	if m.Miss == route.TwoRoutes {
+		kind = exchange.BadPath
+	}
+	return exchange.NewFault(exchange.FromClient, kind, "%s (host %q, path %q)", m.Miss, strings.Clone(x.Target.Host), strings.Clone(x.Target.Path))
 }
 
 // run takes the request through its policies to whoever answers.

@@ -14,6 +14,7 @@ type Target struct {
 	Host      string // lower case, without port and trailing dot; IPv6 without brackets
 	Port      string // digits; "" when the client named none
 	Path      string // starts with "/"; or "*" for OPTIONS
+	Bare      string // Path without parameters, when it has any: "/a;v=1/b" is "/a/b" to some services; else ""
 	Query     string // as it came, without "?"; only auth rewrites it, to take a key out
 	HasQuery  bool   // a "?" was there, even with nothing behind it
 }
@@ -24,7 +25,8 @@ type Target struct {
 // Paths: dot segments are removed, slashes merged, needless escapes decoded,
 // other escapes in upper case, characters that a URI can't hold escaped.
 // Refused are escaped / \ NUL % ; # ? and control characters, a raw backslash,
-// escaped dot segments, more ".." than segments, and what isn't UTF-8.
+// escaped dot segments, more ".." than segments, dot segments with parameters,
+// and what isn't UTF-8.
 func (x *Exchange) Canonicalise() *Fault {
 	raw := x.RawTarget
 	host := x.RawHost
@@ -68,17 +70,53 @@ func (x *Exchange) Canonicalise() *Fault {
 		}
 	}
 	x.Target.Query, x.Target.HasQuery = query, has
-	if clean(path) {
-		x.Target.Path = path
-		return nil
+	x.Target.Path = path
+	if !clean(path) {
+		n := len(x.arena)
+		out, why := appendPath(x.arena, path)
+		if why != "" {
+			return NewFault(FromClient, BadPath, "path %s", why)
+		}
+		x.arena = out
+		x.Target.Path = view(out[n:])
 	}
+	if strings.IndexByte(x.Target.Path, ';') >= 0 {
+		return x.stripParameters()
+	}
+	return nil
+}
+
+// WithoutParameters is Path as those services read it that take no part of a
+// segment behind a ";" for the path (RFC 3986, 3.3). What decides about a path
+// by itself asks for this one; the matcher sees to it that both readings are
+// the same route's.
+func (t *Target) WithoutParameters() string {
+	if t.Bare != "" {
+		return t.Bare
+	}
+	return t.Path
+}
+
+// stripParameters fills Target.Bare. Segments that are nothing but parameters
+// vanish; one that is a dot segment then would climb past what was matched.
+func (x *Exchange) stripParameters() *Fault {
 	n := len(x.arena)
-	out, why := appendPath(x.arena, path)
-	if why != "" {
-		return NewFault(FromClient, BadPath, "path %s", why)
+	out := append(x.arena, '/')
+	path := x.Target.Path[1:]
+	for more := true; more; {
+		var segment string
+		segment, path, more = strings.Cut(path, "/")
+		segment, _, _ = strings.Cut(segment, ";")
+		if segment == "." || segment == ".." {
+			return NewFault(FromClient, BadPath, "path has a dot segment with parameters")
+		}
+		out = append(out, segment...)
+		if more && segment != "" {
+			out = append(out, '/')
+		}
 	}
 	x.arena = out
-	x.Target.Path = view(out[n:])
+	x.Target.Bare = view(out[n:])
 	return nil
 }
 

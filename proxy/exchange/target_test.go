@@ -67,6 +67,45 @@ func TestCanonicalisePath(t *testing.T) {
 	}
 }
 
+func TestWithoutParameters(t *testing.T) {
+	for in, want := range map[string]string{ // want "": refused
+		"/a/b":                 "/a/b",
+		"/a;v=1":               "/a",
+		"/a;v=1/b;w=2,3/c":     "/a/b/c",
+		"/;/a":                 "/a",
+		"/a/;/b":               "/a/b",
+		"/a/;x":                "/a/",
+		"/;":                   "/",
+		"/a;;b/":               "/a/",
+		"//a;b//c":             "/a/c",
+		"/a/%2c;%61/b":         "/a/%2C/b",
+		"/x?a;b":               "/x",
+		"/a/..;/b":             "",
+		"/a/.;x/b":             "",
+		"/..;x=y":              "",
+		"/a/...;x":             "/a/...",
+		"/a/..b;x":             "/a/..b",
+		"/a/x;/../b":           "/a/b",
+		"/a;%2e%2e/b":          "/a/b",
+		"/a/%2e%2e;/b":         "",
+		"/a/.%2e;x/b":          "",
+		"/a%3bb":               "",
+		"/a;b%2fc":             "",
+		"/\u00e9;x/\u00e9":     "/%C3%A9/%C3%A9",
+		"/a;b=c;d/e;f/g;h;/i;": "/a/e/g/i",
+	} {
+		x := &Exchange{Proto: HTTP11, Method: "GET", RawTarget: in, RawHost: "h", Conn: &Conn{Scheme: "https"}}
+		f := x.Canonicalise()
+		got := x.Target.WithoutParameters()
+		if f != nil {
+			got = ""
+		}
+		if got != want {
+			t.Errorf("%q without parameters is %q (%v), want %q", in, got, f, want)
+		}
+	}
+}
+
 func TestCanonicaliseHost(t *testing.T) {
 	tests := []struct{ target, in, host, port, authority string }{ // host "": refused
 		{"/", "example.com", "example.com", "", "example.com"},

@@ -33,6 +33,10 @@
 // prefix may have parameters before its /*. Only a route without paths takes
 // OPTIONS *.
 //
+// A segment of a request may end in parameters of its own (;v=1: RFC 3986, 3.3),
+// which some services leave out before they look at a path. A rule takes such a
+// request only when it takes it without them, too.
+//
 // # Conditions
 //
 // GET takes HEAD, too. A value in headers and query is exact ("2"), open at

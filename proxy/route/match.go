@@ -85,8 +85,25 @@ type param struct {
 }
 
 // Match finds the rule that takes x, and fills x.Params. It looks at x.Target,
-// x.Method and the fields of x.Request only.
+// x.Method and the fields of x.Request only. A path with parameters must be the
+// same rule's without them: services differ in what they take for the path, and
+// "/open;/../admin" must not get around what guards "/admin".
 func (m *Matcher) Match(x *exchange.Exchange) Result {
+	if x.Target.Bare == "" {
+		return m.find(x)
+	}
+	path := x.Target.Path
+	x.Target.Path = x.Target.Bare
+	bare := m.find(x)
+	x.Target.Path = path
+	r := m.find(x)
+	if r.Rule >= 0 && r.Rule != bare.Rule {
+		return Result{Rule: -1, Miss: TwoRoutes}
+	}
+	return r
+}
+
+func (m *Matcher) find(x *exchange.Exchange) Result {
 	bit := methodBit(x.Method)
 	x.Params = x.Params[:0]
 	walk := m.walk(x.Target.Host)

@@ -182,6 +182,51 @@ func TestMatchMiss(t *testing.T) {
 	}
 }
 
+// TestParameters: services that don't take what stands behind a ";" for the path
+// see another path than those that do; no request may be two routes'.
+func TestParameters(t *testing.T) {
+	m, err := Compile([]Rule{
+		{Name: "open", Paths: []string{"/*"}},
+		{Name: "admin", Paths: []string{"/admin/*"}},
+		{Name: "exact", Paths: []string{"/exact"}},
+		{Name: "user", Paths: []string{"/users/{id}/name"}},
+		{Name: "host", Hosts: []string{"b.test"}, Paths: []string{"/{x}"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	miss := Result{Rule: -1, Miss: TwoRoutes}
+	for in, want := range map[string]Result{
+		"a.test/x;v=1/y":          {Rule: 0},
+		"a.test/admin/x;v=1":      {Rule: 1},
+		"a.test/admin/;":          {Rule: 1},
+		"a.test/admin;v=1":        miss,
+		"a.test/admin;/x":         miss,
+		"a.test/;/admin/x":        miss,
+		"a.test/x/../;v/admin/x":  miss,
+		"a.test/exact;":           miss,
+		"a.test/users/5;v/name":   {Rule: 3},
+		"a.test/users;a/5/name":   miss,
+		"a.test/users/;/5/name":   miss,
+		"a.test/users/5/;/x/name": {Rule: 0},
+		"b.test/x;y":              {Rule: 4},
+		"b.test/;y":               miss, // "/", which no route of that host has, and open takes for others
+	} {
+		x := request(t, in)
+		path := x.Target.Path
+		if got := m.Match(x); got != want {
+			t.Errorf("Match(%q) = %+v, want %+v", in, got, want)
+		}
+		if x.Target.Path != path {
+			t.Errorf("Match(%q) leaves the path %q", in, x.Target.Path)
+		}
+	}
+	x := request(t, "a.test/users/5;v/name")
+	if m.Match(x); x.Params[0].Value != "5;v" {
+		t.Errorf("parameter %q, want 5;v", x.Params[0].Value)
+	}
+}
+
 func TestValue(t *testing.T) {
 	tests := []struct {
 		pattern, value string
@@ -233,6 +278,7 @@ func TestCompileErrors(t *testing.T) {
 		{"path query", Rule{Paths: []string{"/a?b=c"}}, `the query is matched by query`},
 		{"path parameter", Rule{Paths: []string{"/a{id}"}}, `segment "a{id}": a parameter is a whole segment`},
 		{"path twice the parameter", Rule{Paths: []string{"/{a}/{a}"}}, `parameter "a" stands there twice`},
+		{"path with parameters", Rule{Paths: []string{"/a;v=1"}}, `path "/a;v=1" has a parameter (;); paths are matched without`},
 		{"path escape", Rule{Paths: []string{"/a%2fb"}}, `path "/a%2fb" can't be in a request: path has an escaped delimiter`},
 		{"path depth", Rule{Paths: []string{strings.Repeat("/a", 65)}}, `of 65 segments; at most 64`},
 		{"path length", Rule{Paths: []string{"/" + strings.Repeat("a", 5000)}}, `of 5001 bytes`},

@@ -34,9 +34,10 @@ func CompilePaths(paths []string) (*Paths, error) {
 	return &Paths{m}, nil
 }
 
-// Has reports whether one of them takes the canonical path of x.
+// Has reports whether one of them takes the canonical path of x, without
+// parameters.
 func (p *Paths) Has(x *exchange.Exchange) bool {
-	return p.m.any >= 0 && p.m.nextLeaf(uint32(p.m.any), x.Target.Path, -1) >= 0
+	return p.m.any >= 0 && p.m.nextLeaf(uint32(p.m.any), x.Target.WithoutParameters(), -1) >= 0
 }
 
 // CheckMethods says what is wrong with methods.

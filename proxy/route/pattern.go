@@ -130,6 +130,8 @@ func (pp *pathParser) segment(p *pattern, s string, mayBeEmpty bool) error {
 		return fmt.Errorf("has the segment %q, which no request has", s)
 	case strings.ContainsAny(s, "?#"):
 		return errors.New("has a ? or #; the query is matched by query")
+	case strings.Contains(s, ";"):
+		return errors.New("has a parameter (;); paths are matched without")
 	case strings.Contains(s, "*"):
 		return errors.New("has a * that isn't /* at the end")
 	}

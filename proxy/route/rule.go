@@ -46,6 +46,7 @@ const (
 	NoPath                       // none of the host's is for that path: 404
 	NoCondition                  // there are some, but their headers, query or when don't hold: 404
 	MethodNotAllowed             // there are some, for other methods: 405
+	TwoRoutes                    // without the path's parameters (;) another one or none does: 400
 )
 
 // String is the reason in a few words.
@@ -61,6 +62,8 @@ func (m Miss) String() string {
 		return "the conditions of the routes for this path don't hold"
 	case MethodNotAllowed:
 		return "no route for this path takes this method"
+	case TwoRoutes:
+		return "the path is another route's for a service that takes no parameters (;) for the path"
 	default:
 		return "unknown"
 	}

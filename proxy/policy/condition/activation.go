@@ -44,7 +44,7 @@ func (a *activation) ResolveName(name string) (any, bool) {
 	case "request.host":
 		return types.String(x.Target.Host), true
 	case "request.path":
-		return types.String(x.Target.Path), true
+		return types.String(x.Target.WithoutParameters()), true
 	case "request.client_ip":
 		if !x.ClientIP.IsValid() {
 			return types.String(""), true

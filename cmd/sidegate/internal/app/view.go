@@ -20,6 +20,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
+	"github.com/sidegate-proxy/sidegate/proxy/route"
 )
 
 var _ admin.Gateway = (*App)(nil)
@@ -275,8 +276,11 @@ func explain(t *proxy.Table, q admin.Question) (admin.Explanation, error) {
 	m := t.Match(x)
 	if m.Rule < 0 {
 		e.Refused, e.Status = m.Miss.String(), 404
-		if m.Allow != "" {
+		switch m.Miss {
+		case route.MethodNotAllowed:
 			e.Status = 405
+		case route.TwoRoutes:
+			e.Status = 400
 		}
 		return e, nil
 	}

@@ -75,7 +75,7 @@ func New(c Config, d *consumer.Directory) (*Method, error) {
 	m.empty = auth.Refuse("the key is empty")
 	m.unknown = auth.Refuse("unknown key")
 	m.long = auth.Refuse(fmt.Sprintf("the key has more than %d bytes", maxKey))
-	m.twice = auth.Refuse("more than one key")
+	m.twice = exchange.NewFault(exchange.FromClient, exchange.Malformed, "more than one key")
 	return m, nil
 }
 
