@@ -212,7 +212,9 @@ func TestLatency(t *testing.T) {
 	if _, ok := s.Latency(second); ok {
 		t.Error("a latency is known before the first answer")
 	}
-	s.Observe(10*time.Millisecond, second)
+	for _, d := range []time.Duration{80, 300, 10, 20} { // of the first answers the lowest
+		s.Observe(d*time.Millisecond, second)
+	}
 	about(t, &s, second, 10*time.Millisecond)
 	s.Observe(100*time.Millisecond, second) // a peak counts at once
 	about(t, &s, second, 100*time.Millisecond)

@@ -30,16 +30,31 @@ func (p *ewmaPicker) Pick(_ uint64, now int64, tried []*Stats) int {
 	return i
 }
 
-// better reports whether a costs less than b. An endpoint that isn't known yet
-// is taken to be as fast as the other one: it gets requests from the start, as
-// many as its slow start allows, and the first answer tells more.
+// better reports whether a is to be taken rather than b: whether it costs less,
+// or is due to be tried again. An endpoint that isn't known well yet is taken to
+// be as fast as the other one: it gets requests from the start, as many as its
+// slow start allows, and the first answers tell more.
 func (p *ewmaPicker) better(a, b *Stats, now int64) bool {
 	costA := float64(a.Pending()+1) / a.Weight(now)
 	costB := float64(b.Pending()+1) / b.Weight(now)
-	va, vb := a.latency.Load(), b.latency.Load()
-	if va != 0 && vb != 0 {
-		costA *= decayed(va, now)
-		costB *= decayed(vb, now)
+	if a.cold() || b.cold() {
+		return costA < costB
 	}
-	return costA < costB
+	va, vb := a.latency.Load(), b.latency.Load()
+	costA *= decayed(va, now)
+	costB *= decayed(vb, now)
+	if costA < costB {
+		return !due(b, vb, va, now)
+	}
+	return due(a, va, vb, now)
+}
+
+// due reports whether an endpoint that lost against another is to be tried all
+// the same. Nothing but an answer shows that it has become fast again, and
+// waiting until the decay makes it look so takes, after one slow answer of a
+// fast endpoint, half a minute without a request. So one request goes there
+// after a hundred times the latency that it had: however slow it turns out to
+// be, clients have lost a hundredth of the time at most.
+func due(s *Stats, mine, other uint64, now int64) bool {
+	return s.Pending() == 0 && float64(age(mine, now)-age(other, now)) > probeShare*stored(mine)
 }

@@ -19,6 +19,13 @@ const (
 	penalty       = 5 * time.Second
 	// maxPenalty bounds what a Retry-After may ask for.
 	maxPenalty = 300 * time.Second
+	// coldAnswers is how many answers it takes until a latency is believed: the
+	// first ones tell of connections being made and caches being filled. Until
+	// then it is the lowest of them, and picks don't go by it.
+	coldAnswers = 4
+	// probeShare bounds what it may cost to find out whether a slow endpoint
+	// still is: a hundredth of the time.
+	probeShare = 100
 	// rampFloor is the share with which a slow start begins.
 	rampFloor = 0.1
 	// tickBits makes a time a tick: 262 µs, so that 32 bits last 13 days.
@@ -33,6 +40,7 @@ type Stats struct {
 	limit     atomic.Int32  // 0: none
 	weight    atomic.Int32  // 0 counts as 1
 	latency   atomic.Uint64 // nanoseconds as float32, tick; 0: not known
+	answers   atomic.Int32  // taken in, up to coldAnswers
 	rampStart atomic.Int64  // 0: no slow start
 	rampTime  atomic.Int64
 }
@@ -99,14 +107,18 @@ func (s *Stats) Weight(now int64) float64 {
 }
 
 // Observe takes in the latency of an answer. Above the average it counts at
-// once, below it slowly: peak EWMA.
+// once, below it slowly: peak EWMA. Of the first answers the lowest counts.
 func (s *Stats) Observe(rtt time.Duration, now int64) {
 	sample := max(float64(rtt), 1)
+	cold := s.cold() && s.answers.Add(1) <= coldAnswers
 	for {
 		old := s.latency.Load()
 		value := sample
 		if old != 0 {
-			if was := stored(old); sample < was {
+			was := stored(old)
+			if cold {
+				value = min(was, sample)
+			} else if sample < was {
 				// A tick at least, or else a busy endpoint's answers would
 				// count for nothing.
 				keep := fade(max(age(old, now), 1<<tickBits))
@@ -122,6 +134,9 @@ func (s *Stats) Observe(rtt time.Duration, now int64) {
 // Fail takes in a failure: as a slow answer, slower still when the endpoint
 // asked for a pause (Retry-After).
 func (s *Stats) Fail(elapsed, pause time.Duration, now int64) {
+	if s.cold() {
+		s.answers.Store(coldAnswers) // a failure isn't a matter of warming up
+	}
 	sample := float64(max(minPenalty, elapsed, min(pause, maxPenalty)))
 	for {
 		old := s.latency.Load()
@@ -141,7 +156,13 @@ func (s *Stats) Fail(elapsed, pause time.Duration, now int64) {
 }
 
 // Forget makes the latency unknown, for an endpoint that comes back.
-func (s *Stats) Forget() { s.latency.Store(0) }
+func (s *Stats) Forget() {
+	s.latency.Store(0)
+	s.answers.Store(0)
+}
+
+// cold reports whether so few answers are in that the latency says little.
+func (s *Stats) cold() bool { return s.answers.Load() < coldAnswers }
 
 // Latency is the average, decayed until now, so that an endpoint that gets no
 // requests is tried again by and by; ok is false when it isn't known.
