@@ -231,6 +231,10 @@ consumer "acme" {
   plan   = "gold"
   labels = { team = "search" }
   api_key { sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" } # printf %s "$KEY" | sha256sum
+  api_key {
+    sha256  = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
+    expires = "2027-06-30" # from the beginning of that day on (UTC); or a time, 2027-06-30T18:00:00Z
+  }
   basic {
     user   = "acme"
     bcrypt = "$2y$10$5N9Z1eQ3l4Tn0mFkzVZxaOQ9uS3v4yqQm4pPpN0G3tF7yVnX1l7by" # htpasswd -nBC 10 acme

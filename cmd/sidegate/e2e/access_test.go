@@ -19,6 +19,7 @@ import (
 const (
 	acmeKey     = "c4f6a1b2-acme-0123456789abcdef0123456789abcdef"
 	umbrellaKey = "99aa88bb-umbrella-0123456789abcdef0123456789ab"
+	endedKey    = "0f0e0d0c-umbrella-0123456789abcdef0123456789ab"
 )
 
 // password has the bcrypt hash below, of the least cost.
@@ -48,6 +49,10 @@ consumer "acme" {
 }
 consumer "umbrella" {
   api_key { sha256 = %q }
+  api_key {
+    sha256  = %q
+    expires = "2026-01-01"
+  }
 }
 route "keys" {
   hosts   = ["keys.test"]
@@ -100,7 +105,7 @@ route "plans" {
     by    = "consumer"
   }
 }
-`, keyHash(acmeKey), keyHash(umbrellaKey), passwordHash)
+`, keyHash(acmeKey), keyHash(umbrellaKey), keyHash(endedKey), passwordHash)
 }
 
 // send sends a request with header fields, "Name: value" each.
@@ -144,6 +149,8 @@ func TestKeys(t *testing.T) {
 				{"/x/../y", nil},
 				{"/", []string{"X-Api-Key: wrong"}},
 				{"/", []string{"X-Api-Key: "}},
+				{"/", []string{"X-Api-Key: " + endedKey}},
+				{"/?key=" + endedKey, nil},
 				{"/", []string{"X-Api-Key: " + acmeKey, "X-Api-Key: " + acmeKey}},
 				{"/", []string{"X-Api-Key: " + acmeKey + "," + acmeKey}},
 				{"/", []string{"X_Api_Key: " + acmeKey}},
@@ -193,6 +200,7 @@ func TestKeys(t *testing.T) {
 		})
 	}
 	g.logged(t, "an unknown key", func(l logLine) bool { return l.Status == 401 && l.Error == "unauthenticated: unknown key" })
+	g.logged(t, "an expired key", func(l logLine) bool { return l.Status == 401 && l.Error == "unauthenticated: expired key" })
 	g.logged(t, "two keys", func(l logLine) bool { return l.Status == 401 && l.Error == "unauthenticated: more than one key" })
 	eventually(t, "the consumer in the access log", func() error {
 		if !strings.Contains(g.log.String(), `"consumer":"acme"`) {

@@ -39,6 +39,12 @@ type Method interface {
 	Explain() string
 }
 
+// Witness is a Method that says what it knows of the credential that a request
+// shows, for sidegate explain: never the credential itself; "": nothing.
+type Witness interface {
+	Witness(x *exchange.Exchange) string
+}
+
 // Policy asks the methods of a route.
 type Policy struct {
 	methods    []Method
@@ -150,9 +156,23 @@ func (p *Policy) Explain() string {
 	return strings.Join(parts, ", else ")
 }
 
-// Test says who is calling, or why nobody is.
+// Test says who is calling and by what, or why nobody is.
 func (p *Policy) Test(x *exchange.Exchange) string {
-	switch _, err := p.identify(x); {
+	i, err := p.identify(x)
+	text := verdict(x, err)
+	if i == len(p.methods) {
+		return text
+	}
+	if w, ok := p.methods[i].(Witness); ok {
+		if said := w.Witness(x); said != "" {
+			text += " (" + said + ")"
+		}
+	}
+	return text
+}
+
+func verdict(x *exchange.Exchange, err error) string {
+	switch {
 	case err != nil:
 		return "refuses: " + err.Error()
 	case x.Consumer == nil && x.Claims != nil:

@@ -46,6 +46,8 @@ type JWTConfig struct {
 type KeyConfig struct {
 	// SHA-256 of the key in hexadecimal: printf %s "$KEY" | sha256sum. Keys are random, of 256 bits.
 	SHA256 string `hcl:"sha256,attr" required:"true"`
+	// When it stops working: a day, from its beginning on (UTC), such as "2027-06-30", or a time such as "2027-06-30T18:00:00Z". Never unless given.
+	Expires string `hcl:"expires,attr"`
 }
 
 // PlanConfig is a plan block: what the consumers that have it may use.

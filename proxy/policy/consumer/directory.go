@@ -7,30 +7,13 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/rate"
 )
-
-// Hash is the SHA-256 of a key. Keys themselves are kept nowhere.
-type Hash [sha256.Size]byte
-
-// ParseHash reads a hash in hexadecimal.
-func ParseHash(text string) (Hash, error) {
-	var h Hash
-	b, err := hex.DecodeString(text)
-	if err != nil || len(b) != len(h) {
-		return h, fmt.Errorf("%.80q isn't a SHA-256 in hexadecimal, 64 digits", text)
-	}
-	copy(h[:], b)
-	if h == sha256.Sum256(nil) {
-		return h, errors.New("that is the hash of an empty key")
-	}
-	return h, nil
-}
 
 // Directory finds consumers. It never changes; nil is an empty one.
 //
@@ -40,6 +23,7 @@ func ParseHash(text string) (Hash, error) {
 type Directory struct {
 	hashes []Hash
 	owners []*exchange.Consumer // by the index of their hash
+	ends   []int64              // likewise, in seconds since 1970, 0: never; nil: no key has an end
 	slots  []uint32             // index + 1 of a hash, near the place that its first bytes say; 0: free
 
 	subjects map[subject]*exchange.Consumer
@@ -83,6 +67,10 @@ func Compile(plans []*PlanConfig, consumers []*Config) (*Directory, error) {
 			}
 			if err != nil {
 				errs = errors.Join(errs, fmt.Errorf("consumer %q: api_key: sha256: %w", c.Name, err))
+				continue
+			}
+			if err := d.end(k); err != nil {
+				errs = errors.Join(errs, fmt.Errorf("consumer %q: api_key: %w", c.Name, err))
 			}
 		}
 		errs = errors.Join(errs, d.addUsers(c, x), d.addSANs(c, x))
@@ -175,16 +163,64 @@ func (d *Directory) slot(h *Hash) (slot, index int) {
 	}
 }
 
-// Find returns whose key it is, nil for nobody's.
-func (d *Directory) Find(key []byte) *exchange.Consumer {
-	if d == nil {
+// end notes when the key that was added last ends.
+func (d *Directory) end(k *KeyConfig) error {
+	if k.Expires == "" {
 		return nil
 	}
-	h := Hash(sha256.Sum256(key))
-	if _, n := d.slot(&h); n >= 0 {
-		return d.owners[n]
+	t, err := ParseEnd(k.Expires)
+	if err != nil {
+		return fmt.Errorf("expires: %w", err)
 	}
+	if d.ends == nil {
+		d.ends = make([]int64, cap(d.hashes))
+	}
+	d.ends[len(d.hashes)-1] = t.Unix()
 	return nil
+}
+
+// Find returns whose key it is at a time, and what is the matter with it: nobody's
+// unless it is active.
+func (d *Directory) Find(key []byte, at time.Time) (*exchange.Consumer, State) {
+	if d == nil {
+		return nil, Unknown
+	}
+	h := Hash(sha256.Sum256(key))
+	_, n := d.slot(&h)
+	switch {
+	case n < 0:
+		return nil, Unknown
+	case d.ends != nil && d.ends[n] != 0 && at.Unix() >= d.ends[n]:
+		return nil, Expired
+	default:
+		return d.owners[n], Active
+	}
+}
+
+// Describe says of a key what sidegate explain shows.
+func (d *Directory) Describe(key []byte, at time.Time) string {
+	h := Hash(sha256.Sum256(key))
+	if d == nil {
+		return "key " + h.ID()
+	}
+	_, n := d.slot(&h)
+	if n < 0 {
+		return "no consumer has a key " + h.ID()
+	}
+	text := fmt.Sprintf("key %s of consumer %q", h.ID(), d.owners[n].Name)
+	if d.ends != nil && d.ends[n] != 0 {
+		text += ending(d.ends[n], at)
+	}
+	return text
+}
+
+// ending says when a key ends, or has ended.
+func ending(end int64, at time.Time) string {
+	word := ", expires "
+	if at.Unix() >= end {
+		word = ", expired "
+	}
+	return word + time.Unix(end, 0).UTC().Format(time.RFC3339)
 }
 
 // Subject returns whom the tokens of an issuer mean by a name, nil for nobody

@@ -2,11 +2,13 @@ package consumer
 
 import (
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
@@ -18,8 +20,8 @@ func sum(key string) string {
 
 func TestDirectory(t *testing.T) {
 	d, err := Compile([]*PlanConfig{{Name: "gold", Rate: "500/s"}, {Name: "free"}}, []*Config{
-		{Name: "acme", Plan: "gold", Labels: map[string]string{"team": "search"}, Keys: []*KeyConfig{{sum("a")}, {strings.ToUpper(sum("b"))}}},
-		{Name: "umbrella", Plan: "free", Keys: []*KeyConfig{{sum("c")}}},
+		{Name: "acme", Plan: "gold", Labels: map[string]string{"team": "search"}, Keys: []*KeyConfig{{SHA256: sum("a")}, {SHA256: strings.ToUpper(sum("b"))}}},
+		{Name: "umbrella", Plan: "free", Keys: []*KeyConfig{{SHA256: sum("c")}}},
 		{Name: "keyless"},
 	})
 	if err != nil {
@@ -30,35 +32,35 @@ func TestDirectory(t *testing.T) {
 	}
 	for key, want := range map[string]string{"a": "acme", "b": "acme", "c": "umbrella", "d": "", "": "", "A": ""} {
 		got := ""
-		if c := d.Find([]byte(key)); c != nil {
+		if c, _ := d.Find([]byte(key), time.Now()); c != nil {
 			got = c.Name
 		}
 		if got != want {
 			t.Errorf("Find(%q) = %q, want %q", key, got, want)
 		}
 	}
-	acme := d.Find([]byte("a"))
+	acme, _ := d.Find([]byte("a"), time.Now())
 	if acme.PlanName() != "gold" || acme.Plan.Rate.Count != 500 || acme.Labels["team"] != "search" {
 		t.Errorf("acme = %+v", acme)
 	}
-	if free := d.Find([]byte("c")); free.PlanName() != "free" || free.Plan.Rate.Interval != 0 {
+	if free, _ := d.Find([]byte("c"), time.Now()); free.PlanName() != "free" || free.Plan.Rate.Interval != 0 {
 		t.Errorf("umbrella = %+v", free)
 	}
 	var none *Directory
-	if none.Find([]byte("a")) != nil || none.Len() != 0 || (*exchange.Consumer)(nil).PlanName() != "" {
+	if c, s := none.Find([]byte("a"), time.Now()); c != nil || s != Unknown || none.Len() != 0 || (*exchange.Consumer)(nil).PlanName() != "" {
 		t.Error("an empty directory knows somebody")
 	}
 }
 
 func TestCompileErrors(t *testing.T) {
 	_, err := Compile([]*PlanConfig{{Name: "odd", Rate: "1/x"}, {Name: "burst", Burst: 1}}, []*Config{
-		{Name: "a", Plan: "none", Keys: []*KeyConfig{{sum("a")}, {"x"}, {sum("")}}},
-		{Name: "b", Keys: []*KeyConfig{{sum("a")}}},
+		{Name: "a", Plan: "none", Keys: []*KeyConfig{{SHA256: sum("a")}, {SHA256: "x"}, {SHA256: sum("")}, {SHA256: sum("z"), Expires: "soon"}}},
+		{Name: "b", Keys: []*KeyConfig{{SHA256: sum("a")}}},
 	})
 	for _, want := range []string{
 		`plan "odd": rate: "1/x"`, `plan "burst": burst: without a rate`, `consumer "a": plan: there is no plan "none"`,
 		`consumer "a": api_key: sha256: "x" isn't a SHA-256`, `consumer "a": api_key: sha256: that is the hash of an empty key`,
-		`consumer "b": api_key: sha256: consumer "a" has the same key`,
+		`consumer "b": api_key: sha256: consumer "a" has the same key`, `consumer "a": api_key: expires: "soon" isn't a day such as`,
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Compile = %v, want %q", err, want)
@@ -93,11 +95,11 @@ func TestMemory(t *testing.T) {
 		t.Errorf("%.1f bytes for each key, want at most 50", per)
 	}
 	for _, i := range []int{0, 1, 499_999, 999_999} {
-		if d.Find(fmt.Append(nil, i)) == nil {
+		if c, _ := d.Find(fmt.Append(nil, i), time.Now()); c == nil {
 			t.Errorf("key %d isn't found", i)
 		}
 	}
-	if d.Find([]byte("1000000")) != nil {
+	if c, _ := d.Find([]byte("1000000"), time.Now()); c != nil {
 		t.Error("a key is found that isn't there")
 	}
 }
@@ -108,7 +110,8 @@ func TestFindAllocatesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	var buf [64]byte
-	if n := testing.AllocsPerRun(100, func() { d.Find(buf[:copy(buf[:], "k")]) }); n != 0 {
+	now := time.Now()
+	if n := testing.AllocsPerRun(100, func() { d.Find(buf[:copy(buf[:], "k")], now) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
@@ -116,11 +119,12 @@ func TestFindAllocatesNothing(t *testing.T) {
 func BenchmarkFind(b *testing.B) {
 	key := []byte("0123456789abcdef0123456789abcdef0123456789a")
 	small := newDirectory(1)
+	now := time.Now()
 	_ = small.add(sha256.Sum256(key), &exchange.Consumer{})
 	b.Run("1", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			small.Find(key)
+			small.Find(key, now)
 		}
 	})
 	d := million(b)
@@ -132,7 +136,8 @@ func BenchmarkFind(b *testing.B) {
 		b.ReportAllocs()
 		i := 0
 		for b.Loop() {
-			if i++; d.Find(keys[i&4095]) == nil {
+			i++
+			if c, _ := d.Find(keys[i&4095], now); c == nil {
 				b.Fatal("not found")
 			}
 		}
@@ -140,7 +145,7 @@ func BenchmarkFind(b *testing.B) {
 	b.Run("1000000/unknown", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			d.Find(key)
+			d.Find(key, now)
 		}
 	})
 }
@@ -202,6 +207,94 @@ func TestUsers(t *testing.T) {
 	} {
 		if _, err := parseArgon(text); err == nil {
 			t.Errorf("%q is taken for a hash", text)
+		}
+	}
+}
+
+// TestExpires: a key ends at its second, in whatever form that was written.
+func TestExpires(t *testing.T) {
+	d, err := Compile(nil, []*Config{{Name: "acme", Keys: []*KeyConfig{
+		{SHA256: sum("day"), Expires: "2027-06-30"}, {SHA256: sum("time"), Expires: "2027-06-30T18:00:00+02:00"}, {SHA256: sum("none")},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		key, at string
+		want    State
+	}{
+		{"day", "2027-06-29T23:59:59.999Z", Active},
+		{"day", "2027-06-30T00:00:00Z", Expired},
+		{"time", "2027-06-30T15:59:59.999Z", Active},
+		{"time", "2027-06-30T16:00:00Z", Expired},
+		{"none", "2999-01-01T00:00:00Z", Active},
+		{"other", "2027-06-30T00:00:00Z", Unknown},
+	} {
+		at, err := time.Parse(time.RFC3339, tt.at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, s := d.Find([]byte(tt.key), at)
+		if s != tt.want || (c != nil) != (s == Active) {
+			t.Errorf("Find(%s, %s) = %v, %v, want %v", tt.key, tt.at, c, s, tt.want)
+		}
+	}
+	at := time.Date(2027, 6, 30, 12, 0, 0, 0, time.UTC)
+	for key, want := range map[string]string{
+		"day":   `of consumer "acme", expired 2027-06-30T00:00:00Z`,
+		"time":  `of consumer "acme", expires 2027-06-30T16:00:00Z`,
+		"none":  "key " + sum("none")[:12] + ` of consumer "acme"`,
+		"other": "no consumer has a key " + sum("other")[:12],
+	} {
+		if got := d.Describe([]byte(key), at); !strings.HasSuffix(got, want) {
+			t.Errorf("Describe(%s) = %q, want %q", key, got, want)
+		}
+	}
+}
+
+func TestParseLifetime(t *testing.T) {
+	now := time.Date(2027, 1, 1, 12, 0, 0, 0, time.UTC)
+	for text, want := range map[string]string{
+		"":                     "0001-01-01T00:00:00Z",
+		"never":                "0001-01-01T00:00:00Z",
+		"90d":                  "2027-04-01T12:00:00Z",
+		"2w":                   "2027-01-15T12:00:00Z",
+		"1h30m":                "2027-01-01T13:30:00Z",
+		"2027-06-30":           "2027-06-30T00:00:00Z",
+		"2027-01-01T12:00:01Z": "2027-01-01T12:00:01Z",
+		"0s":                   "error: 0s isn't in the future",
+		"0d":                   "error: 0d isn't in the future",
+		"2027-01-01":           "error: 2027-01-01 isn't in the future",
+		"2999-01-01":           "error: 2999-01-01 is more than 100 years off: leave it out, or write never",
+		"99999d":               `error: "99999d" isn't how long a key lasts, such as 90d or 12h, a day such as 2027-06-30, or never`,
+		"-1h":                  `error: "-1h" isn't how long a key lasts, such as 90d or 12h, a day such as 2027-06-30, or never`,
+		"1.5d":                 `error: "1.5d" isn't how long a key lasts, such as 90d or 12h, a day such as 2027-06-30, or never`,
+		"2027-13-01":           `error: "2027-13-01" isn't how long a key lasts, such as 90d or 12h, a day such as 2027-06-30, or never`,
+		"0001-01-01":           `error: "0001-01-01" isn't how long a key lasts, such as 90d or 12h, a day such as 2027-06-30, or never`,
+	} {
+		got, err := ParseLifetime(text, now)
+		shown := got.Format(time.RFC3339)
+		if err != nil {
+			shown = "error: " + err.Error()
+		}
+		if shown != want {
+			t.Errorf("ParseLifetime(%q) = %s, want %s", text, shown, want)
+		}
+	}
+}
+
+// TestSecrets: keys are of 256 bits, no two alike, and their ids are the first
+// digits of what sha256sum prints.
+func TestSecrets(t *testing.T) {
+	seen := map[string]bool{}
+	for range 100 {
+		secret, h := NewSecret()
+		random, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(secret, "sg_"))
+		if err != nil || len(random) != 32 || seen[secret] {
+			t.Fatalf("%q: %d bytes, %v", secret, len(random), err)
+		}
+		if seen[secret] = true; h.ID() != sum(secret)[:12] {
+			t.Errorf("ID = %s, want %s", h.ID(), sum(secret)[:12])
 		}
 	}
 }

@@ -55,6 +55,12 @@ func (c *checker) consumers() {
 				continue
 			}
 			owners[h], keys[h] = o, k
+			if k.Expires == "" && !c.given(k, "expires") {
+				continue
+			}
+			if _, err := consumer.ParseEnd(k.Expires); err != nil {
+				c.errorf(k, "expires", "", "%s: api_key: expires: %v", what, err)
+			}
 		}
 	}
 }

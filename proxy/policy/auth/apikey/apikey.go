@@ -35,10 +35,13 @@ type Method struct {
 	forward       bool
 	challenge     string
 
-	empty, unknown, long, twice *exchange.Fault
+	empty, unknown, expired, revoked, orphaned, long, twice *exchange.Fault
 }
 
-var _ auth.Method = (*Method)(nil)
+var (
+	_ auth.Method  = (*Method)(nil)
+	_ auth.Witness = (*Method)(nil)
+)
 
 // Kind describes the method to the configuration; the keys are those of the
 // directory.
@@ -74,6 +77,9 @@ func New(c Config, d *consumer.Directory) (*Method, error) {
 	}
 	m.empty = auth.Refuse("the key is empty")
 	m.unknown = auth.Refuse("unknown key")
+	m.expired = auth.Refuse("expired key")
+	m.revoked = auth.Refuse("revoked key")
+	m.orphaned = auth.Refuse("key of a consumer that isn't there")
 	m.long = auth.Refuse(fmt.Sprintf("the key has more than %d bytes", maxKey))
 	m.twice = exchange.NewFault(exchange.FromClient, exchange.Malformed, "more than one key")
 	return m, nil
@@ -82,6 +88,38 @@ func New(c Config, d *consumer.Directory) (*Method, error) {
 // Identify looks for a key. Two are refused, even if equal: the backend, or a
 // proxy before us, may look at the other one.
 func (m *Method) Identify(x *exchange.Exchange) (bool, error) {
+	var buf [maxKey]byte
+	key, n := m.key(x, &buf)
+	switch {
+	case n == 0:
+		return false, nil
+	case n == tooLong:
+		return true, m.long
+	case n > 1:
+		return true, m.twice
+	case len(key) == 0:
+		return true, m.empty
+	}
+	c, state := m.consumers.Find(key, x.Start)
+	switch state {
+	case consumer.Active:
+		x.Consumer = c
+		return true, nil
+	case consumer.Expired:
+		return true, m.expired
+	case consumer.Revoked:
+		return true, m.revoked
+	case consumer.Orphaned:
+		return true, m.orphaned
+	default:
+		return true, m.unknown
+	}
+}
+
+const tooLong = -1
+
+// key is the one that x shows, and how many there are; tooLong for one that is.
+func (m *Method) key(x *exchange.Exchange, buf *[maxKey]byte) ([]byte, int) {
 	key, n := m.inHeader(&x.Request)
 	escaped := false
 	if m.query != "" {
@@ -90,24 +128,23 @@ func (m *Method) Identify(x *exchange.Exchange) (bool, error) {
 		}
 	}
 	switch {
-	case n == 0:
-		return false, nil
-	case n > 1:
-		return true, m.twice
-	case key == "":
-		return true, m.empty
-	case len(key) > maxKey:
-		return true, m.long
+	case n == 1 && len(key) > maxKey:
+		return nil, tooLong
+	case escaped && n == 1:
+		return exchange.AppendUnescaped(buf[:0], key), n
+	default:
+		return buf[:copy(buf[:], key)], n
 	}
+}
+
+// Witness says which key x shows.
+func (m *Method) Witness(x *exchange.Exchange) string {
 	var buf [maxKey]byte
-	plain := buf[:copy(buf[:], key)]
-	if escaped {
-		plain = exchange.AppendUnescaped(buf[:0], key)
+	key, n := m.key(x, &buf)
+	if n != 1 || len(key) == 0 {
+		return ""
 	}
-	if x.Consumer = m.consumers.Find(plain); x.Consumer == nil {
-		return true, m.unknown
-	}
-	return true, nil
+	return m.consumers.Describe(key, x.Start)
 }
 
 func (m *Method) inHeader(h *exchange.Head) (key string, n int) {

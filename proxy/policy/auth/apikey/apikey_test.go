@@ -15,12 +15,23 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/policytest"
 )
 
-const secret = "kT3/9+a= b%"
+const (
+	secret = "kT3/9+a= b%"
+	old    = "that has ended"
+)
+
+func sum(key string) string {
+	h := sha256.Sum256([]byte(key))
+	return hex.EncodeToString(h[:])
+}
+
+func id(key string) string { return sum(key)[:12] }
 
 func directory(t testing.TB) *consumer.Directory {
 	t.Helper()
-	h := sha256.Sum256([]byte(secret))
-	d, err := consumer.Compile(nil, []*consumer.Config{{Name: "acme", Keys: []*consumer.KeyConfig{{SHA256: hex.EncodeToString(h[:])}}}})
+	d, err := consumer.Compile(nil, []*consumer.Config{{Name: "acme", Keys: []*consumer.KeyConfig{
+		{SHA256: sum(secret)}, {SHA256: sum(old), Expires: "2026-01-01"},
+	}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,6 +56,7 @@ func TestRequest(t *testing.T) {
 		{"well-known header", `auth "api_key" { header = "Authorization" }`, "/", []string{"authorization: " + secret}, "", nil, ""},
 		{"none", header, "/", nil, "unauthenticated: no credential: an API key in X-API-Key", nil, ""},
 		{"wrong", header, "/", []string{"X-API-Key: nope"}, "unauthenticated: unknown key", nil, ""},
+		{"expired", header, "/", []string{"X-API-Key: " + old}, "unauthenticated: expired key", nil, ""},
 		{"empty", header, "/", []string{"X-API-Key: "}, "unauthenticated: the key is empty", nil, ""},
 		{"twice", header, "/", []string{"X-API-Key: " + secret, "x-api-key: " + secret}, "malformed-request: more than one key", nil, ""},
 		{"list", header, "/", []string{"X-API-Key: " + secret + ", " + secret}, "unauthenticated: unknown key", nil, ""},
@@ -149,10 +161,10 @@ func TestSeveral(t *testing.T) {
 		}
 	}
 	x := policytest.Exchange(t, "GET https://a.test/", "X-One: "+secret)
-	if got, want := joined.(policy.Tester).Test(x), `admits the consumer "acme"`; got != want {
+	if got, want := joined.(policy.Tester).Test(x), `admits the consumer "acme" (key `+id(secret)+` of consumer "acme")`; got != want {
 		t.Errorf("Test = %q, want %q", got, want)
 	}
-	if got, want := joined.(policy.Tester).Test(policytest.Exchange(t, "GET https://a.test/", "X-One: w")), "refuses: unauthenticated: unknown key"; got != want {
+	if got, want := joined.(policy.Tester).Test(policytest.Exchange(t, "GET https://a.test/", "X-One: w")), "refuses: unauthenticated: unknown key (no consumer has a key "+id("w")+")"; got != want {
 		t.Errorf("Test = %q, want %q", got, want)
 	}
 }

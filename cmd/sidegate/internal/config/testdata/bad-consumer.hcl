@@ -47,6 +47,20 @@ consumer "umbrella" {
     argon2id = "$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA"
   }
 }
+consumer "ending" {
+  api_key {
+    sha256  = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+    expires = "2027-02-30"
+  }
+  api_key {
+    sha256  = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+    expires = "90d"
+  }
+  api_key {
+    sha256  = "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc"
+    expires = ""
+  }
+}
 consumer "acme" {}
 consumer "typo" { plan = "golf" }
 consumer "none" { plan = "" }
