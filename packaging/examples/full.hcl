@@ -193,7 +193,9 @@ route "orders-v2" {
   authorize = "!has(claims.scope) || 'orders:write' in claims.scope.split(' ') || request.method == 'GET'"
   rate_limit { # several allowed: all must admit a request
     rate = "5000/m"
-    by   = "consumer" # client_ip, consumer, header:, cookie:, query:, param: (of the path) or route
+    by   = "consumer" # client_ip, consumer, header:, cookie:, query:, param: (of the path), claim:, cel: or route
+    cost = "request.method == 'POST' ? 5 : 1"
+    # rate_claim = "rate" and rate_max = "1000/s": a token may say its own rate
   }
   request {
     set    = { "X-Tenant" = "{consumer.name}" }

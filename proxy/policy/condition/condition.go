@@ -1,6 +1,7 @@
 // Package condition compiles the conditions of the configuration, when and
 // authorize: CEL expressions over a request and its client, type-checked when
-// they are loaded. It isn't a policy itself.
+// they are loaded; and those that have a number or a text for a value, which
+// limits count by. It isn't a policy itself.
 //
 // Variables:
 //
@@ -24,11 +25,15 @@ package condition
 import (
 	"errors"
 	"fmt"
+	"math"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/ext"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
@@ -101,21 +106,36 @@ func Compile(text string) (*Program, error) {
 	return c.Compile(text)
 }
 
-// Compile checks and compiles an expression. Its error joins an *Error for
-// each mistake.
+// Compile checks and compiles a condition. Its error joins an *Error for each
+// mistake.
 func (c *Compiler) Compile(text string) (*Program, error) {
+	return c.compile("condition", text, "it must be true or false", cel.BoolType)
+}
+
+// Number is Compile for an expression whose value is a whole number.
+func (c *Compiler) Number(text string) (*Program, error) {
+	return c.compile("expression", text, "it must be a whole number", cel.IntType, cel.UintType, cel.DynType)
+}
+
+// Key is Compile for an expression whose value tells clients apart.
+func (c *Compiler) Key(text string) (*Program, error) {
+	return c.compile("expression", text, "it must be a text, a whole number, or true or false", cel.StringType, cel.IntType, cel.UintType, cel.BoolType, cel.DynType)
+}
+
+// compile is Compile for an expression whose value is of one of the types.
+func (c *Compiler) compile(what, text, must string, of ...*cel.Type) (*Program, error) {
 	if len(text) > maxText {
-		return nil, &Error{Line: 1, Column: 1, Text: fmt.Sprintf("the condition has %d bytes; at most %d are allowed", len(text), maxText)}
+		return nil, &Error{Line: 1, Column: 1, Text: fmt.Sprintf("the %s has %d bytes; at most %d are allowed", what, len(text), maxText)}
 	}
 	if strings.TrimSpace(text) == "" {
-		return nil, &Error{Line: 1, Column: 1, Text: "the condition is empty"}
+		return nil, &Error{Line: 1, Column: 1, Text: fmt.Sprintf("the %s is empty", what)}
 	}
 	ast, issues := c.env.Compile(text)
 	if issues != nil && issues.Err() != nil {
 		return nil, mistakes(issues)
 	}
-	if !ast.OutputType().IsExactType(cel.BoolType) {
-		return nil, &Error{Line: 1, Column: 1, Text: fmt.Sprintf("the condition is of type %s; it must be true or false", ast.OutputType())}
+	if !slices.ContainsFunc(of, ast.OutputType().IsExactType) {
+		return nil, &Error{Line: 1, Column: 1, Text: fmt.Sprintf("the %s is of type %s; %s", what, ast.OutputType(), must)}
 	}
 	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
 	if estimate, err := c.env.EstimateCost(ast, sizes{}); err != nil || estimate.Max > maxKnown {
@@ -176,6 +196,54 @@ func (p *Program) Eval(x *exchange.Exchange) bool {
 
 // EvalErr is Eval that says why the condition can't be evaluated.
 func (p *Program) EvalErr(x *exchange.Exchange) (bool, error) {
+	val, err := p.eval(x)
+	if err != nil {
+		return false, err
+	}
+	b, ok := val.(types.Bool)
+	if !ok {
+		return false, fmt.Errorf("gave a %s, not true or false", val.Type())
+	}
+	return bool(b), nil
+}
+
+// Int is the value of an expression that Number compiled.
+func (p *Program) Int(x *exchange.Exchange) (int64, error) {
+	val, err := p.eval(x)
+	if err != nil {
+		return 0, err
+	}
+	switch v := val.(type) {
+	case types.Int:
+		return int64(v), nil
+	case types.Uint:
+		return int64(min(v, math.MaxInt64)), nil
+	default:
+		return 0, fmt.Errorf("gave a %s, not a whole number", val.Type())
+	}
+}
+
+// Text is the value of an expression that Key compiled. It may be a view into x.
+func (p *Program) Text(x *exchange.Exchange) (string, error) {
+	val, err := p.eval(x)
+	if err != nil {
+		return "", err
+	}
+	switch v := val.(type) {
+	case types.String:
+		return string(v), nil
+	case types.Int:
+		return strconv.FormatInt(int64(v), 10), nil
+	case types.Uint:
+		return strconv.FormatUint(uint64(v), 10), nil
+	case types.Bool:
+		return strconv.FormatBool(bool(v)), nil
+	default:
+		return "", fmt.Errorf("gave a %s, not a text", val.Type())
+	}
+}
+
+func (p *Program) eval(x *exchange.Exchange) (ref.Val, error) {
 	a := p.pool.Get().(*activation)
 	a.set(x)
 	val, _, err := p.prg.Eval(a)
@@ -183,11 +251,7 @@ func (p *Program) EvalErr(x *exchange.Exchange) (bool, error) {
 	p.pool.Put(a)
 	if err != nil {
 		// The text is a copy: nothing of the exchange's memory stays in it.
-		return false, errors.New(strings.Clone(err.Error()))
+		return nil, errors.New(strings.Clone(err.Error()))
 	}
-	b, ok := val.(types.Bool)
-	if !ok {
-		return false, fmt.Errorf("gave a %s, not true or false", val.Type())
-	}
-	return bool(b), nil
+	return val, nil
 }

@@ -2,6 +2,7 @@ package condition
 
 import (
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -210,5 +211,53 @@ func TestClaims(t *testing.T) {
 	}
 	if got, err := p.EvalErr(x); got || err == nil {
 		t.Errorf("without claims: %v, %v", got, err)
+	}
+}
+
+// TestValues: expressions that have a number or a text for a value.
+func TestValues(t *testing.T) {
+	x := testExchange(t)
+	x.Claims = exchange.NewClaims(map[string]any{"sub": "u", "n": int64(7), "half": 0.5, "list": []any{"a"}})
+	c, err := NewCompiler()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{
+		"1 + 1": "2", "size(request.path)": "9", "claims.n": "7", "3u": "3", "18446744073709551615u": "9223372036854775807", "-1": "-1",
+		"claims.half": "error: gave a double, not a whole number", "claims.sub": "error: gave a string, not a whole number",
+		"claims.none": "error: no such key: none", "1 / 0": "error: division by zero", "int(request.method)": "error: ", "9223372036854775807 + claims.n": "error: integer overflow",
+	} {
+		p, err := c.Number(text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		n, err := p.Int(x)
+		got := strconv.FormatInt(n, 10)
+		if err != nil {
+			got = "error: " + err.Error()
+		}
+		if got != want && (err == nil || !strings.HasPrefix(got, want)) {
+			t.Errorf("%s = %s, want %s", text, got, want)
+		}
+	}
+	for text, want := range map[string]string{
+		"request.host + request.method": "api.example.comGET", "1": "1", "2u": "2", "request.tls": "true", "claims.n": "7", "''": "",
+		"claims.list": "error: gave a list(dyn), not a text", "claims.none": "error: no such key: none", "claims": "compile: ", "1.5": "compile: ",
+	} {
+		p, err := c.Key(text)
+		if err != nil {
+			if want != "compile: " {
+				t.Errorf("%s: %v", text, err)
+			}
+			continue
+		}
+		got, err := p.Text(x)
+		if err != nil {
+			got = "error: " + err.Error()
+		}
+		if got != want {
+			t.Errorf("%s = %s, want %s", text, got, want)
+		}
 	}
 }

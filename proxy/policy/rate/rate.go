@@ -44,11 +44,14 @@ func Parse(text string, burst int) (exchange.Rate, error) {
 	if burst == 0 {
 		r.Burst = max(1, int64((time.Second+r.Interval-1)/r.Interval))
 	}
-	if r.Burst > maxBurst || time.Duration(r.Burst) > maxFill/r.Interval {
+	if r.Burst > MaxBurst(r.Interval) {
 		return r, fmt.Errorf("%.40q: a burst of %d would take more than ten years", text, r.Burst)
 	}
 	return r, nil
 }
+
+// MaxBurst is the most that a burst can be at that interval.
+func MaxBurst(interval time.Duration) int64 { return min(maxBurst, int64(maxFill/interval)) }
 
 func period(unit string) (time.Duration, error) {
 	switch unit {

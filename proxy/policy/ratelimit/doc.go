@@ -4,7 +4,7 @@
 //
 //	gcra.go   the decision: a time and a rate in, yes or no out
 //	store.go  one time for each client, in a table of a fixed size
-//	key.go    what clients are told apart by
+//	key.go    a client's place in it
 //	fields.go what the answer says of it
 //
 // The algorithm is GCRA: of each client one time is kept, at which its bucket

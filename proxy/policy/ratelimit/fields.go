@@ -36,7 +36,7 @@ func appendLeft(b []byte, name string, full, now moment, r *exchange.Rate) []byt
 	n := left(full, now, r)
 	t := seconds(time.Duration(max(full-now, 0)))
 	if n == 0 {
-		t = max(1, seconds(wait(full, now, r)))
+		t = max(1, seconds(wait(full, now, r, 1)))
 	}
 	b = append(append(append(b, '"'), name...), `";r=`...)
 	b = strconv.AppendInt(b, n, 10)

@@ -39,12 +39,12 @@ func TestAdmit(t *testing.T) {
 		{9000 * ms, true, 2, 0},
 	}
 	for i, s := range steps {
-		next, ok := admit(full, s.now, r)
+		next, ok := admit(full, s.now, r, 1)
 		if ok {
 			full = next
 		}
-		if ok != s.ok || left(full, s.now, r) != s.left || wait(full, s.now, r) != s.wait {
-			t.Errorf("step %d: ok %v, left %d, wait %v, want %+v", i, ok, left(full, s.now, r), wait(full, s.now, r), s)
+		if ok != s.ok || left(full, s.now, r) != s.left || wait(full, s.now, r, 1) != s.wait {
+			t.Errorf("step %d: ok %v, left %d, wait %v, want %+v", i, ok, left(full, s.now, r), wait(full, s.now, r, 1), s)
 		}
 	}
 	for d, want := range map[time.Duration]int64{0: 0, 1: 1, time.Second: 1, time.Second + 1: 2} {
@@ -66,7 +66,7 @@ func TestAdmitNever(t *testing.T) {
 			var admitted []moment
 			for range 3000 {
 				now += moment(random.Int64N(2 * int64(r.Interval)))
-				next, ok := admit(full, now, r)
+				next, ok := admit(full, now, r, 1)
 				if ok {
 					full = next
 					admitted = append(admitted, now)
@@ -84,7 +84,7 @@ func TestAdmitNever(t *testing.T) {
 			// At exactly the rate nobody is refused.
 			for range 1000 {
 				now += moment(r.Interval)
-				next, ok := admit(max(full, now), now, r)
+				next, ok := admit(max(full, now), now, r, 1)
 				if full = next; !ok {
 					t.Fatalf("%s, burst %d: refused within the rate", text, burst)
 				}

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/key"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/rate"
 )
 
@@ -17,8 +20,14 @@ type Config struct {
 	Rate string `hcl:"rate,attr" required:"true"`
 	// How many may come at once; unless given as many as come in one second, and one at least.
 	Burst int `hcl:"burst,attr" min:"1" max:"1000000000"`
-	// What clients are told apart by: client_ip (IPv6: the /64), consumer, header:NAME, cookie:NAME, query:NAME, param:NAME (of the path), or route: all together. Who has none of what is asked for is counted by client_ip. With consumer, the rate of the consumer's plan holds instead of this one.
+	// What clients are told apart by: client_ip (IPv6: the /64), consumer, header:NAME, cookie:NAME, query:NAME, param:NAME (of the path), claim:NAME (of the token), cel:EXPRESSION, or route: all together. Who has none of what is asked for is counted by client_ip. With consumer, the rate of the consumer's plan holds instead of this one.
 	By string `hcl:"by,attr" default:"client_ip"`
+	// What a request costs, a CEL expression over request, consumer and claims, such as "request.method == 'POST' ? 5 : 1"; 1 unless given. One that costs more than the burst, or whose cost can't be evaluated, costs the whole burst.
+	Cost string `hcl:"cost,attr"`
+	// The claim of the token that says the client's own rate, as "500/s", in the place of this one and of a plan's.
+	RateClaim string `hcl:"rate_claim,attr"`
+	// The most that such a claim can give: "1000/s". Needed with rate_claim.
+	RateMax string `hcl:"rate_max,attr"`
 	// Count on all nodes together.
 	Shared bool `hcl:"shared,attr" default:"false"`
 	// Refuse nothing; only count in the metrics what would have been.
@@ -31,26 +40,56 @@ const maxLimits = 8
 
 // Limit is one block, checked.
 type Limit struct {
-	by   by
-	text string // of by
-	rate exchange.Rate
-	dry  bool
+	by      key.By
+	text    string // of by, as clients may see it
+	written string // of by
+	rate    exchange.Rate
+	cost    *condition.Program // nil: 1
+	claim   string             // with a rate; "": none
+	most    exchange.Rate      // of such a rate
+	burst   int64              // as given; 0: it wasn't
+	dry     bool
 }
 
 var _ policy.ParamReader = (*Limit)(nil)
 
-// New checks a block. What limits is the policy that join makes.
-func New(c Config) (*Limit, error) {
-	l := &Limit{text: c.By, dry: c.DryRun}
+// New checks a block, whose expressions conditions compiles. What limits is the
+// policy that join makes.
+func New(c Config, conditions func() (*condition.Compiler, error)) (*Limit, error) {
+	l := &Limit{claim: c.RateClaim, burst: int64(c.Burst), dry: c.DryRun}
 	var errs, err error
-	if l.rate, err = rate.Parse(c.Rate, c.Burst); err != nil {
-		errs = errors.Join(errs, fmt.Errorf("rate: %w", err))
+	fail := func(argument string, err error) {
+		all := []error{err}
+		if j, ok := err.(interface{ Unwrap() []error }); ok { // an expression's mistakes
+			all = j.Unwrap()
+		}
+		for _, e := range all {
+			errs = errors.Join(errs, fmt.Errorf("%s: %w", argument, e))
+		}
 	}
-	if l.by, err = parseBy(c.By); err != nil {
-		errs = errors.Join(errs, fmt.Errorf("by: %w", err))
+	if l.rate, err = rate.Parse(c.Rate, c.Burst); err != nil {
+		fail("rate", err)
+	}
+	if l.by, err = key.Parse(c.By, conditions); err != nil {
+		fail("by", err)
+	}
+	l.text, l.written = l.by.Label(c.By), c.By
+	if l.cost, err = expression(c.Cost, conditions); err != nil {
+		fail("cost", err)
+	}
+	switch {
+	case c.RateMax != "" && c.RateClaim == "":
+		fail("rate_max", errors.New("without rate_claim"))
+	case c.RateMax == "" && c.RateClaim != "":
+		fail("rate_claim", errors.New("without rate_max, the most that a claim can give"))
+	case c.RateMax != "":
+		if l.most, err = rate.Parse(c.RateMax, 0); err != nil {
+			fail("rate_max", err)
+		}
+		l.most.Burst = max(l.most.Burst, l.burst)
 	}
 	if c.Shared {
-		errs = errors.Join(errs, errors.New("shared: counting on all nodes together is not available yet"))
+		fail("shared", errors.New("counting on all nodes together is not available yet"))
 	}
 	if errs != nil {
 		return nil, errs
@@ -58,20 +97,36 @@ func New(c Config) (*Limit, error) {
 	return l, nil
 }
 
+// expression compiles a cost; nil: there is none.
+func expression(text string, conditions func() (*condition.Compiler, error)) (*condition.Program, error) {
+	if text == "" {
+		return nil, nil
+	}
+	c, err := conditions()
+	if err != nil {
+		return nil, err
+	}
+	return c.Number(text)
+}
+
 // Params returns the path parameter that the limit reads.
 func (l *Limit) Params() []string {
-	if l.by.kind == byParam {
-		return []string{l.by.name}
+	if p := l.by.Param(); p != "" {
+		return []string{p}
 	}
 	return nil
 }
 
-// Kind describes the policy to the configuration. Its limits count in s.
-func Kind(s *Store) policy.Kind {
+// Kind describes the policy to the configuration. Its limits count in s; their
+// expressions are compiled by conditions, nil: one of its own.
+func Kind(s *Store, conditions func() (*condition.Compiler, error)) policy.Kind {
+	if conditions == nil {
+		conditions = sync.OnceValues(condition.NewCompiler)
+	}
 	return policy.Kind{
 		Name: "rate_limit", Repeat: true, // the limits of a bundle and of a route add up
 		Config: func() any { return &Config{} },
-		New:    func(cfg any) (policy.Policy, error) { return New(*cfg.(*Config)) },
+		New:    func(cfg any) (policy.Policy, error) { return New(*cfg.(*Config), conditions) },
 		Join:   func(route string, list []policy.Policy) (policy.Policy, error) { return join(s, route, list) },
 	}
 }
@@ -117,18 +172,21 @@ func join(s *Store, route string, list []policy.Policy) (policy.Policy, error) {
 		}
 		// A limit that says something else is another one, with new buckets; so
 		// is the second of two equal ones.
-		l.id = s.hash(fmt.Sprintf("%s\x00%s\x00%+v", route, l.text, l.rate))
+		l.id = s.hash(fmt.Sprintf("%s\x00%s\x00%+v", route, l.written, l.rate))
 		ids[l.id]++
 		l.id = mix(l.id + ids[l.id])
 		why := fmt.Errorf("more than %s by %s", rate.Text(l.rate), l.text)
-		if l.by.kind == byConsumer {
+		if l.by.Kind == key.Consumer {
 			why = fmt.Errorf("more than %s, or than the plan says, by consumer", rate.Text(l.rate))
+		}
+		if l.claim != "" {
+			why = fmt.Errorf("more than %s, or than the claim %s says, by %s", rate.Text(l.rate), l.claim, l.text)
 		}
 		l.fault = &exchange.Fault{Source: exchange.FromPolicy, Kind: exchange.RateLimited, Err: why}
 		l.count = s.count(route, l.name, l.dry)
 		if !l.dry {
 			policies = appendPolicy(comma(policies), l.name, &l.rate)
-			plans = plans || l.by.kind == byConsumer
+			plans = plans || l.by.Kind == key.Consumer || l.claim != ""
 		}
 		p.limits = append(p.limits, l)
 	}
@@ -139,22 +197,61 @@ func join(s *Store, route string, list []policy.Policy) (policy.Policy, error) {
 	return p, nil
 }
 
-// of finds the bucket of x: its key, and the rate that holds for it.
-func (l *limit) of(s *Store, x *exchange.Exchange) (key uint64, r *exchange.Rate) {
-	id, r := l.id, &l.rate
-	if l.by.kind == byConsumer && x.Consumer != nil && x.Consumer.Plan != nil && x.Consumer.Plan.Rate.Interval > 0 {
-		r = &x.Consumer.Plan.Rate
-		id += uint64(r.Interval)*apart + uint64(r.Burst) // another plan is another bucket
+// ask fills the grant of x with what is asked for: the bucket, the rate that
+// holds for it, the cost.
+func (l *limit) ask(s *Store, x *exchange.Exchange, g *grant) {
+	id := l.id
+	g.rate, g.cost, g.dry = &l.rate, 1, l.dry
+	switch {
+	case l.claim != "" && l.claimed(x, g):
+	case l.by.Kind == key.Consumer && x.Consumer != nil && x.Consumer.Plan != nil && x.Consumer.Plan.Rate.Interval > 0:
+		g.rate = &x.Consumer.Plan.Rate
 	}
-	return l.by.key(s, id, x), r
+	r := g.limit()
+	if r != &l.rate { // another rate is another bucket
+		id += uint64(r.Interval)*apart + uint64(r.Burst)
+	}
+	g.key = l.place(s, id, x)
+	if l.cost == nil {
+		return
+	}
+	n, err := l.cost.Int(x)
+	if err != nil || n < 0 {
+		l.count.errors.Add(1)
+		n = r.Burst
+	}
+	g.cost = min(n, r.Burst)
 }
 
-// ask fills the grants of x with what is asked for.
+// claimed looks for a rate in the client's token. One that isn't a rate is as
+// good as none; one that is too much is as much as there may be.
+func (l *limit) claimed(x *exchange.Exchange, g *grant) bool {
+	text := x.Claims.Text(l.claim)
+	if text == "" {
+		return false
+	}
+	r, err := rate.Parse(text, 0)
+	if err != nil {
+		l.count.errors.Add(1)
+		return false
+	}
+	if r.Interval <= l.most.Interval {
+		g.own = l.most
+		return true
+	}
+	// The block's burst holds for slower clients, too, as long as it doesn't
+	// take years to come back.
+	if r.Burst = max(r.Burst, min(l.burst, rate.MaxBurst(r.Interval))); r.Burst > l.most.Burst {
+		r.Burst = l.most.Burst
+	}
+	g.own = r
+	return true
+}
+
+// ask fills the grants of x.
 func (p *Policy) ask(x *exchange.Exchange, grants []grant) {
 	for i := range p.limits {
-		l, g := &p.limits[i], &grants[i]
-		g.key, g.rate = l.of(p.store, x)
-		g.dry = l.dry
+		p.limits[i].ask(p.store, x, &grants[i])
 	}
 }
 
@@ -188,7 +285,7 @@ func (p *Policy) tell(x *exchange.Exchange, now moment, grants []grant, refused 
 		b := buf[:0]
 		for i := range grants {
 			if g := &grants[i]; !g.dry {
-				b = appendPolicy(comma(b), p.limits[i].name, g.rate)
+				b = appendPolicy(comma(b), p.limits[i].name, g.limit())
 			}
 		}
 		policies = x.Keep(b)
@@ -197,13 +294,13 @@ func (p *Policy) tell(x *exchange.Exchange, now moment, grants []grant, refused 
 	b := buf[:0]
 	for i := range grants {
 		if g := &grants[i]; !g.dry && (refused < 0 || refused == i) {
-			b = appendLeft(comma(b), p.limits[i].name, g.full, now, g.rate)
+			b = appendLeft(comma(b), p.limits[i].name, g.full, now, g.limit())
 		}
 	}
 	x.ResponseEdits.SetID(exchange.Other, limitName, x.Keep(b))
 	if refused >= 0 {
 		g := &grants[refused]
-		b = strconv.AppendInt(buf[:0], max(1, seconds(wait(g.full, now, g.rate))), 10)
+		b = strconv.AppendInt(buf[:0], max(1, seconds(wait(g.full, now, g.limit(), g.cost))), 10)
 		x.ResponseEdits.SetID(exchange.RetryAfter, "Retry-After", x.Keep(b))
 	}
 }
@@ -213,7 +310,13 @@ func (p *Policy) Explain() string {
 	var parts []string
 	for i := range p.limits {
 		l := &p.limits[i]
-		text := fmt.Sprintf("%s, %d at once, by %s", rate.Text(l.rate), l.rate.Burst, l.text)
+		text := fmt.Sprintf("%s, %d at once, by %s", rate.Text(l.rate), l.rate.Burst, l.written)
+		if l.cost != nil {
+			text += ", each costs " + l.cost.String()
+		}
+		if l.claim != "" {
+			text += fmt.Sprintf(", or as the claim %s says, %s at most", l.claim, rate.Text(l.most))
+		}
 		if l.dry {
 			text += " (dry run)"
 		}
@@ -232,10 +335,14 @@ func (p *Policy) Test(x *exchange.Exchange) string {
 	for i := range grants {
 		g, name := &grants[i], p.limits[i].name
 		if !g.ok {
-			parts = append(parts, fmt.Sprintf("%s refuses for %d s", name, max(1, seconds(wait(g.full, now, g.rate)))))
+			parts = append(parts, fmt.Sprintf("%s refuses for %d s", name, max(1, seconds(wait(g.full, now, g.limit(), g.cost)))))
 			continue
 		}
-		parts = append(parts, fmt.Sprintf("%s admits %d of %d", name, left(g.full, now, g.rate), g.rate.Burst))
+		text := fmt.Sprintf("%s admits %d of %d", name, left(g.full, now, g.limit()), g.limit().Burst)
+		if p.limits[i].cost != nil {
+			text += fmt.Sprintf(", and this costs %d", g.cost)
+		}
+		parts = append(parts, text)
 	}
 	return strings.Join(parts, ", ")
 }

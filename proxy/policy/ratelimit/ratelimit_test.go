@@ -32,7 +32,7 @@ func newBench(t testing.TB, configs ...Config) *bench {
 // compile is a reload: a new policy on the same store.
 func (b *bench) compile(configs ...Config) {
 	b.t.Helper()
-	kind := Kind(b.store)
+	kind := Kind(b.store, nil)
 	var list []policy.Policy
 	for _, c := range configs {
 		if c.By == "" {
@@ -113,6 +113,9 @@ func TestBy(t *testing.T) {
 	param := func(v string) func(*exchange.Exchange) {
 		return func(x *exchange.Exchange) { x.Params = append(x.Params, exchange.Param{Name: "id", Value: v}) }
 	}
+	token := func(sub string) func(*exchange.Exchange) {
+		return func(x *exchange.Exchange) { x.Claims = exchange.NewClaims(map[string]any{"sub": sub}) }
+	}
 	query := func(q string) func(*exchange.Exchange) {
 		return func(x *exchange.Exchange) { x.Target.Query = q }
 	}
@@ -148,6 +151,18 @@ func TestBy(t *testing.T) {
 		{"queries", "query:k", as(query("k=v")), as(query("k=w")), false},
 		{"param", "param:id", as(param("7")), as(param("7")), true},
 		{"params", "param:id", as(param("7")), as(param("8")), false},
+		{"claim", "claim:sub", as(token("u")), as(token("u")), true},
+		{"claims", "claim:sub", as(token("u")), as(token("v")), false},
+		{"claim and none", "claim:sub", as(token("u")), as(nil), false},
+		{"no claim, two addresses", "claim:sub", as(ip("192.0.2.1")), as(ip("192.0.2.2")), false},
+		{"claim of another name", "claim:org", as(token("u")), as(token("v")), true},
+		{"expression", "cel:request.method + claims.sub", as(token("u")), as(token("u")), true},
+		{"expressions", "cel:request.method + claims.sub", as(token("u")), as(token("v")), false},
+		{"expression of another type", "cel:size(claims.sub)", as(token("u")), as(token("v")), true},
+		{"expression in error, two addresses", "cel:claims.sub", as(ip("192.0.2.1")), as(ip("192.0.2.2")), false},
+		{"expression in error, one address", "cel:claims.sub", as(nil), as(query("x")), true},
+		{"expression without a value", "cel:consumer.name", as(ip("192.0.2.1")), as(ip("192.0.2.2")), false},
+		{"header of two and of one", "header:X-Tenant", head("X-Tenant: a, b"), head("X-Tenant: a", "X-Tenant: b"), false},
 		{"route", "route", as(ip("192.0.2.1")), as(consumer("a")), true},
 	}
 	for _, tt := range tests {
@@ -211,6 +226,91 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// TestCost: a request takes what it costs; one whose cost nobody knows takes all
+// that there is.
+func TestCost(t *testing.T) {
+	const cost = "request.method == 'POST' ? 4 : int(request.query.n)"
+	tests := []struct {
+		name, method, query string
+		ok                  bool
+		left                string
+	}{
+		{"one", "GET", "n=1", true, "r=9"},
+		{"dearer", "POST", "", true, "r=5"},
+		{"nothing", "GET", "n=0", true, "r=5"},
+		{"more than is left", "GET", "n=6", false, `r=5;t=5; Retry-After: 1`},
+		{"what is left", "GET", "n=5", true, "r=0"},
+		{"nothing when there is none", "GET", "n=0", true, "r=0"},
+		{"negative", "GET", "n=-5", false, "Retry-After: 10"},
+		{"no cost", "GET", "", false, "Retry-After: 10"},
+		{"not a number", "GET", "n=x", false, "Retry-After: 10"},
+		{"more than the burst", "GET", "n=9999999999999", false, "Retry-After: 10"},
+	}
+	b := newBench(t, Config{Rate: "1/s", Burst: 10, Cost: cost})
+	for _, tt := range tests {
+		ok, answer := b.ask(func(x *exchange.Exchange) { x.Method, x.Target.Query = tt.method, tt.query })
+		if ok != tt.ok || !strings.Contains(answer, tt.left) {
+			t.Errorf("%s: passed %v, %s; want %v, %s", tt.name, ok, answer, tt.ok, tt.left)
+		}
+	}
+	if n := b.store.Counts()[0].Errors(); n != 3 {
+		t.Errorf("%d errors, want 3", n)
+	}
+	b.now = b.now.Add(10 * time.Second)
+	if ok, answer := b.ask(nil); !ok || !strings.Contains(answer, "r=0") {
+		t.Errorf("a request without a cost passes when nothing is taken: %v, %s", ok, answer)
+	}
+}
+
+// TestRateClaim: a token says its own rate, as far as the route lets it.
+func TestRateClaim(t *testing.T) {
+	c := Config{Rate: "1/h", By: "claim:sub", RateClaim: "rate", RateMax: "100/m"}
+	gold := &exchange.Consumer{Name: "acme", Plan: &exchange.Plan{Name: "gold", Rate: *parse(t, "10/m", 3)}}
+	tests := []struct {
+		name   string
+		burst  int
+		claims map[string]any
+		policy string
+		errors uint64
+	}{
+		{"none", 0, nil, "q=1;w=3600", 0},
+		{"another claim", 0, map[string]any{"sub": "u"}, "q=1;w=3600", 0},
+		{"a rate", 0, map[string]any{"rate": "30/m"}, "q=1;w=2", 0},
+		{"as much as may be", 0, map[string]any{"rate": "100/m"}, "q=2;w=2", 0},
+		{"too much", 0, map[string]any{"rate": "10000000/s"}, "q=2;w=2", 0},
+		{"a burst", 5, map[string]any{"rate": "60/m"}, "q=5;w=5", 0},
+		{"too much, with a burst", 5, map[string]any{"rate": "9999/s"}, "q=5;w=3", 0},
+		{"not a rate", 0, map[string]any{"rate": "lots"}, "q=1;w=3600", 1},
+		{"nothing", 0, map[string]any{"rate": "0/s"}, "q=1;w=3600", 1},
+		{"a number", 0, map[string]any{"rate": int64(1000)}, "q=1;w=3600", 1},
+		{"too long a number", 0, map[string]any{"rate": "99999999999999999999999/s"}, "q=1;w=3600", 1},
+		{"a list", 0, map[string]any{"rate": []any{"1000/s"}}, "q=1;w=3600", 1},
+	}
+	for _, tt := range tests {
+		c.Burst = tt.burst
+		b := newBench(t, c)
+		_, answer := b.ask(func(x *exchange.Exchange) {
+			if tt.claims != nil {
+				x.Claims = exchange.NewClaims(tt.claims)
+			}
+		})
+		if want := `RateLimit-Policy: "claim:sub";` + tt.policy + ";"; !strings.HasPrefix(answer, want) {
+			t.Errorf("%s: %s, want %s", tt.name, answer, want)
+		}
+		if n := b.store.Counts()[0].Errors(); n != tt.errors {
+			t.Errorf("%s: %d errors, want %d", tt.name, n, tt.errors)
+		}
+	}
+	c.By, c.Burst = "consumer", 0
+	b := newBench(t, c)
+	_, answer := b.ask(func(x *exchange.Exchange) {
+		x.Consumer, x.Claims = gold, exchange.NewClaims(map[string]any{"rate": "20/m"})
+	})
+	if !strings.HasPrefix(answer, `RateLimit-Policy: "consumer";q=1;w=3;`) {
+		t.Errorf("a claim doesn't win over a plan: %s", answer)
+	}
+}
+
 func TestDryRun(t *testing.T) {
 	b := newBench(t, Config{Rate: "1/h", DryRun: true})
 	for range 3 {
@@ -271,8 +371,15 @@ func TestExplain(t *testing.T) {
 	if got, want := b.p.Explain(), "1/m, 2 at once, by client_ip; 5/s, 5 at once, by route (dry run)"; got != want {
 		t.Errorf("Explain = %q, want %q", got, want)
 	}
+	costly := newBench(t, Config{Rate: "1/s", Burst: 9, By: "cel:claims.sub", Cost: "request.tls ? 2 : 1", RateClaim: "r", RateMax: "5/s"})
+	if got, want := costly.p.Explain(), "1/s, 9 at once, by cel:claims.sub, each costs request.tls ? 2 : 1, or as the claim r says, 5/s at most"; got != want {
+		t.Errorf("Explain = %q, want %q", got, want)
+	}
 	x := policytest.Exchange(t, "GET https://a.test/")
 	x.Start = b.now
+	if got, want := costly.p.Test(x), "cel admits 9 of 9, and this costs 2"; got != want {
+		t.Errorf("Test = %q, want %q", got, want)
+	}
 	for range 2 {
 		if got, want := b.p.Test(x), "client_ip admits 2 of 2, route admits 5 of 5"; got != want {
 			t.Errorf("Test = %q, want %q", got, want)
@@ -286,18 +393,26 @@ func TestExplain(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
-	kind := Kind(newStore(64 << 10))
+	kind := Kind(newStore(64<<10), nil)
 	for body, want := range map[string]string{
-		`rate = "x"`:                              `rate: "x" isn't a rate`,
-		"rate = \"1/s\"\nby = \"ip\"":             `by: "ip" isn't client_ip, consumer, header:NAME`,
-		"rate = \"1/s\"\nby = \"client_ip:x\"":    `by: "client_ip:x" isn't`,
-		"rate = \"1/s\"\nby = \"header:a b\"":     `by: "a b" isn't the name of a header`,
-		"rate = \"1/s\"\nby = \"header:a_b\"":     `by: "a_b" isn't the name of a header`,
-		"rate = \"1/s\"\nby = \"header:Trailer\"": `by: "Trailer" isn't the name`,
-		"rate = \"1/s\"\nby = \"cookie:\"":        `by: "" can't be a cookie's name`,
-		"rate = \"1/s\"\nby = \"query:a&b\"":      `by: "a&b" can't be the name`,
-		"rate = \"1/s\"\nby = \"param:\"":         `by: param: lacks the name`,
-		"rate = \"1/s\"\nshared = true":           `shared: counting on all nodes together is not available yet`,
+		`rate = "x"`:                                                `rate: "x" isn't a rate`,
+		"rate = \"1/s\"\nby = \"ip\"":                               `by: "ip" isn't client_ip, consumer, header:NAME`,
+		"rate = \"1/s\"\nby = \"client_ip:x\"":                      `by: "client_ip:x" isn't`,
+		"rate = \"1/s\"\nby = \"header:a b\"":                       `by: "a b" isn't the name of a header`,
+		"rate = \"1/s\"\nby = \"header:a_b\"":                       `by: "a_b" isn't the name of a header`,
+		"rate = \"1/s\"\nby = \"header:Trailer\"":                   `by: "Trailer" isn't the name`,
+		"rate = \"1/s\"\nby = \"cookie:\"":                          `by: "" can't be a cookie's name`,
+		"rate = \"1/s\"\nby = \"query:a&b\"":                        `by: "a&b" can't be the name`,
+		"rate = \"1/s\"\nby = \"param:\"":                           `by: param: lacks the name`,
+		"rate = \"1/s\"\nby = \"claim:\"":                           `by: "" can't be the name of a claim`,
+		"rate = \"1/s\"\nby = \"cel:claims.\"":                      `by: 1:8: Syntax error`,
+		"rate = \"1/s\"\nby = \"cel:request.headers\"":              `by: 1:1: the expression is of type map(string, string); it must be a text`,
+		"rate = \"1/s\"\ncost = \"request.method\"":                 `cost: 1:1: the expression is of type string; it must be a whole number`,
+		"rate = \"1/s\"\ncost = \"request.methd\"":                  `cost: 1:8: undeclared reference`,
+		"rate = \"1/s\"\nrate_claim = \"r\"":                        `rate_claim: without rate_max`,
+		"rate = \"1/s\"\nrate_max = \"2/s\"":                        `rate_max: without rate_claim`,
+		"rate = \"1/s\"\nrate_claim = \"r\"\nrate_max = \"2/week\"": `rate_max: "2/week": a rate is by`,
+		"rate = \"1/s\"\nshared = true":                             `shared: counting on all nodes together is not available yet`,
 	} {
 		if _, err := policytest.Try(t, kind, "rate_limit {\n"+body+"\n}"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", body, err, want)
@@ -313,15 +428,15 @@ func TestErrors(t *testing.T) {
 }
 
 func TestNoAllocations(t *testing.T) {
-	configs := []Config{{Rate: "1000000/s", Burst: 1_000_000}, {Rate: "1000000/s", Burst: 1_000_000, By: "consumer"}, {Rate: "1000000/s", By: "header:X-Tenant"}}
+	configs := []Config{{Rate: "1000000/s", Burst: 1_000_000}, {Rate: "1000000/s", Burst: 1_000_000, By: "consumer"}, {Rate: "1000000/s", By: "header:X-Tenant"}, {Rate: "1000000/s", Burst: 100, By: "claim:sub", RateClaim: "rate", RateMax: "1000000/s"}}
 	b := newBench(t, configs...)
 	x := policytest.Exchange(t, "GET https://a.test/", "X-Tenant: a")
-	x.Consumer = &exchange.Consumer{Name: "acme"}
+	who, claims := &exchange.Consumer{Name: "acme"}, exchange.NewClaims(map[string]any{"sub": "u", "rate": "100000/s"})
 	conn := x.Conn
 	if n := testing.AllocsPerRun(100, func() {
 		// The exchange's own memory is used again, as a connection does.
 		x.Reset(exchange.HTTP11, conn, nil)
-		x.Start = b.now
+		x.Start, x.Consumer, x.Claims = b.now, who, claims
 		if _, err := b.p.Request(x); err != nil {
 			t.Fatal(err)
 		}
@@ -349,4 +464,4 @@ func BenchmarkRequest(b *testing.B) {
 	}
 }
 
-func TestREADME(t *testing.T) { policytest.README(t, "README.md", Kind(newStore(64<<10))) }
+func TestREADME(t *testing.T) { policytest.README(t, "README.md", Kind(newStore(64<<10), nil)) }

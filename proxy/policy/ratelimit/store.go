@@ -91,9 +91,19 @@ func mix(h uint64) uint64 {
 type grant struct {
 	key  uint64
 	rate *exchange.Rate
+	own  exchange.Rate // in the place of rate, where a claim says so
+	cost int64
 	dry  bool   // a refusal keeps nobody out
 	full moment // when the bucket will be full
 	ok   bool
+}
+
+// limit is the rate that holds.
+func (g *grant) limit() *exchange.Rate {
+	if g.own.Interval > 0 {
+		return &g.own
+	}
+	return g.rate
 }
 
 // take lets a request pass at now if all its limits do, and then takes of each.
@@ -106,7 +116,7 @@ func (s *Store) take(now moment, grants []grant) (refused int) {
 	held := s.lock(grants)
 	for i := range grants {
 		g := &grants[i]
-		g.full, g.ok = admit(s.full(g.key), now, g.rate)
+		g.full, g.ok = admit(s.full(g.key), now, g.limit(), g.cost)
 		if !g.ok && !g.dry && refused < 0 {
 			refused = i
 		}
@@ -129,7 +139,7 @@ func (s *Store) peek(now moment, grants []grant) {
 	for i := range grants {
 		g := &grants[i]
 		g.full = s.full(g.key)
-		_, g.ok = admit(g.full, now, g.rate)
+		_, g.ok = admit(g.full, now, g.limit(), g.cost)
 	}
 	s.unlock(held)
 }
@@ -229,10 +239,14 @@ type Count struct {
 	Route, Limit string
 	DryRun       bool // it would have
 	refused      atomic.Uint64
+	errors       atomic.Uint64
 }
 
 // Refused is how many requests.
 func (c *Count) Refused() uint64 { return c.refused.Load() }
+
+// Errors is how often an expression had no value, or a claim no rate.
+func (c *Count) Errors() uint64 { return c.errors.Load() }
 
 type countKey struct {
 	route, limit string

@@ -39,7 +39,7 @@ func TestExact(t *testing.T) {
 				wg.Go(func() {
 					<-start
 					for range each {
-						g := []grant{{key: mix(uint64(i)), rate: r}}
+						g := []grant{{key: mix(uint64(i)), rate: r, cost: 1}}
 						if s.take(moment(clock.Add(int64(tt.tick))), g) < 0 {
 							admitted.Add(1)
 						}
@@ -72,7 +72,7 @@ func TestAllOrNothing(t *testing.T) {
 		wg.Go(func() {
 			other := mix(uint64(100 + i%4)) // four buckets of narrow each
 			for j := range each {
-				g := []grant{{key: shared, rate: wide}, {key: other, rate: tight}}
+				g := []grant{{key: shared, rate: wide, cost: 1}, {key: other, rate: tight, cost: 1}}
 				if j%2 == 1 {
 					g[0], g[1] = g[1], g[0]
 				}
@@ -86,7 +86,7 @@ func TestAllOrNothing(t *testing.T) {
 	if got := admitted.Load(); got != 4*narrow {
 		t.Errorf("%d passed, want %d", got, 4*narrow)
 	}
-	g := []grant{{key: shared, rate: wide}}
+	g := []grant{{key: shared, rate: wide, cost: 1}}
 	s.peek(now, g)
 	if got := left(g[0].full, now, wide); got != 10_000-4*narrow {
 		t.Errorf("%d are left of the wide limit, want %d: refused requests took of it", got, 10_000-4*narrow)
@@ -106,7 +106,7 @@ func TestMillion(t *testing.T) {
 	one := make([]grant, 1)
 	key := func(i int) uint64 { return mix(uint64(i) + apart) } // the same in each run
 	for i := range n {
-		one[0] = grant{key: key(i), rate: r}
+		one[0] = grant{key: key(i), rate: r, cost: 1}
 		if s.take(now, one) >= 0 {
 			t.Fatalf("the first request of client %d is refused", i)
 		}
@@ -122,7 +122,7 @@ func TestMillion(t *testing.T) {
 		t.Errorf("%d clients are forgotten", f)
 	}
 	for i := 0; i < n; i += 997 {
-		one[0] = grant{key: key(i), rate: r}
+		one[0] = grant{key: key(i), rate: r, cost: 1}
 		if s.take(now, one) < 0 {
 			t.Fatalf("the second request of client %d passes", i)
 		}
@@ -130,17 +130,24 @@ func TestMillion(t *testing.T) {
 	// Others take the places of those whose buckets are full again.
 	now += moment(2 * time.Hour)
 	for i := range n {
-		one[0] = grant{key: key(n + i), rate: r}
+		one[0] = grant{key: key(n + i), rate: r, cost: 1}
 		s.take(now, one)
 	}
 	if f := s.Forgotten(); f > 2 {
 		t.Errorf("%d clients are forgotten although others' buckets were full", f)
 	}
-	// And more than there is room for only push out the oldest.
-	for i := range 4 * n {
-		one[0] = grant{key: key(2*n + i), rate: r}
+	// And more than there is room for, ten million by now, only push out the
+	// oldest: the process doesn't grow.
+	for i := range 8 * n {
+		one[0] = grant{key: key(2*n + i), rate: r, cost: 1}
 		s.take(now, one)
 	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 65<<20 {
+		t.Errorf("ten million clients take %d MiB, want 64", grown>>20)
+	}
+	runtime.KeepAlive(s)
 	if f := s.Forgotten(); f < n/2 || len(s.sets)*ways != 4<<20 {
 		t.Errorf("%d clients are forgotten, of %d places", f, len(s.sets)*ways)
 	}
@@ -153,7 +160,7 @@ func TestOldestLeave(t *testing.T) {
 	const now = moment(time.Second)
 	take := func(key uint64, n int) {
 		for range n {
-			s.take(now, []grant{{key: key, rate: r}})
+			s.take(now, []grant{{key: key, rate: r, cost: 1}})
 		}
 	}
 	for i := range ways {
@@ -168,7 +175,7 @@ func TestOldestLeave(t *testing.T) {
 		if i == 0 {
 			want = 100
 		}
-		g := []grant{{key: uint64(i + 1), rate: r}}
+		g := []grant{{key: uint64(i + 1), rate: r, cost: 1}}
 		s.peek(now, g)
 		if got := left(g[0].full, now, r); got != want {
 			t.Errorf("key %d: %d left, want %d", i+1, got, want)
@@ -207,7 +214,7 @@ func BenchmarkTake(b *testing.B) {
 			g := make([]grant, 1)
 			for i := range keys {
 				keys[i] = mix(s.hash(fmt.Sprint(i)))
-				g[0] = grant{key: keys[i], rate: r}
+				g[0] = grant{key: keys[i], rate: r, cost: 1}
 				s.take(moment(time.Second), g)
 			}
 			b.ReportAllocs()
@@ -217,7 +224,7 @@ func BenchmarkTake(b *testing.B) {
 					i %= n
 				}
 				now += 100
-				g[0] = grant{key: keys[i], rate: r}
+				g[0] = grant{key: keys[i], rate: r, cost: 1}
 				s.take(now, g)
 			}
 		})

@@ -22,7 +22,7 @@ type descs struct {
 	conns, busy, accepted, refused, handshakes                          *prometheus.Desc
 	instances, pending, latency, tries, failures, retries, queue, panic *prometheus.Desc
 	consulUp, consulAge, stale, problems                                *prometheus.Desc
-	overRate, overRateDry, forgotten                                    *prometheus.Desc
+	overRate, overRateDry, rateErrors, forgotten                        *prometheus.Desc
 	keys, keysAge, keysFailed, signatures, passwords, passwordsBusy     *prometheus.Desc
 	bans, banned                                                        *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
@@ -59,6 +59,7 @@ func newDescs() *descs {
 		problems:      d("configuration_problems", "Parts of registrations and KV that are left out."),
 		overRate:      d("rate_limit_refused_total", "Requests that a rate limit refused.", "route", "limit"),
 		overRateDry:   d("rate_limit_dry_run_refused_total", "Requests that a rate limit would have refused, were it not a dry run.", "route", "limit"),
+		rateErrors:    d("rate_limit_errors_total", "Expressions of rate limits that had no value, and claims that aren't rates.", "route", "limit"),
 		forgotten:     d("rate_limit_forgotten_total", "Clients whose counter made room for another before its time: counters.memory is too small."),
 		keys:          d("issuer_keys", "Keys of an issuer of tokens.", "issuer"),
 		keysAge:       d("issuer_keys_age_seconds", "Time since an issuer's keys were last fetched.", "issuer"),
@@ -102,12 +103,19 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(d.handshakes, float64(l.Handshakes), l.Name)
 	}
 	c.services(d, count, gauge)
+	errors := map[[2]string]uint64{} // a dry run may have a limit's name
 	for _, l := range a.counters.Counts() {
 		desc := d.overRate
 		if l.DryRun {
 			desc = d.overRateDry
 		}
 		count(desc, float64(l.Refused()), l.Route, l.Limit)
+		errors[[2]string{l.Route, l.Limit}] += l.Errors()
+	}
+	for limit, n := range errors {
+		if n > 0 {
+			count(d.rateErrors, float64(n), limit[0], limit[1])
+		}
 	}
 	count(d.forgotten, float64(a.counters.Forgotten()))
 	c.issuers(d, count, gauge)

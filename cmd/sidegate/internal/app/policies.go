@@ -52,7 +52,7 @@ func kinds(m means) []policy.Kind {
 		basic.Kind(m.consumers, m.passwords),
 		mtls.Kind(m.consumers),
 		authorize.Kind(m.conditions),
-		ratelimit.Kind(m.counters),
+		ratelimit.Kind(m.counters, m.conditions),
 		request.Kind(),
 		response.Kind(),
 	}

@@ -33,3 +33,18 @@ route "params" {
     by   = "param:order"
   }
 }
+route "expressions" {
+  respond { body = "ok" }
+  rate_limit {
+    rate       = "5/s"
+    by         = "cel:claims.sub +"
+    cost       = "request.methd == 'GET' ? 1 : 2"
+    rate_claim = "rate"
+  }
+  rate_limit {
+    rate     = "5/s"
+    by       = "claim:a b"
+    cost     = "request.method"
+    rate_max = "5/s"
+  }
+}
