@@ -240,3 +240,68 @@ func TestKV(t *testing.T) {
 		return nil
 	})
 }
+
+// TestListsInKV: lists of networks in Consul's KV hold on every node at once,
+// without a reload, and still when Consul is gone.
+func TestListsInKV(t *testing.T) {
+	a := newAgent(t)
+	g := newGateway(t, consulBlock(a)+`
+route "denied" {
+  hosts = ["denied.test"]
+  respond { body = "ok" }
+  block { deny_kv = "deny" }
+}
+route "allowed" {
+  hosts = ["allowed.test"]
+  respond { body = "ok" }
+  block { allow_kv = "allow" }
+}
+`).start(t)
+	put := func(key, text string) {
+		t.Helper()
+		if _, err := a.do("PUT", "/v1/kv/sidegate/lists/"+key, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	become := func(what string, denied, allowed int) {
+		t.Helper()
+		eventually(t, what, func() error {
+			for host, want := range map[string]int{"denied.test": denied, "allowed.test": allowed} {
+				resp, err := g.client(false).Get("https://" + host + "/")
+				if err != nil {
+					return err
+				}
+				_ = resp.Body.Close()
+				if resp.StatusCode != want {
+					return fmt.Errorf("%s: %s, want %d", host, resp.Status, want)
+				}
+			}
+			return nil
+		})
+	}
+	told := func(what, text string) {
+		t.Helper()
+		eventually(t, what, func() error {
+			for _, p := range g.status(t).Problems {
+				if strings.Contains(p.Where+": "+p.Text, text) {
+					return nil
+				}
+			}
+			return fmt.Errorf("problems: %v", g.status(t).Problems)
+		})
+	}
+	told("a list that isn't there", "KV lists/deny: there is no such list: it counts as empty")
+	become("nobody is denied, nobody allowed", 200, 403)
+	put("allow", "127.0.0.0/8\n")
+	put("deny/1", "192.0.2.0/24\nnonsense\n")
+	told("a line that is wrong", `KV lists/deny: line 2: "nonsense" is neither a network nor an address: the other lines count`)
+	become("lists that let pass", 200, 200)
+	put("deny/2", "127.0.0.1 # in two parts")
+	become("a second part", 403, 200)
+	a.stop(syscall.SIGKILL)
+	g.stop(syscall.SIGTERM)
+	g.start(t)
+	become("what was known before a restart without Consul", 403, 200)
+	a.start(t) // empty: it kept nothing
+	become("an empty Consul", 200, 403)
+}

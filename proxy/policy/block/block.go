@@ -24,10 +24,14 @@ type Config struct {
 	Allow []netip.Prefix `hcl:"allow,attr"`
 	// A file with more of them, one on a line; read again when it changes.
 	AllowFile string `hcl:"allow_file,attr"`
+	// A list with more of them in Consul's KV, by its name below lists/ in consul.kv; read again when it changes.
+	AllowKV string `hcl:"allow_kv,attr"`
 	// Networks and addresses that may not call, even if allow has them.
 	Deny []netip.Prefix `hcl:"deny,attr"`
 	// A file with more of them, one on a line; read again when it changes.
 	DenyFile string `hcl:"deny_file,attr"`
+	// A list with more of them in Consul's KV, by its name below lists/ in consul.kv; read again when it changes.
+	DenyKV string `hcl:"deny_kv,attr"`
 	// Countries that may call, by their ISO 3166-1 codes ("DE"); no other then, and no address of which the file says none.
 	AllowCountries []string `hcl:"allow_countries,attr"`
 	// Countries that may not call.
@@ -70,6 +74,8 @@ var (
 type Files struct {
 	Networks *network.Files
 	Geo      *geo.Files
+	// List returns a list of Consul's KV; nil: none is known yet.
+	List func(name string) *network.Set
 }
 
 // Kind describes the policy to the configuration.
@@ -95,6 +101,10 @@ func New(c Config, files Files) (*Policy, error) {
 	fail("allow_file", err)
 	p.deny, err = sets(c.Deny, c.DenyFile, files.Networks)
 	fail("deny_file", err)
+	p.allow, err = files.withList(p.allow, c.AllowKV)
+	fail("allow_kv", err)
+	p.deny, err = files.withList(p.deny, c.DenyKV)
+	fail("deny_kv", err)
 	errs = errors.Join(errs, p.setGeo(c, files.Geo))
 	for _, text := range c.UserAgents {
 		a, err := route.CompilePattern(text)
@@ -199,6 +209,26 @@ func sets(list []netip.Prefix, path string, files *network.Files) (out []*networ
 		out = append(out, s)
 	}
 	return out, nil
+}
+
+// withList adds the list of that name, if there is one.
+func (f *Files) withList(list []*network.Set, name string) ([]*network.Set, error) {
+	if name == "" {
+		return list, nil
+	}
+	for i := range len(name) {
+		c := name[i]
+		if c < 'a' || c > 'z' {
+			if c != '-' && c != '_' && c != '.' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') {
+				return list, fmt.Errorf("%q: the name of a list has letters, digits, -, _ and . only", name)
+			}
+		}
+	}
+	s := network.New(nil)
+	if f.List != nil {
+		s = f.List(name)
+	}
+	return append(list, s), nil
 }
 
 func has(sets []*network.Set, a netip.Addr) bool {

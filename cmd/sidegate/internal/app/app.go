@@ -85,6 +85,7 @@ type App struct {
 	tokens     *jwt.Cache
 	passwords  *basic.Verifier
 	networks   network.Files
+	listed     network.Lists
 	geo        geo.Files
 	flight     limits.Store
 	bans       *ban.Store

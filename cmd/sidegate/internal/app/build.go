@@ -48,7 +48,9 @@ func (a *App) prepare(file *config.File, f *said) (*ready, error) {
 		d.fixed[r] = true
 	}
 	if f != nil {
-		parts, bad := config.ParseKV(f.kv, config.Options{Kinds: kinds(means{}), Env: a.opt.Env})
+		var documents map[string][]byte
+		documents, d.lists = apart(f.kv, a.consul.config().KV)
+		parts, bad := config.ParseKV(documents, config.Options{Kinds: kinds(means{}), Env: a.opt.Env})
 		d.add(bad)
 		for _, p := range parts {
 			p.Origin = "KV " + p.Origin
@@ -68,6 +70,7 @@ type draft struct {
 	fixed    map[*config.Route]bool // the files' routes: an error in one is the whole configuration's
 	own      []*upstream.Config     // the files' services, likewise
 	problems []admin.Problem
+	lists    map[string][]byte // of KV, by name
 }
 
 func (d *draft) problem(where, format string, args ...any) {
@@ -176,7 +179,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 		bundles: bundles,
 		kinds: kinds(means{
 			consumers: consumers, counters: a.counters, keys: out.keys, tokens: a.tokens, passwords: a.passwords, conditions: conditions,
-			networks: &a.networks, geo: &a.geo, flight: &a.flight, bans: a.bans,
+			networks: &a.networks, list: a.lists(d), geo: &a.geo, flight: &a.flight, bans: a.bans,
 		}),
 		conditions: conditions,
 	}

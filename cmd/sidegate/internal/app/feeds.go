@@ -178,13 +178,13 @@ func (a *App) watchKV(ctx context.Context) {
 }
 
 // documents are the keys that hold configuration: those below routes/,
-// services/ and policies/. Certificates, locks and what later parts of the
+// services/, policies/ and lists/. Certificates, locks and what later parts of the
 // gateway keep beside them aren't ours to parse.
 func documents(all map[string][]byte, prefix string) map[string][]byte {
 	kv := map[string][]byte{}
 	for key, value := range all {
 		folder, name, _ := strings.Cut(strings.TrimPrefix(key, prefix), "/")
-		if name != "" && (folder == "routes" || folder == "services" || folder == "policies") {
+		if name != "" && (folder == "routes" || folder == "services" || folder == "policies" || folder == listsFolder) {
 			kv[key] = value
 		}
 	}

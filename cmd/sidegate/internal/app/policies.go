@@ -27,12 +27,13 @@ type means struct {
 	consumers *consumer.Directory // of the configuration being compiled
 	counters  *ratelimit.Store    // the gateway's
 	networks  *network.Files      // the gateway's
-	geo       *geo.Files          // the gateway's
-	flight    *limits.Store       // the gateway's
-	bans      *ban.Store          // the gateway's
-	keys      *keyset.Plan        // of the configuration being compiled
-	tokens    *jwt.Cache          // the gateway's
-	passwords *basic.Verifier     // the gateway's
+	list      func(name string) *network.Set
+	geo       *geo.Files      // the gateway's
+	flight    *limits.Store   // the gateway's
+	bans      *ban.Store      // the gateway's
+	keys      *keyset.Plan    // of the configuration being compiled
+	tokens    *jwt.Cache      // the gateway's
+	passwords *basic.Verifier // the gateway's
 
 	conditions func() (*condition.Compiler, error) // of the configuration being compiled
 }
@@ -43,7 +44,7 @@ type means struct {
 // run in the order of the configuration.
 func kinds(m means) []policy.Kind {
 	return []policy.Kind{
-		block.Kind(block.Files{Networks: m.networks, Geo: m.geo}),
+		block.Kind(block.Files{Networks: m.networks, Geo: m.geo, List: m.list}),
 		ban.Kind(m.bans),
 		limits.Kind(m.flight),
 		cors.Kind(),
