@@ -4,6 +4,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/forward"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/mtls"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/authorize"
@@ -17,6 +18,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
 )
@@ -33,6 +35,8 @@ type means struct {
 	keys      *keyset.Plan        // of the configuration being compiled
 	tokens    *jwt.Cache          // the gateway's
 	passwords *basic.Verifier     // the gateway's
+	services  *remote.Plan        // of the configuration being compiled
+	answers   *forward.Cache      // the gateway's
 
 	conditions func() (*condition.Compiler, error) // of the configuration being compiled
 }
@@ -51,6 +55,7 @@ func kinds(m means) []policy.Kind {
 		jwt.Kind(jwt.Deps{Consumers: m.consumers, Keys: m.keys, Cache: m.tokens}),
 		basic.Kind(m.consumers, m.passwords),
 		mtls.Kind(m.consumers),
+		forward.Kind(forward.Deps{Consumers: m.consumers, Services: m.services, Cache: m.answers}),
 		authorize.Kind(m.conditions),
 		ratelimit.Kind(m.counters),
 		request.Kind(),
