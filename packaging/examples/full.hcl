@@ -187,6 +187,9 @@ route "orders-v2" {
     audience   = ["api"]
     jwks       = "https://id.example.com/jwks" # absent: as the issuer's discovery document says
     algorithms = ["RS256", "ES256"]
+    subject    = "sub"                   # the claim that says who it is
+    labels     = { team = "department" } # labels out of claims
+    unlisted   = false                   # true: who isn't in the files is a consumer, too
   }
   auth "basic" { realm = "api" }
   # auth "forward" { url = "http://127.0.0.1:4180/check" } # another service decides; see the route "reports"
