@@ -187,8 +187,12 @@ route "orders-v2" {
     audience   = ["api"]
     jwks       = "https://id.example.com/jwks" # absent: as the issuer's discovery document says
     algorithms = ["RS256", "ES256"]
+    subject    = "sub"                   # the claim that says who it is
+    labels     = { team = "department" } # labels out of claims
+    unlisted   = false                   # true: who isn't in the files is a consumer, too
   }
   auth "basic" { realm = "api" }
+  # auth "forward" { url = "http://127.0.0.1:4180/check" } # another service decides; see the route "reports"
   # auth "mtls" {} # certificates that a listener with client_ca_file asks for
   authorize = "!has(claims.scope) || 'orders:write' in claims.scope.split(' ') || request.method == 'GET'"
   rate_limit { # several allowed: all must admit a request
@@ -210,6 +214,19 @@ route "orders-v2" {
 route "carts" {
   hosts = ["shop.example.com"]
   split = { "carts" = 95, "carts-next" = 5 }
+}
+route "reports" { # who may read them, another service says
+  hosts   = ["reports.example.com"]
+  service = "reports"
+  auth "forward" {
+    url      = "http://127.0.0.1:4180/check"
+    headers  = ["Authorization", "Cookie", "Accept", "X-Requested-With"] # what it gets
+    copy     = ["X-User"]                                                # what the service behind gets of its answer
+    consumer = "X-Consumer"
+    cache    = "10s"
+    key      = ["method", "scheme", "host", "path", "query", "client_ip"] # what the answer depends on, beside headers
+    timeout  = "2s"
+  }
 }
 route "moved" {
   hosts = ["old.example.com"]

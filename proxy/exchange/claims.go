@@ -3,6 +3,7 @@ package exchange
 import (
 	"encoding/json"
 	"strconv"
+	"strings"
 )
 
 // Claims are what a verified token says. They never change and belong to no
@@ -46,12 +47,40 @@ func claimText(v any) string {
 }
 
 // Text is a claim as text: strings, numbers, true and false as they are, lists
-// and objects as JSON; "" without the claim. c may be nil.
+// and objects as JSON; "" without the claim. "a.b" is b in the object a, unless
+// there is a claim of that very name. c may be nil.
 func (c *Claims) Text(name string) string {
 	if c == nil {
 		return ""
 	}
-	return c.texts[name]
+	if text, ok := c.texts[name]; ok || strings.IndexByte(name, '.') < 0 {
+		return text
+	}
+	v, _ := c.Find(name)
+	return claimText(v)
+}
+
+// Find is a claim as JSON has it, by a name as Text takes it. c may be nil.
+func (c *Claims) Find(name string) (any, bool) {
+	if c == nil {
+		return nil, false
+	}
+	return find(c.values, name)
+}
+
+// find prefers the longest name: claims that are URLs have dots in them.
+func find(values map[string]any, name string) (any, bool) {
+	if v, ok := values[name]; ok {
+		return v, true
+	}
+	for end := strings.LastIndexByte(name, '.'); end > 0; end = strings.LastIndexByte(name[:end], '.') {
+		if inner, ok := values[name[:end]].(map[string]any); ok {
+			if v, ok := find(inner, name[end+1:]); ok {
+				return v, true
+			}
+		}
+	}
+	return nil, false
 }
 
 // Values are the claims as JSON has them; nobody may change them. c may be nil.

@@ -25,12 +25,14 @@ route "tokens" {
   auth "jwt" {
     issuer   = %q
     audience = ["api"]
+    labels   = { team = "org.team" }
   }
   authorize = "!request.path.startsWith('/write') || 'orders:write' in claims.scope.split(' ')"
   request {
     set = {
       "X-Consumer" = "{consumer.name}"
       "X-Subject"  = "{claims.sub}"
+      "X-Team"     = "{consumer.labels.team}/{claims.org.team}"
     }
   }
 }
@@ -39,7 +41,7 @@ route "tokens" {
 
 // tokenClaims are claims that are right.
 func tokenClaims(i *jwttest.Issuer, more ...map[string]any) map[string]any {
-	c := map[string]any{"iss": i.URL, "aud": "api", "sub": "acme-client", "exp": time.Now().Add(time.Hour).Unix(), "scope": "orders:read"}
+	c := map[string]any{"iss": i.URL, "aud": "api", "sub": "acme-client", "exp": time.Now().Add(time.Hour).Unix(), "scope": "orders:read", "org": map[string]any{"team": "web"}}
 	for _, m := range more {
 		maps.Copy(c, m)
 	}
@@ -106,7 +108,7 @@ func TestTokens(t *testing.T) {
 				t.Errorf("with the scope: %s", resp.Status)
 			}
 			h := seenIn(t, body).Header
-			if h.Get("X-Consumer") != "acme" || h.Get("X-Subject") != "acme-client" || strings.Contains(body, "root") || strings.Contains(body, token) {
+			if h.Get("X-Consumer") != "acme" || h.Get("X-Subject") != "acme-client" || h.Get("X-Team") != "web/web" || strings.Contains(body, "root") || strings.Contains(body, token) {
 				t.Errorf("the backend saw %s", body)
 			}
 		})

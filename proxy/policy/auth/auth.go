@@ -45,6 +45,28 @@ type Witness interface {
 	Witness(x *exchange.Exchange) string
 }
 
+// Answer is what Identify returns when the method itself answers the request:
+// it sends the client somewhere else, say.
+type Answer struct {
+	Why   string          // for sidegate explain, and for the log where Fault is nil
+	Fault *exchange.Fault // for the log; nil: all is well
+	Reply func(x *exchange.Exchange)
+}
+
+func (a *Answer) Error() string { return a.Why }
+
+// Tester is a method that does more than to look: it asks somebody, or changes
+// something. Test is Identify without that, for sidegate explain; a *Note is what
+// it knows.
+type Tester interface {
+	Test(x *exchange.Exchange) (applies bool, err error)
+}
+
+// Note is what a Tester would do.
+type Note string
+
+func (n Note) Error() string { return string(n) }
+
 // Policy asks the methods of a route.
 type Policy struct {
 	methods    []Method
@@ -113,7 +135,12 @@ func Refuse(why string) *exchange.Fault {
 
 // Request refuses whoever isn't known.
 func (p *Policy) Request(x *exchange.Exchange) (policy.Verdict, error) {
-	if i, err := p.identify(x); err != nil {
+	if i, err := p.identify(x, false); err != nil {
+		if a, ok := err.(*Answer); ok { //nolint:errorlint // never wrapped
+			a.Reply(x)
+			x.Err = a.Fault
+			return policy.Done, nil
+		}
 		if f, ok := err.(*exchange.Fault); ok && f.Kind == exchange.Unauthenticated { //nolint:errorlint // a wrapped fault isn't one
 			for _, c := range p.challenges[i] { // RFC 9110, 15.5.2
 				x.ResponseEdits.AddID(exchange.WWWAuthenticate, "WWW-Authenticate", c)
@@ -127,11 +154,12 @@ func (p *Policy) Request(x *exchange.Exchange) (policy.Verdict, error) {
 	return policy.Next, nil
 }
 
-// identify returns which method decided: len(p.methods): none.
-func (p *Policy) identify(x *exchange.Exchange) (int, error) {
+// identify returns which method decided: len(p.methods): none. test leaves no
+// trace but in x.
+func (p *Policy) identify(x *exchange.Exchange, test bool) (int, error) {
 	which, none := len(p.methods), error(p.none)
 	for i, m := range p.methods {
-		applies, err := m.Identify(x)
+		applies, err := ask(m, x, test)
 		if applies {
 			return i, err
 		}
@@ -147,6 +175,13 @@ func (p *Policy) identify(x *exchange.Exchange) (int, error) {
 	return which, none
 }
 
+func ask(m Method, x *exchange.Exchange, test bool) (bool, error) {
+	if t, ok := m.(Tester); ok && test {
+		return t.Test(x)
+	}
+	return m.Identify(x)
+}
+
 // Explain says where the methods look, in their order.
 func (p *Policy) Explain() string {
 	var parts []string
@@ -158,7 +193,7 @@ func (p *Policy) Explain() string {
 
 // Test says who is calling and by what, or why nobody is.
 func (p *Policy) Test(x *exchange.Exchange) string {
-	i, err := p.identify(x)
+	i, err := p.identify(x, true)
 	text := verdict(x, err)
 	if i == len(p.methods) {
 		return text
@@ -172,7 +207,12 @@ func (p *Policy) Test(x *exchange.Exchange) string {
 }
 
 func verdict(x *exchange.Exchange, err error) string {
+	note, answer := Note(""), (*Answer)(nil)
 	switch {
+	case errors.As(err, &note):
+		return string(note)
+	case errors.As(err, &answer):
+		return "answers: " + answer.Why
 	case err != nil:
 		return "refuses: " + err.Error()
 	case x.Consumer == nil && x.Claims != nil:

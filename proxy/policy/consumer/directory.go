@@ -26,6 +26,7 @@ type Directory struct {
 	ends   []int64              // likewise, in seconds since 1970, 0: never; nil: no key has an end
 	slots  []uint32             // index + 1 of a hash, near the place that its first bytes say; 0: free
 
+	names    map[string]*exchange.Consumer
 	subjects map[subject]*exchange.Consumer
 	users    map[string]*Password
 	sans     map[san]*exchange.Consumer
@@ -54,9 +55,10 @@ func Compile(plans []*PlanConfig, consumers []*Config) (*Directory, error) {
 	}
 	d := newDirectory(n)
 	d.subjects, d.users = map[subject]*exchange.Consumer{}, map[string]*Password{}
-	d.sans = map[san]*exchange.Consumer{}
+	d.sans, d.names = map[san]*exchange.Consumer{}, map[string]*exchange.Consumer{}
 	for _, c := range consumers {
 		x := &exchange.Consumer{Name: c.Name, Plan: byName[c.Plan], Labels: c.Labels}
+		d.names[c.Name] = x
 		if c.Plan != "" && x.Plan == nil {
 			errs = errors.Join(errs, fmt.Errorf("consumer %q: plan: there is no plan %q", c.Name, c.Plan))
 		}
@@ -230,6 +232,14 @@ func (d *Directory) Subject(issuer, name string) *exchange.Consumer {
 		return nil
 	}
 	return d.subjects[subject{issuer, name}]
+}
+
+// Named returns the consumer of a name, nil for nobody that is known.
+func (d *Directory) Named(name string) *exchange.Consumer {
+	if d == nil {
+		return nil
+	}
+	return d.names[name]
 }
 
 // Len is the number of keys.

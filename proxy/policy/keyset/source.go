@@ -2,18 +2,16 @@ package keyset
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 )
 
 // Source says where the keys of an issuer are. Equal ones share a set.
@@ -31,14 +29,11 @@ func (s Source) Check() error {
 	case s.Issuer == "":
 		errs = errors.New("issuer: is empty")
 	case s.URL != "":
-		errs = prefixed("jwks", checkURL(s.URL))
+		errs = prefixed("jwks", remote.CheckURL(s.URL, "keys"))
 	default:
-		errs = prefixed("issuer", checkURL(s.Issuer))
+		errs = prefixed("issuer", remote.CheckURL(s.Issuer, "keys"))
 	}
-	if s.CAs != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(s.CAs)) {
-		errs = errors.Join(errs, errors.New("ca_file: has no certificate in PEM"))
-	}
-	return errs
+	return errors.Join(errs, remote.CheckCAs(s.CAs))
 }
 
 func prefixed(name string, err error) error {
@@ -46,27 +41,6 @@ func prefixed(name string, err error) error {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", name, err)
-}
-
-// checkURL refuses what keys can't be fetched from safely: whoever can change
-// them on the way makes tokens of his own.
-func checkURL(text string) error {
-	u, err := url.Parse(text)
-	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-		return fmt.Errorf("%.200q isn't an https URL", text)
-	}
-	if u.User != nil || u.Fragment != "" {
-		return fmt.Errorf("%.200q has more than host, path and query", u.Redacted())
-	}
-	if u.Scheme == "http" && !loopback(u.Hostname()) {
-		return fmt.Errorf("%.200q isn't an https URL: keys from another host need TLS", text)
-	}
-	return nil
-}
-
-func loopback(host string) bool {
-	a, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && a.Unmap().IsLoopback()
 }
 
 // The bounds of a fetch.
@@ -77,16 +51,9 @@ const (
 
 // client follows no redirect: the configuration says where the keys are.
 func (s Source) client() *http.Client {
-	roots := &tls.Config{MinVersion: tls.VersionTLS12}
-	if s.CAs != "" {
-		roots.RootCAs = x509.NewCertPool()
-		roots.RootCAs.AppendCertsFromPEM([]byte(s.CAs))
-	}
-	return &http.Client{
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		// A connection every some minutes isn't worth keeping, and so there is none to close.
-		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: roots, ForceAttemptHTTP2: true, DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10},
-	}
+	t := remote.Transport(s.CAs, true)
+	t.DisableKeepAlives = true // a connection every some minutes isn't worth keeping, and so there is none to close
+	return &http.Client{CheckRedirect: remote.NoRedirects, Transport: t}
 }
 
 // fetch returns the keys, why some were left out, and how long they may be kept;
@@ -129,7 +96,7 @@ func (s Source) discover(ctx context.Context, c *http.Client) (string, error) {
 	if doc.Issuer != s.Issuer {
 		return "", fmt.Errorf("%s is about the issuer %.200q, not %q", from, doc.Issuer, s.Issuer)
 	}
-	if err := checkURL(doc.JWKS); err != nil {
+	if err := remote.CheckURL(doc.JWKS, "keys"); err != nil {
 		return "", fmt.Errorf("%s: jwks_uri: %w", from, err)
 	}
 	if strings.HasPrefix(doc.JWKS, "http:") && strings.HasPrefix(s.Issuer, "https:") {

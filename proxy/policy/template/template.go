@@ -10,7 +10,8 @@
 //	{route} {service}                names; {service} is "" as long as none is chosen
 //	{consumer.name} {consumer.plan}  "" without a consumer
 //	{consumer.labels.NAME}           "" without that label
-//	{claims.NAME}                    of the verified token, lists and objects as JSON; "" without that claim
+//	{claims.NAME}                    of the verified token, lists and objects as JSON; "" without that claim;
+//	                                 NAME is a.b for b in the object a
 //	{param.NAME}, or {NAME}          a parameter of the route's path, as it stands there
 //
 // {{ and }} stand for { and }.

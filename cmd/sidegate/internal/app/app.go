@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics, rate limits, requests in flight), bans, issuers' keys, what is known of tokens and passwords, sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics, rate limits, requests in flight), bans, issuers' keys, what is known of tokens and passwords, connections to auth services and what they said, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), claims of
@@ -43,6 +43,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/forward"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/geo"
@@ -50,6 +51,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 	"github.com/sidegate-proxy/sidegate/systemd"
@@ -84,6 +86,8 @@ type App struct {
 	keysets    *keyset.Store
 	tokens     *jwt.Cache
 	passwords  *basic.Verifier
+	services   *remote.Store
+	answers    *forward.Cache
 	networks   network.Files
 	listed     network.Lists
 	geo        geo.Files
@@ -143,6 +147,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	}
 	a.keysets, a.tokens = keyset.NewStore(keyset.Deps{Log: a.log.WithField("component", "keys")}), jwt.NewCache()
 	a.passwords = basic.NewVerifier()
+	a.services, a.answers = remote.NewStore(a.log.WithField("component", "auth")), forward.NewCache()
 	var lost error
 	if a.bans, lost = ban.NewStore(ban.Deps{Log: a.log.WithField("component", "ban"), Path: filepath.Join(file.StateDir, "bans.json")}); lost != nil {
 		a.log.WithError(lost).Error("the bans from before the restart can't be read, and are lifted")
@@ -250,6 +255,7 @@ func (a *App) start(end *cleanups) error {
 	end.background("sweeper", a.sweeper.Run)
 	end.background("memory", tidyMemory)
 	end.background("key sets", a.keysets.Run)
+	end.add("auth services", a.services.Close)
 	end.background("bans", a.bans.Run)
 	end.background("bans of the fleet", a.shareBans)
 	end.add("snapshots", func() { // after Run: what changed last

@@ -19,6 +19,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/sunset"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
@@ -33,6 +34,7 @@ type ready struct {
 	services []*upstream.Config
 	pools    *upstream.Plan
 	keys     *keyset.Plan
+	auth     *remote.Plan // the services that decide who may call
 	certs    *edgetls.Plan
 	problems []admin.Problem
 	hosts    []string
@@ -159,7 +161,7 @@ func (a *App) unsound(d *draft) map[string]error {
 
 // compile turns a draft into what the data plane runs on.
 func (a *App) compile(d *draft) (*ready, error) {
-	out := &ready{file: d.file, keys: a.keysets.Plan()}
+	out := &ready{file: d.file, keys: a.keysets.Plan(), auth: a.services.Plan()}
 	bundles := map[string]*config.Bundle{}
 	for _, b := range d.file.Bundles {
 		bundles[b.Name] = b
@@ -179,6 +181,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 		bundles: bundles,
 		kinds: kinds(means{
 			consumers: consumers, counters: a.counters, keys: out.keys, tokens: a.tokens, passwords: a.passwords, conditions: conditions,
+			services: out.auth, answers: a.answers,
 			networks: &a.networks, list: a.lists(d), geo: &a.geo, flight: &a.flight, bans: a.bans,
 		}),
 		conditions: conditions,

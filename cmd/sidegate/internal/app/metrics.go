@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 )
 
 // collector shows the gateway's counters to Prometheus. Everything is read when
@@ -24,6 +25,7 @@ type descs struct {
 	consulUp, consulAge, stale, problems                                *prometheus.Desc
 	overRate, overRateDry, rateErrors, forgotten                        *prometheus.Desc
 	keys, keysAge, keysFailed, signatures, passwords, passwordsBusy     *prometheus.Desc
+	authCalls, authFailed, authBusy                                     *prometheus.Desc
 	bans, banned                                                        *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
 }
@@ -67,6 +69,9 @@ func newDescs() *descs {
 		signatures:    d("token_signatures_checked_total", "Signatures of tokens that were checked: those of tokens that weren't remembered."),
 		passwords:     d("password_checks_total", "Passwords that were checked: those that weren't remembered."),
 		passwordsBusy: d("password_checks_refused_total", "Requests refused because too many passwords were being checked."),
+		authCalls:     d("auth_service_requests_total", "Requests to a service that decides who may call.", "url"),
+		authFailed:    d("auth_service_failures_total", "Those of them without an answer: refused for too many others, too late, 5xx.", "url"),
+		authBusy:      d("auth_service_requests_in_flight", "Those of them that are under way.", "url"),
 		certificate:   d("certificate_not_after_seconds", "When a certificate ends, in seconds since 1970.", "name", "source"),
 		reloads:       d("configuration_reloads_total", "Reloads that succeeded."),
 		rejected:      d("configuration_rejected", "1 while the newest configuration isn't in force because of an error."),
@@ -122,6 +127,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	checks, busy := a.passwords.Checks()
 	count(d.passwords, float64(checks))
 	count(d.passwordsBusy, float64(busy))
+	c.auth(d, count, gauge)
 	gauge(d.bans, float64(len(a.bans.List(time.Now()))))
 	for route, n := range a.bans.Counts() {
 		count(d.banned, float64(n), route)
@@ -230,6 +236,24 @@ func (c *collector) issuers(d *descs, count, gauge emit) {
 	}
 	if len(sums) > 0 {
 		count(d.signatures, float64(c.app.tokens.Checked()))
+	}
+}
+
+// auth shows the services that decide who may call; those of one URL that are
+// asked in several ways, together.
+func (c *collector) auth(d *descs, count, gauge emit) {
+	sums := map[string]*remote.Status{}
+	for _, s := range c.app.services.Status() {
+		if o := sums[s.URL]; o != nil {
+			o.Calls, o.Failures, o.InFlight = o.Calls+s.Calls, o.Failures+s.Failures, o.InFlight+s.InFlight
+			continue
+		}
+		sums[s.URL] = &s
+	}
+	for url, s := range sums {
+		count(d.authCalls, float64(s.Calls), url)
+		count(d.authFailed, float64(s.Failures), url)
+		gauge(d.authBusy, float64(s.InFlight), url)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/forward"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/mtls"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/authorize"
@@ -17,6 +18,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
 )
@@ -24,16 +26,18 @@ import (
 // means are what policies work with beside their blocks. Without them, kinds
 // can only be checked.
 type means struct {
-	consumers *consumer.Directory // of the configuration being compiled
-	counters  *ratelimit.Store    // the gateway's
-	networks  *network.Files      // the gateway's
-	list      func(name string) *network.Set
-	geo       *geo.Files      // the gateway's
-	flight    *limits.Store   // the gateway's
-	bans      *ban.Store      // the gateway's
-	keys      *keyset.Plan    // of the configuration being compiled
-	tokens    *jwt.Cache      // the gateway's
-	passwords *basic.Verifier // the gateway's
+	consumers *consumer.Directory            // of the configuration being compiled
+	counters  *ratelimit.Store               // the gateway's
+	networks  *network.Files                 // the gateway's
+	list      func(name string) *network.Set // of the feeds
+	geo       *geo.Files                     // the gateway's
+	flight    *limits.Store                  // the gateway's
+	bans      *ban.Store                     // the gateway's
+	keys      *keyset.Plan                   // of the configuration being compiled
+	tokens    *jwt.Cache                     // the gateway's
+	passwords *basic.Verifier                // the gateway's
+	services  *remote.Plan                   // of the configuration being compiled
+	answers   *forward.Cache                 // the gateway's
 
 	conditions func() (*condition.Compiler, error) // of the configuration being compiled
 }
@@ -52,6 +56,7 @@ func kinds(m means) []policy.Kind {
 		jwt.Kind(jwt.Deps{Consumers: m.consumers, Keys: m.keys, Cache: m.tokens}),
 		basic.Kind(m.consumers, m.passwords),
 		mtls.Kind(m.consumers),
+		forward.Kind(forward.Deps{Consumers: m.consumers, Services: m.services, Cache: m.answers}),
 		authorize.Kind(m.conditions),
 		ratelimit.Kind(m.counters, m.conditions),
 		request.Kind(),

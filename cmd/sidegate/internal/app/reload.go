@@ -60,6 +60,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	}
 	r.pools.Commit()
 	r.keys.Commit()
+	r.auth.Commit()
 	r.certs.Commit(context.Background())
 	ctx, cancel := context.WithTimeout(context.Background(), firstInstances)
 	a.group.Wait(ctx)

@@ -112,6 +112,11 @@ func (a *App) Ready() admin.Readiness {
 			degraded = append(degraded, "the keys of "+k.Issuer+" can't be fetched")
 		}
 	}
+	for _, s := range a.services.Status() {
+		if s.Error != "" {
+			degraded = append(degraded, "the auth service "+s.URL+" doesn't answer")
+		}
+	}
 	return admin.Readiness{Ready: true, Reason: strings.Join(degraded, "; ")}
 }
 

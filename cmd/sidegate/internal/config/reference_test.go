@@ -16,6 +16,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/forward"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/mtls"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
@@ -45,7 +46,8 @@ All blocks and arguments of the configuration language. [HCL 2](https://github.c
 func realKinds() []policy.Kind {
 	return []policy.Kind{
 		block.Kind(block.Files{}), ban.Kind(nil), limits.Kind(nil), cors.Kind(),
-		apikey.Kind(nil), jwt.Kind(jwt.Deps{}), basic.Kind(nil, nil), mtls.Kind(nil), ratelimit.Kind(nil, nil), request.Kind(), response.Kind(),
+		apikey.Kind(nil), jwt.Kind(jwt.Deps{}), basic.Kind(nil, nil), mtls.Kind(nil),
+		forward.Kind(forward.Deps{}), ratelimit.Kind(nil, nil), request.Kind(), response.Kind(),
 	}
 }
 

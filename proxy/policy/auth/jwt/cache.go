@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/claims"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 )
 
@@ -17,7 +18,7 @@ type verified struct {
 	alg      keyset.Alg
 	exp, nbf int64 // seconds; nbf 0: none
 	audience []string
-	subject  string
+	who      claims.Memo
 	claims   *exchange.Claims
 	size     int64 // bytes in memory, about
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/claims"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 )
@@ -30,6 +31,7 @@ type Config struct {
 	Algorithms []string `hcl:"algorithms,attr" default:"[\"RS256\", \"ES256\"]" enum:"RS256|RS384|RS512|PS256|PS384|PS512|ES256|ES384|ES512|EdDSA|Ed25519"`
 	// Root certificates for the issuer's server, in PEM; the system's unless given.
 	CAFile string `hcl:"ca_file,attr"`
+	claims.Config
 	// What WWW-Authenticate calls the protected space.
 	Realm string `hcl:"realm,attr" default:"api"`
 	// Send the token on to the service. Unless it does, no service, and no log of one, gets hold of a client's token.
@@ -49,7 +51,7 @@ type Method struct {
 	audience     []string
 	algs         uint32 // bits by keyset.Alg
 	forward      bool
-	consumers    *consumer.Directory
+	who          *claims.Mapping
 	keys         *keyset.Set
 	cache        *Cache
 	faults       *faults
@@ -67,7 +69,7 @@ func Kind(d Deps) policy.Kind {
 
 // New makes the method of a block.
 func New(c Config, d Deps) (*Method, error) {
-	m := &Method{issuer: c.Issuer, audience: c.Audience, forward: c.Forward, consumers: d.Consumers, cache: d.Cache, faults: newFaults()}
+	m := &Method{issuer: c.Issuer, audience: c.Audience, forward: c.Forward, cache: d.Cache, faults: newFaults()}
 	src := keyset.Source{Issuer: c.Issuer, URL: c.JWKS}
 	var errs error
 	if c.CAFile != "" {
@@ -77,7 +79,9 @@ func New(c Config, d Deps) (*Method, error) {
 		}
 		src.CAs = string(pem)
 	}
-	errs = errors.Join(errs, src.Check())
+	var err error
+	m.who, err = c.Compile(c.Issuer, d.Consumers)
+	errs = errors.Join(errs, src.Check(), err)
 	if len(c.Audience) == 0 {
 		errs = errors.Join(errs, errors.New("audience: names nobody, so that no token is right"))
 	}
@@ -148,7 +152,7 @@ func (m *Method) Identify(x *exchange.Exchange) (bool, error) {
 		m.cache.add(v, x.Start)
 	}
 	x.Claims = v.claims
-	x.Consumer = m.consumers.Subject(m.issuer, v.subject)
+	x.Consumer = m.who.Consumer(v.claims, &v.who)
 	return true, nil
 }
 

@@ -104,7 +104,7 @@ func good(more ...map[string]any) map[string]any {
 	return c
 }
 
-type claims = map[string]any
+type said = map[string]any
 
 // ask sends a token and returns the exchange and why it was refused.
 func ask(t testing.TB, p policy.Policy, fields ...string) (*exchange.Exchange, string) {
@@ -144,7 +144,7 @@ func TestAlgorithms(t *testing.T) {
 		// Another key's signature, another text, and a signature that is cut or longer.
 		head, rest, _ := strings.Cut(token, ".")
 		body, sig, _ := strings.Cut(rest, ".")
-		other := jwttest.Part(t, good(claims{"sub": "root"}))
+		other := jwttest.Part(t, good(said{"sub": "root"}))
 		right, err := base64.RawURLEncoding.DecodeString(sig)
 		if err != nil {
 			t.Fatal(err)
@@ -160,7 +160,7 @@ func TestAlgorithms(t *testing.T) {
 				continue
 			}
 			// The key of a, told to be for b: not b's, and a doesn't sign like b.
-			if _, why := ask(t, p, bearer(i.Sign(a, good(), claims{"alg": b}))); why != "unauthenticated: the issuer has no such key" {
+			if _, why := ask(t, p, bearer(i.Sign(a, good(), said{"alg": b}))); why != "unauthenticated: the issuer has no such key" {
 				t.Errorf("%s as %s: %q", a, b, why)
 			}
 		}
@@ -192,54 +192,54 @@ func TestTokens(t *testing.T) {
 	tests := []test{
 		{"right", i.Sign("k1", good()), ""},
 		{"right, ES256", i.Sign("k2", good()), ""},
-		{"right, list of audiences", i.Sign("k1", good(claims{"aud": []string{"x", "api2"}})), ""},
-		{"right, at+jwt", i.Sign("k1", good(), claims{"typ": "application/AT+JWT"}), ""},
-		{"right, no typ", i.Sign("k1", good(), claims{"typ": nil}), ""},
-		{"expired within the skew", i.Sign("k1", good(claims{"exp": at(-50 * time.Second)})), ""},
-		{"fraction of a second", i.Sign("k1", good(claims{"exp": float64(at(time.Minute)) + 0.5})), ""},
-		{"nbf within the skew", i.Sign("k1", good(claims{"nbf": at(50 * time.Second)})), ""},
-		{"expired", i.Sign("k1", good(claims{"exp": at(-70 * time.Second)})), "the token has expired"},
-		{"no exp", i.Sign("k1", good(claims{"exp": nil})), "the token has no exp"},
-		{"exp of text", i.Sign("k1", good(claims{"exp": "9999999999"})), "one of the token's exp, nbf, aud and sub is of a wrong type"},
-		{"exp null", jwttest.Token(t, claims{"alg": "RS256", "kid": "k1"}, `{"iss":"https://id.test/","aud":"api","exp":null}`, func([]byte) []byte { return nil }), "the token's signature is wrong"},
-		{"exp beyond numbers", i.Sign("k1", good(claims{"exp": 1e300})), "one of the token's exp, nbf, aud and sub is of a wrong type"},
-		{"exp in capitals", i.Sign("k1", good(claims{"exp": nil, "EXP": at(time.Minute)})), "the token has no exp"},
-		{"not yet", i.Sign("k1", good(claims{"nbf": at(70 * time.Second)})), "the token isn't valid yet"},
-		{"other audience", i.Sign("k1", good(claims{"aud": "x"})), "the token is for another audience"},
-		{"no audience", i.Sign("k1", good(claims{"aud": nil})), "the token is for another audience"},
-		{"empty audiences", i.Sign("k1", good(claims{"aud": []string{}})), "the token is for another audience"},
-		{"odd audience", i.Sign("k1", good(claims{"aud": []any{"api", 7}})), "one of the token's exp, nbf, aud and sub is of a wrong type"},
-		{"audience in other letters", i.Sign("k1", good(claims{"aud": "API"})), "the token is for another audience"},
-		{"other issuer", i.Sign("k1", good(claims{"iss": "https://evil.test/"})), "the token is of another issuer"},
-		{"issuer without its slash", i.Sign("k1", good(claims{"iss": "https://id.test"})), "the token is of another issuer"},
-		{"no issuer", i.Sign("k1", good(claims{"iss": nil})), "the token is of another issuer"},
-		{"list of issuers", i.Sign("k1", good(claims{"iss": []string{issuerName}})), "the token is of another issuer"},
-		{"none", jwttest.Token(t, claims{"alg": "none"}, good(), func([]byte) []byte { return nil }), "the token's algorithm isn't among algorithms"},
-		{"None", jwttest.Token(t, claims{"alg": "nOnE", "kid": "k1"}, good(), func([]byte) []byte { return nil }), "the token's algorithm isn't among algorithms"},
-		{"no alg", i.Sign("k1", good(), claims{"alg": nil}), "the token's algorithm isn't among algorithms"},
-		{"alg in small letters", i.Sign("k1", good(), claims{"alg": "rs256"}), "the token's algorithm isn't among algorithms"},
+		{"right, list of audiences", i.Sign("k1", good(said{"aud": []string{"x", "api2"}})), ""},
+		{"right, at+jwt", i.Sign("k1", good(), said{"typ": "application/AT+JWT"}), ""},
+		{"right, no typ", i.Sign("k1", good(), said{"typ": nil}), ""},
+		{"expired within the skew", i.Sign("k1", good(said{"exp": at(-50 * time.Second)})), ""},
+		{"fraction of a second", i.Sign("k1", good(said{"exp": float64(at(time.Minute)) + 0.5})), ""},
+		{"nbf within the skew", i.Sign("k1", good(said{"nbf": at(50 * time.Second)})), ""},
+		{"expired", i.Sign("k1", good(said{"exp": at(-70 * time.Second)})), "the token has expired"},
+		{"no exp", i.Sign("k1", good(said{"exp": nil})), "the token has no exp"},
+		{"exp of text", i.Sign("k1", good(said{"exp": "9999999999"})), "one of the token's exp, nbf, aud and sub is of a wrong type"},
+		{"exp null", jwttest.Token(t, said{"alg": "RS256", "kid": "k1"}, `{"iss":"https://id.test/","aud":"api","exp":null}`, func([]byte) []byte { return nil }), "the token's signature is wrong"},
+		{"exp beyond numbers", i.Sign("k1", good(said{"exp": 1e300})), "one of the token's exp, nbf, aud and sub is of a wrong type"},
+		{"exp in capitals", i.Sign("k1", good(said{"exp": nil, "EXP": at(time.Minute)})), "the token has no exp"},
+		{"not yet", i.Sign("k1", good(said{"nbf": at(70 * time.Second)})), "the token isn't valid yet"},
+		{"other audience", i.Sign("k1", good(said{"aud": "x"})), "the token is for another audience"},
+		{"no audience", i.Sign("k1", good(said{"aud": nil})), "the token is for another audience"},
+		{"empty audiences", i.Sign("k1", good(said{"aud": []string{}})), "the token is for another audience"},
+		{"odd audience", i.Sign("k1", good(said{"aud": []any{"api", 7}})), "one of the token's exp, nbf, aud and sub is of a wrong type"},
+		{"audience in other letters", i.Sign("k1", good(said{"aud": "API"})), "the token is for another audience"},
+		{"other issuer", i.Sign("k1", good(said{"iss": "https://evil.test/"})), "the token is of another issuer"},
+		{"issuer without its slash", i.Sign("k1", good(said{"iss": "https://id.test"})), "the token is of another issuer"},
+		{"no issuer", i.Sign("k1", good(said{"iss": nil})), "the token is of another issuer"},
+		{"list of issuers", i.Sign("k1", good(said{"iss": []string{issuerName}})), "the token is of another issuer"},
+		{"none", jwttest.Token(t, said{"alg": "none"}, good(), func([]byte) []byte { return nil }), "the token's algorithm isn't among algorithms"},
+		{"None", jwttest.Token(t, said{"alg": "nOnE", "kid": "k1"}, good(), func([]byte) []byte { return nil }), "the token's algorithm isn't among algorithms"},
+		{"no alg", i.Sign("k1", good(), said{"alg": nil}), "the token's algorithm isn't among algorithms"},
+		{"alg in small letters", i.Sign("k1", good(), said{"alg": "rs256"}), "the token's algorithm isn't among algorithms"},
 		{"not allowed", i.Sign("k3", good()), "the token's algorithm isn't among algorithms"},
-		{"RS256 by the key for RS512", i.Sign("k3", good(), claims{"alg": "RS256"}), "the issuer has no such key"},
-		{"RS256 named with the EC key", jwttest.Token(t, claims{"alg": "RS256", "kid": "k2"}, good(), func([]byte) []byte { return make([]byte, 256) }), "the issuer has no such key"},
-		{"zeros for ES256", jwttest.Token(t, claims{"alg": "ES256", "kid": "k2"}, good(), func([]byte) []byte { return make([]byte, 64) }), "the token's signature is wrong"},
-		{"kid of another key", i.Sign("k1", good(), claims{"kid": "../../etc/passwd"}), "the token's signature is wrong"},
-		{"kid that is a path", i.Sign("k1", good(), claims{"kid": "../../../dev/null"}), "the issuer has no such key"},
-		{"kid that is SQL", i.Sign("k1", good(), claims{"kid": "x' UNION SELECT 'a"}), "the issuer has no such key"},
-		{"kid empty", i.Sign("k1", good(), claims{"kid": ""}), "the issuer has no such key"},
-		{"kid no text", i.Sign("k1", good(), claims{"kid": []string{"k1"}}), "the issuer has no such key"},
-		{"kid huge", i.Sign("k1", good(), claims{"kid": strings.Repeat("k", 4000)}), "the issuer has no such key"},
-		{"no kid, several keys", i.Sign("k1", good(), claims{"kid": nil}), "the token names no key, and the issuer has several"},
-		{"no kid, one key", i.Sign("k2", good(), claims{"kid": nil}), ""},
+		{"RS256 by the key for RS512", i.Sign("k3", good(), said{"alg": "RS256"}), "the issuer has no such key"},
+		{"RS256 named with the EC key", jwttest.Token(t, said{"alg": "RS256", "kid": "k2"}, good(), func([]byte) []byte { return make([]byte, 256) }), "the issuer has no such key"},
+		{"zeros for ES256", jwttest.Token(t, said{"alg": "ES256", "kid": "k2"}, good(), func([]byte) []byte { return make([]byte, 64) }), "the token's signature is wrong"},
+		{"kid of another key", i.Sign("k1", good(), said{"kid": "../../etc/passwd"}), "the token's signature is wrong"},
+		{"kid that is a path", i.Sign("k1", good(), said{"kid": "../../../dev/null"}), "the issuer has no such key"},
+		{"kid that is SQL", i.Sign("k1", good(), said{"kid": "x' UNION SELECT 'a"}), "the issuer has no such key"},
+		{"kid empty", i.Sign("k1", good(), said{"kid": ""}), "the issuer has no such key"},
+		{"kid no text", i.Sign("k1", good(), said{"kid": []string{"k1"}}), "the issuer has no such key"},
+		{"kid huge", i.Sign("k1", good(), said{"kid": strings.Repeat("k", 4000)}), "the issuer has no such key"},
+		{"no kid, several keys", i.Sign("k1", good(), said{"kid": nil}), "the token names no key, and the issuer has several"},
+		{"no kid, one key", i.Sign("k2", good(), said{"kid": nil}), ""},
 		{"another issuer's key", evil.Sign("k1", good()), "the token's signature is wrong"},
-		{"jku", evil.Sign("k1", good(), claims{"jku": evil.JWKS()}), "the token's signature is wrong"},
-		{"x5u", evil.Sign("k1", good(), claims{"x5u": evil.JWKS()}), "the token's signature is wrong"},
-		{"jwk", evil.Sign("k1", good(), claims{"jwk": jwttest.JWK(t, "k1", "RS256", evil.Public("k1"))}), "the token's signature is wrong"},
-		{"jwk and no kid", evil.Sign("k1", good(), claims{"kid": nil, "jwk": jwttest.JWK(t, "k1", "RS256", evil.Public("k1"))}), "the token names no key, and the issuer has several"},
-		{"crit", i.Sign("k1", good(), claims{"crit": []string{"exp"}, "exp": 1}), "the token has critical header parameters, of which none is known"},
-		{"crit empty", i.Sign("k1", good(), claims{"crit": []string{}}), "the token has critical header parameters, of which none is known"},
-		{"made for something else", i.Sign("k1", good(), claims{"typ": "logout+jwt"}), "the token isn't of type JWT or at+jwt"},
-		{"typ no text", i.Sign("k1", good(), claims{"typ": 1}), "the token isn't of type JWT or at+jwt"},
-		{"nested", jwttest.Token(t, claims{"alg": "RS256", "kid": "k1", "cty": "JWT"}, i.Sign("k1", good()), func([]byte) []byte { return nil }), "the token's claims aren't one JSON object without repeated names"},
+		{"jku", evil.Sign("k1", good(), said{"jku": evil.JWKS()}), "the token's signature is wrong"},
+		{"x5u", evil.Sign("k1", good(), said{"x5u": evil.JWKS()}), "the token's signature is wrong"},
+		{"jwk", evil.Sign("k1", good(), said{"jwk": jwttest.JWK(t, "k1", "RS256", evil.Public("k1"))}), "the token's signature is wrong"},
+		{"jwk and no kid", evil.Sign("k1", good(), said{"kid": nil, "jwk": jwttest.JWK(t, "k1", "RS256", evil.Public("k1"))}), "the token names no key, and the issuer has several"},
+		{"crit", i.Sign("k1", good(), said{"crit": []string{"exp"}, "exp": 1}), "the token has critical header parameters, of which none is known"},
+		{"crit empty", i.Sign("k1", good(), said{"crit": []string{}}), "the token has critical header parameters, of which none is known"},
+		{"made for something else", i.Sign("k1", good(), said{"typ": "logout+jwt"}), "the token isn't of type JWT or at+jwt"},
+		{"typ no text", i.Sign("k1", good(), said{"typ": 1}), "the token isn't of type JWT or at+jwt"},
+		{"nested", jwttest.Token(t, said{"alg": "RS256", "kid": "k1", "cty": "JWT"}, i.Sign("k1", good()), func([]byte) []byte { return nil }), "the token's claims aren't one JSON object without repeated names"},
 		{"encrypted", "e30.e30.e30.e30.e30", "the token isn't a signed JWT: three parts in base64url"},
 		{"opaque", "b3BhcXVl", "the token isn't a signed JWT: three parts in base64url"},
 		{"no text", "", "the token is empty"},
@@ -247,15 +247,15 @@ func TestTokens(t *testing.T) {
 		{"padded", strings.Replace(i.Sign("k1", good()), ".", "==.", 1), "the token isn't a signed JWT: three parts in base64url"},
 		{"two in one field", i.Sign("k1", good()) + ", Bearer " + i.Sign("k1", good()), "the token isn't a signed JWT: three parts in base64url"},
 		{"too long", strings.Repeat("a", 16<<10+1), "the token has more than 16384 bytes"},
-		{"claim twice", jwttest.Token(t, claims{"alg": "RS256", "kid": "k1"}, `{"iss":"https://id.test/","iss":"https://id.test/","aud":"api","exp":9999999999}`, func([]byte) []byte { return nil }), "the token's claims aren't one JSON object without repeated names"},
+		{"claim twice", jwttest.Token(t, said{"alg": "RS256", "kid": "k1"}, `{"iss":"https://id.test/","iss":"https://id.test/","aud":"api","exp":9999999999}`, func([]byte) []byte { return nil }), "the token's claims aren't one JSON object without repeated names"},
 		{"alg twice", jwttest.Token(t, `{"alg":"RS256","kid":"k1","alg":"none"}`, good(), func([]byte) []byte { return nil }), "the token's header isn't one JSON object without repeated names"},
-		{"deep", jwttest.Token(t, claims{"alg": "RS256", "kid": "k1"}, `{"iss":"https://id.test/","a":`+strings.Repeat("[", 5000)+strings.Repeat("]", 5000)+`}`, func([]byte) []byte { return nil }), "the token's claims aren't one JSON object without repeated names"},
-		{"more than an object", jwttest.Token(t, claims{"alg": "RS256", "kid": "k1"}, `{"iss":"https://id.test/"}{}`, func([]byte) []byte { return nil }), "the token's claims aren't one JSON object without repeated names"},
-		{"no UTF-8", jwttest.Token(t, claims{"alg": "RS256", "kid": "k1"}, "{\"iss\":\"https://id.test/\",\"sub\":\"\xff\"}", func([]byte) []byte { return nil }), "the token's claims aren't one JSON object without repeated names"},
+		{"deep", jwttest.Token(t, said{"alg": "RS256", "kid": "k1"}, `{"iss":"https://id.test/","a":`+strings.Repeat("[", 5000)+strings.Repeat("]", 5000)+`}`, func([]byte) []byte { return nil }), "the token's claims aren't one JSON object without repeated names"},
+		{"more than an object", jwttest.Token(t, said{"alg": "RS256", "kid": "k1"}, `{"iss":"https://id.test/"}{}`, func([]byte) []byte { return nil }), "the token's claims aren't one JSON object without repeated names"},
+		{"no UTF-8", jwttest.Token(t, said{"alg": "RS256", "kid": "k1"}, "{\"iss\":\"https://id.test/\",\"sub\":\"\xff\"}", func([]byte) []byte { return nil }), "the token's claims aren't one JSON object without repeated names"},
 	}
 	for name, secret := range secrets {
 		for _, kid := range []any{"k1", nil} {
-			h := claims{"alg": "HS256", "kid": kid}
+			h := said{"alg": "HS256", "kid": kid}
 			tests = append(tests, test{"HS256 with the public key: " + name, jwttest.Token(t, h, good(), func(b []byte) []byte {
 				m := hmac.New(sha256.New, secret)
 				m.Write(b)
@@ -296,7 +296,7 @@ func TestRequests(t *testing.T) {
 	keep := block(i, "ES256")
 	keep.Forward = true
 	hide, keeps := r.policy(t, block(i, "ES256")), r.policy(t, keep)
-	token := i.Sign("k", good(claims{"sub": "acme-client", "scope": "a b"}))
+	token := i.Sign("k", good(said{"sub": "acme-client", "scope": "a b"}))
 	tests := []struct {
 		name   string
 		p      policy.Policy
@@ -358,14 +358,14 @@ func TestIssuers(t *testing.T) {
 	b.Issuer, b.Realm = "https://other.test/", "other"
 	r := newRig(t, 10*time.Second)
 	p := r.policy(t, block(one, "ES256"), b)
-	other := claims{"iss": b.Issuer, "sub": "acme-client"}
+	other := said{"iss": b.Issuer, "sub": "acme-client"}
 	for range 2 { // the second time from memory
 		for _, tt := range []struct{ token, err, consumer, answer string }{
-			{one.Sign("k", good(claims{"sub": "acme-client"})), "", "acme", ""},
+			{one.Sign("k", good(said{"sub": "acme-client"})), "", "acme", ""},
 			{two.Sign("k", good(other)), "", "other", ""},
 			{one.Sign("k", good(other)), "unauthenticated: the token's signature is wrong", "", `WWW-Authenticate: Bearer realm="api"` + "\n" + `WWW-Authenticate: Bearer realm="other", error="invalid_token"`},
 			{two.Sign("k", good()), "unauthenticated: the token's signature is wrong", "", `WWW-Authenticate: Bearer realm="api", error="invalid_token"` + "\n" + `WWW-Authenticate: Bearer realm="other"`},
-			{one.Sign("k", good(claims{"iss": "https://third.test/"})), "unauthenticated: the token is of another issuer", "", `WWW-Authenticate: Bearer realm="api", error="invalid_token"` + "\n" + `WWW-Authenticate: Bearer realm="other"`},
+			{one.Sign("k", good(said{"iss": "https://third.test/"})), "unauthenticated: the token is of another issuer", "", `WWW-Authenticate: Bearer realm="api", error="invalid_token"` + "\n" + `WWW-Authenticate: Bearer realm="other"`},
 		} {
 			x, why := ask(t, p, bearer(tt.token))
 			if why != tt.err {
@@ -390,7 +390,7 @@ func TestRemembered(t *testing.T) {
 	r := newRig(t, 10*time.Second)
 	p := r.policy(t, block(i, "ES256"))
 	sign := i.Signer("old")
-	token := sign(good(claims{"exp": time.Now().Add(time.Minute).Unix()}))
+	token := sign(good(said{"exp": time.Now().Add(time.Minute).Unix()}))
 	for range 3 {
 		if _, why := ask(t, p, bearer(token)); why != "" {
 			t.Fatal(why)
@@ -450,7 +450,7 @@ func TestFlood(t *testing.T) {
 	for n := range 64 {
 		wg.Go(func() {
 			for m := range 20 {
-				if _, why := ask(t, p, bearer(sign(good(), claims{"kid": fmt.Sprint(n, "-", m)}))); why == "" {
+				if _, why := ask(t, p, bearer(sign(good(), said{"kid": fmt.Sprint(n, "-", m)}))); why == "" {
 					t.Error("let in")
 				}
 			}
@@ -550,7 +550,7 @@ func TestNoAllocations(t *testing.T) {
 	i.Add("k", "RS256")
 	r := newRig(t, 10*time.Second)
 	p := r.policy(t, block(i, "RS256")).(policy.Requester)
-	x := policytest.Exchange(t, "GET https://a.test/", bearer(i.Sign("k", good(claims{"sub": "acme-client"}))))
+	x := policytest.Exchange(t, "GET https://a.test/", bearer(i.Sign("k", good(said{"sub": "acme-client"}))))
 	if n := testing.AllocsPerRun(100, func() {
 		x.RequestEdits.Reset()
 		if _, err := p.Request(x); err != nil {
@@ -574,7 +574,7 @@ func BenchmarkRequest(b *testing.B) {
 		cached    bool
 	}{{"remembered", "rs", true}, {"RS256", "rs", false}, {"ES256", "es", false}} {
 		b.Run(bb.name, func(b *testing.B) {
-			x := policytest.Exchange(b, "GET https://a.test/", bearer(i.Sign(bb.key, good(claims{"sub": "acme-client", "scope": "orders:read orders:write", "jti": strings.Repeat("x", 64)}))))
+			x := policytest.Exchange(b, "GET https://a.test/", bearer(i.Sign(bb.key, good(said{"sub": "acme-client", "scope": "orders:read orders:write", "jti": strings.Repeat("x", 64)}))))
 			b.ReportAllocs()
 			for b.Loop() {
 				if !bb.cached {
@@ -592,5 +592,27 @@ func BenchmarkRequest(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestClaimsMakeConsumers: who it is, and with which labels, the block's mapping
+// says, also for a token that is remembered.
+func TestClaimsMakeConsumers(t *testing.T) {
+	i := jwttest.New(t)
+	i.Add("k", "RS256")
+	r := newRig(t, 10*time.Second)
+	b := block(i, "RS256")
+	b.Subject, b.Unlisted, b.Labels = "user.name", true, map[string]string{"team": "department"}
+	p := r.policy(t, b)
+	token := i.Sign("k", good(said{"sub": "acme-client", "department": "web", "user": said{"name": "alice"}}))
+	for range 2 {
+		x, why := ask(t, p, bearer(token))
+		if why != "" || x.Consumer == nil || x.Consumer.Name != "alice" || x.Consumer.Labels["team"] != "web" {
+			t.Errorf("%s, consumer %+v", why, x.Consumer)
+		}
+	}
+	other := block(i, "RS256")
+	if x, why := ask(t, r.policy(t, other), bearer(token)); why != "" || x.Consumer == nil || x.Consumer.Name != "acme" || len(x.Consumer.Labels) != 0 {
+		t.Errorf("another block: %s, consumer %+v", why, x.Consumer)
 	}
 }

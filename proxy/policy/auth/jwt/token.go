@@ -9,6 +9,7 @@ import (
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/claims"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 )
 
@@ -63,12 +64,12 @@ func (m *Method) verify(token string, sum *[sha256.Size]byte) (v *verified, fore
 	if fault != nil {
 		return nil, true, fault
 	}
-	claims, fault := part(body, f.form, f.payload)
+	values, fault := part(body, f.form, f.payload)
 	if fault != nil {
 		return nil, true, fault
 	}
 	// Only to know whose keys to look at; what it says is believed further down.
-	if iss, _ := claims["iss"].(string); iss != m.issuer {
+	if iss, _ := values["iss"].(string); iss != m.issuer {
 		return nil, true, f.issuer
 	}
 	alg, kid, fault := m.header(header)
@@ -93,8 +94,8 @@ func (m *Method) verify(token string, sum *[sha256.Size]byte) (v *verified, fore
 	if !key.Verify(alg, []byte(token[:len(head)+1+len(body)]), signature) {
 		return nil, false, f.signature
 	}
-	v = &verified{sum: *sum, key: key, alg: alg, claims: exchange.NewClaims(claims), size: int64(8*len(token)) + 1024}
-	return v, false, f.read(v, claims)
+	v = &verified{sum: *sum, key: key, alg: alg, claims: exchange.NewClaims(values), size: int64(8*len(token)) + 1024}
+	return v, false, f.read(v, values)
 }
 
 // part decodes a part of a token that is a JSON object.
@@ -103,7 +104,7 @@ func part(text string, form, fault *exchange.Fault) (map[string]any, *exchange.F
 	if err != nil {
 		return nil, form
 	}
-	m, err := parseObject(b)
+	m, err := claims.Parse(b)
 	if err != nil {
 		return nil, fault
 	}
@@ -137,26 +138,26 @@ func (m *Method) header(h map[string]any) (keyset.Alg, string, *exchange.Fault) 
 }
 
 // read takes the registered claims (RFC 7519, 4.1) into v.
-func (f *faults) read(v *verified, claims map[string]any) *exchange.Fault {
-	exp, ok := claims["exp"]
+func (f *faults) read(v *verified, values map[string]any) *exchange.Fault {
+	exp, ok := values["exp"]
 	if !ok {
 		return f.noExp
 	}
-	if v.exp, ok = date(exp); !ok {
+	if v.exp, ok = claims.Date(exp); !ok {
 		return f.claims
 	}
-	if nbf, given := claims["nbf"]; given {
-		if v.nbf, ok = date(nbf); !ok {
+	if nbf, given := values["nbf"]; given {
+		if v.nbf, ok = claims.Date(nbf); !ok {
 			return f.claims
 		}
 	}
-	if aud, given := claims["aud"]; given {
-		if v.audience, ok = texts(aud); !ok {
+	if aud, given := values["aud"]; given {
+		if v.audience, ok = claims.Texts(aud); !ok {
 			return f.claims
 		}
 	}
-	if sub, given := claims["sub"]; given {
-		if v.subject, ok = sub.(string); !ok {
+	if sub, given := values["sub"]; given {
+		if _, ok = sub.(string); !ok {
 			return f.claims
 		}
 	}

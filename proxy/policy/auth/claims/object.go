@@ -1,4 +1,4 @@
-package jwt
+package claims
 
 import (
 	"bytes"
@@ -12,11 +12,11 @@ import (
 
 const maxDepth = 32
 
-// parseObject reads a JSON object. Names are taken as they are written, unlike
+// Parse reads a JSON object. Names are taken as they are written, unlike
 // what encoding/json does for structs, and one that comes twice is refused: two
 // readers must not see two tokens (RFC 7519, 4; RFC 8725, 2.4). Whole numbers
 // become int64.
-func parseObject(text []byte) (map[string]any, error) {
+func Parse(text []byte) (map[string]any, error) {
 	if !utf8.Valid(text) {
 		return nil, errors.New("isn't UTF-8")
 	}
@@ -94,8 +94,8 @@ func number(n json.Number) (any, error) {
 	return n.Float64()
 }
 
-// date is a NumericDate (RFC 7519, 2) in seconds.
-func date(v any) (int64, bool) {
+// Date is a NumericDate (RFC 7519, 2) in seconds.
+func Date(v any) (int64, bool) {
 	switch v := v.(type) {
 	case int64:
 		return v, true
@@ -106,8 +106,8 @@ func date(v any) (int64, bool) {
 	}
 }
 
-// texts is a string, or a list of strings.
-func texts(v any) ([]string, bool) {
+// Texts is a string, or a list of strings.
+func Texts(v any) ([]string, bool) {
 	switch v := v.(type) {
 	case string:
 		return []string{v}, true

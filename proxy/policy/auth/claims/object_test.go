@@ -1,4 +1,4 @@
-package jwt
+package claims
 
 import (
 	"encoding/json"
@@ -7,13 +7,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// FuzzParseObject: what is taken is what encoding/json takes, and says the same.
-func FuzzParseObject(f *testing.F) {
+// FuzzParse: what is taken is what encoding/json takes, and says the same.
+func FuzzParse(f *testing.F) {
 	for _, s := range []string{`{}`, `{"a":1,"b":[true,null,"x",{"c":1.5e3}]}`, `{"a":1,"a":2}`, `[]`, `{"a":}`, `{} x`, "{\"\\u0061\":1,\"a\":2}", `{"a":9223372036854775808}`, `{"a":1e999}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		got, err := parseObject(text)
+		got, err := Parse(text)
 		if err != nil {
 			return
 		}
@@ -35,14 +35,14 @@ func FuzzParseObject(f *testing.F) {
 	})
 }
 
-func TestParseObject(t *testing.T) {
-	got, err := parseObject([]byte(` {"a":1,"b":[true,null,"x",{"c":1.5}],"A":-2} `))
+func TestParse(t *testing.T) {
+	got, err := Parse([]byte(` {"a":1,"b":[true,null,"x",{"c":1.5}],"A":-2} `))
 	want := map[string]any{"a": int64(1), "b": []any{true, nil, "x", map[string]any{"c": 1.5}}, "A": int64(-2)}
 	if d := cmp.Diff(want, got); d != "" || err != nil {
 		t.Errorf("%v: %s", err, d)
 	}
 	for _, text := range []string{``, `null`, `1`, `"x"`, `[]`, `{`, `{"a":1,"a":1}`, "{\"\\u0061\":1,\"a\":2}", `{"a":{"b":1,"b":1}}`, `{}{}`, `{},`, `{"a":1e999}`, "{\"a\":\"\xff\"}", `{"a" 1}`, `{a:1}`} {
-		if got, err := parseObject([]byte(text)); err == nil {
+		if got, err := Parse([]byte(text)); err == nil {
 			t.Errorf("%q = %v", text, got)
 		}
 	}
