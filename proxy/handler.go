@@ -126,7 +126,7 @@ func (l *line) match() *exchange.Fault {
 	if m.Rule >= 0 {
 		l.r = l.t.Routes[m.Rule]
 		l.stats = l.r.Stats
-		x.RouteName = l.r.Name
+		x.RouteName, x.Priority = l.r.Name, l.r.Priority
 		return nil
 	}
 	if m.Miss == route.MethodNotAllowed {

@@ -95,6 +95,7 @@ service "orders" { # how to reach a Consul service; implied by its first use in 
     connections = 1024
     requests    = 1024
     queue       = 128
+    adaptive    = true # the latency says how many at once; beyond that 503, low priority first
   }
   timeouts {
     connect    = "2s"
@@ -159,6 +160,7 @@ route "orders-v2" {
 
   service = "orders" # exactly one of: service, split, redirect, respond
 
+  priority     = "high" # shed last; low | normal | high
   use          = ["public-api"]
   strip_prefix = "/orders" # the match stays on the original path
   mirror {
@@ -226,7 +228,10 @@ route "hello" {
 }
 
 counters { memory = "64MiB" } # for rate limits: 16 bytes for each client of each
-plan "gold" { rate = "500/s" }
+plan "gold" {
+  rate     = "500/s"
+  priority = "high" # in the place of the routes'
+}
 consumer "acme" {
   plan   = "gold"
   labels = { team = "search" }

@@ -16,6 +16,26 @@ func sum(key string) string {
 	return hex.EncodeToString(h[:])
 }
 
+// TestPriority: a consumer's own priority goes before its plan's.
+func TestPriority(t *testing.T) {
+	d, err := Compile([]*PlanConfig{{Name: "gold", Priority: "high"}, {Name: "free"}}, []*Config{
+		{Name: "a", Plan: "gold", Keys: []*KeyConfig{{sum("a")}}},
+		{Name: "b", Plan: "gold", Priority: "low", Keys: []*KeyConfig{{sum("b")}}},
+		{Name: "c", Plan: "free", Keys: []*KeyConfig{{sum("c")}}},
+		{Name: "d", Priority: "normal", Keys: []*KeyConfig{{sum("d")}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]exchange.Priority{
+		"a": exchange.HighPriority, "b": exchange.LowPriority, "c": exchange.Unranked, "d": exchange.NormalPriority,
+	} {
+		if got := d.Find([]byte(key)).Priority; got != want {
+			t.Errorf("%s: %v, want %v", key, got, want)
+		}
+	}
+}
+
 func TestDirectory(t *testing.T) {
 	d, err := Compile([]*PlanConfig{{Name: "gold", Rate: "500/s"}, {Name: "free"}}, []*Config{
 		{Name: "acme", Plan: "gold", Labels: map[string]string{"team": "search"}, Keys: []*KeyConfig{{sum("a")}, {strings.ToUpper(sum("b"))}}},

@@ -96,6 +96,7 @@ type Explanation struct {
 	Status     int                  `json:"status,omitempty"` // when the gateway answers by itself
 	Route      string               `json:"route,omitempty"`
 	Origin     string               `json:"origin,omitempty"`
+	Priority   string               `json:"priority,omitempty"`
 	Candidates []CandidateStatus    `json:"candidates"`
 	Policies   []string             `json:"policies"`
 	Forwarded  string               `json:"forwarded_path,omitempty"`

@@ -22,6 +22,7 @@ type descs struct {
 	conns, busy, accepted, refused, handshakes                          *prometheus.Desc
 	instances, pending, latency, tries, failures, retries, queue, panic *prometheus.Desc
 	consulUp, consulAge, stale, problems                                *prometheus.Desc
+	adaptive, adaptiveUsed, atEase, shed                                *prometheus.Desc
 	overRate, overRateDry, forgotten                                    *prometheus.Desc
 	keys, keysAge, keysFailed, signatures, passwords, passwordsBusy     *prometheus.Desc
 	bans, banned                                                        *prometheus.Desc
@@ -53,6 +54,10 @@ func newDescs() *descs {
 		retries:       d("retries_refused_total", "Further tries that the retry budget forbade.", "service"),
 		queue:         d("queued_requests", "Requests that wait for an instance with room.", "service"),
 		panic:         d("panic", "1 while so few instances are healthy that health is ignored.", "service"),
+		adaptive:      d("adaptive_limit", "Requests that a service works on at once, as its latency says.", "service"),
+		adaptiveUsed:  d("adaptive_limit_in_flight", "Requests that count for that limit.", "service"),
+		atEase:        d("adaptive_limit_baseline_seconds", "Latency of a service at ease.", "service"),
+		shed:          d("shed_total", "Requests refused at a service's adaptive limit.", "service", "priority"),
 		consulUp:      d("consul_up", "1 while Consul answers."),
 		consulAge:     d("consul_last_answer_age_seconds", "Time since Consul last answered."),
 		stale:         d("services_stale", "Services that are served from the last known instances."),
@@ -189,6 +194,14 @@ func (c *collector) services(d *descs, count, gauge emit) {
 		count(d.retries, float64(s.OverBudget), s.Service)
 		gauge(d.queue, float64(s.Queue), s.Service)
 		gauge(d.panic, number(s.Panic), s.Service)
+		if a := s.Adaptive; a != nil {
+			gauge(d.adaptive, float64(a.Limit), s.Service)
+			gauge(d.adaptiveUsed, float64(a.InFlight), s.Service)
+			gauge(d.atEase, a.Baseline.Seconds(), s.Service)
+			for priority, n := range a.Shed {
+				count(d.shed, float64(n), s.Service, priority)
+			}
+		}
 	}
 }
 

@@ -281,7 +281,9 @@ func explain(t *proxy.Table, q admin.Question) (admin.Explanation, error) {
 		return e, nil
 	}
 	r := t.Routes[m.Rule]
+	x.Priority = r.Priority
 	e.Route, e.Origin, e.Policies = r.Name, r.Origin, r.Chain.Test(x)
+	e.Priority = x.Rank().String() // of who is calling, as far as that is known
 	if r.Answer != nil {
 		if _, err := r.Answer.Request(x); err != nil {
 			return e, err
