@@ -50,6 +50,7 @@ func printStatus(out io.Writer, s *admin.Status) error {
 	if s.Config.RejectedBy != "" {
 		fmt.Fprintf(out, "REJECTED %s: the files have changed since, but aren't in force:\n%s\n", s.Config.Rejected.Format(time.DateTime), s.Config.RejectedBy)
 	}
+	fmt.Fprintf(out, "memory   %s of %s (%s), %s\n", size(s.Memory.Used), size(s.Memory.Limit), s.Memory.LimitOf, s.Memory.Level)
 	if c := s.Consul; c != nil {
 		state := "connected"
 		if !c.Connected {
@@ -115,6 +116,9 @@ func printStatus(out io.Writer, s *admin.Status) error {
 	}
 	return nil
 }
+
+// size is a number of bytes for people.
+func size(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
 
 // printAdaptive shows the limits that follow the latency.
 func printAdaptive(t io.Writer, list []upstream.PoolStatus) {

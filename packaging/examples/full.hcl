@@ -13,6 +13,7 @@ access_log {        # off when the block is absent
 }
 state_dir       = "/var/lib/sidegate" # certificates, last known instances
 drain           = "30s"               # how long shutdown waits for requests in flight
+memory_limit    = "2GiB"              # beside MemoryMax and MemoryHigh of the unit; 503 before it is used up
 trusted_proxies = ["10.0.0.0/8"]      # whose X-Forwarded-For / Forwarded / PROXY counts
 
 admin { # JSON API, /metrics, /healthz, /readyz

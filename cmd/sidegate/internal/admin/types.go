@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/memory"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 	edgetls "github.com/sidegate-proxy/sidegate/tls"
 )
@@ -19,6 +20,7 @@ type Status struct {
 	Services    []upstream.PoolStatus  `json:"services"`
 	Stale       []string               `json:"stale,omitempty"` // services whose instances are the last known ones
 	Consul      *ConsulStatus          `json:"consul,omitempty"`
+	Memory      memory.Status          `json:"memory"`
 	Certificate []edgetls.CertStatus   `json:"certificates"`
 	Issuers     []IssuerStatus         `json:"issuers,omitempty"`
 	Problems    []Problem              `json:"problems"`

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/memory"
 )
 
 // collector shows the gateway's counters to Prometheus. Everything is read when
@@ -26,6 +27,7 @@ type descs struct {
 	overRate, overRateDry, forgotten                                    *prometheus.Desc
 	keys, keysAge, keysFailed, signatures, passwords, passwordsBusy     *prometheus.Desc
 	bans, banned                                                        *prometheus.Desc
+	memoryUsed, memoryLimit, memoryLevel, memoryRefused, memoryTurned   *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
 }
 
@@ -71,6 +73,11 @@ func newDescs() *descs {
 		signatures:    d("token_signatures_checked_total", "Signatures of tokens that were checked: those of tokens that weren't remembered."),
 		passwords:     d("password_checks_total", "Passwords that were checked: those that weren't remembered."),
 		passwordsBusy: d("password_checks_refused_total", "Requests refused because too many passwords were being checked."),
+		memoryUsed:    d("memory_used_bytes", "Memory used, of the limit that is nearest.", "limit_of"),
+		memoryLimit:   d("memory_limit_bytes", "The limit that is nearest.", "limit_of"),
+		memoryLevel:   d("memory_level", "0: there is enough; 1: scarce, low priority is refused; 2: full, everything new is."),
+		memoryRefused: d("memory_refused_total", "Requests refused for want of memory, by the level.", "level"),
+		memoryTurned:  d("memory_connections_refused_total", "Connections refused for want of memory."),
 		certificate:   d("certificate_not_after_seconds", "When a certificate ends, in seconds since 1970.", "name", "source"),
 		reloads:       d("configuration_reloads_total", "Reloads that succeeded."),
 		rejected:      d("configuration_rejected", "1 while the newest configuration isn't in force because of an error."),
@@ -123,6 +130,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for route, n := range a.bans.Counts() {
 		count(d.banned, float64(n), route)
 	}
+	c.memory(d, count, gauge)
 	if s := a.consulStatus(); s != nil {
 		gauge(d.consulUp, number(s.Connected))
 		gauge(d.consulAge, s.Age.Seconds())
@@ -203,6 +211,16 @@ func (c *collector) services(d *descs, count, gauge emit) {
 			}
 		}
 	}
+}
+
+func (c *collector) memory(d *descs, count, gauge emit) {
+	s := c.app.memory.Status()
+	gauge(d.memoryUsed, float64(s.Used), s.LimitOf)
+	gauge(d.memoryLimit, float64(s.Limit), s.LimitOf)
+	gauge(d.memoryLevel, float64(c.app.memory.Level()))
+	count(d.memoryRefused, float64(s.RefusedScarce), memory.Scarce.String())
+	count(d.memoryRefused, float64(s.RefusedFull), memory.Full.String())
+	count(d.memoryTurned, float64(s.TurnedAway))
 }
 
 // issuers shows the keys of each issuer; of one that has several sources, the

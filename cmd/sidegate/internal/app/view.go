@@ -19,6 +19,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/memory"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 )
 
@@ -99,12 +100,18 @@ func (a *App) Ready() admin.Readiness {
 	if !a.serving() {
 		return admin.Readiness{Reason: "starting"}
 	}
+	if a.memory.Level() == memory.Full {
+		return admin.Readiness{Reason: "memory is nearly used up"}
+	}
 	var degraded []string
 	if rejected {
 		degraded = append(degraded, "the newest configuration was rejected")
 	}
 	if c := a.consulStatus(); c != nil && !c.Connected {
 		degraded = append(degraded, "Consul is away, serving the last known instances")
+	}
+	if a.memory.Level() == memory.Scarce {
+		degraded = append(degraded, "memory is scarce")
 	}
 	for _, k := range a.keysets.Status() {
 		if k.Error != "" {
@@ -132,10 +139,11 @@ func (a *App) consulStatus() *admin.ConsulStatus {
 
 // Status is the gateway at a glance.
 func (a *App) Status() admin.Status {
+	a.memory.Look()
 	s := admin.Status{
 		Version: a.opt.Version, Started: a.started, PID: os.Getpid(), Ready: a.Ready(),
 		Listeners: a.server.Status(), Services: a.group.Status(), Stale: a.stale(), Consul: a.consulStatus(), Problems: a.view.problems(),
-		Certificate: a.certs.Status(), Issuers: a.issuers(),
+		Certificate: a.certs.Status(), Issuers: a.issuers(), Memory: a.memory.Status(),
 	}
 	for _, p := range a.certs.Problems() {
 		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "state_dir", Text: p.Error()})

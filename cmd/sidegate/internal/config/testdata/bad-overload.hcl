@@ -8,3 +8,4 @@ route "r" {
   service  = "s"
   priority = "hgih"
 }
+memory_limit = "10MiB"
