@@ -50,8 +50,9 @@ var problems = map[exchange.Kind]problem{
 	exchange.DeadlineExceeded: {504, "4", "The request's time was up", ""},
 	exchange.UpgradeRefused:   {502, "14", "The service cannot switch protocols", ""},
 
-	exchange.Internal:     {500, "13", "The gateway failed", ""},
-	exchange.ShuttingDown: {503, "14", "The gateway is shutting down", "1"},
+	exchange.Internal:          {500, "13", "The gateway failed", ""},
+	exchange.ShuttingDown:      {503, "14", "The gateway is shutting down", "1"},
+	exchange.GatewayOverloaded: {503, "14", "The gateway is overloaded", "5"},
 }
 
 // problemType is the prefix of a problem's type (RFC 9457, 3.1.1): a name, not

@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/memory"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 )
@@ -19,6 +20,8 @@ import (
 type Deps struct {
 	Log   logrus.FieldLogger
 	Stats *Stats
+	// Memory says whether there is enough of it; nil: there is.
+	Memory *memory.Guard
 	// Challenge returns the answer to an ACME HTTP-01 challenge (RFC 8555, 8.3).
 	Challenge func(host, path string) (body string, ok bool)
 }
@@ -126,7 +129,7 @@ func (l *line) match() *exchange.Fault {
 	if m.Rule >= 0 {
 		l.r = l.t.Routes[m.Rule]
 		l.stats = l.r.Stats
-		x.RouteName = l.r.Name
+		x.RouteName, x.Priority = l.r.Name, l.r.Priority
 		return nil
 	}
 	if m.Miss == route.MethodNotAllowed {
@@ -140,9 +143,21 @@ func (l *line) match() *exchange.Fault {
 	return exchange.NewFault(exchange.FromClient, kind, "%s (host %q, path %q)", m.Miss, strings.Clone(x.Target.Host), strings.Clone(x.Target.Path))
 }
 
+// What is refused for want of memory. They are shared, so nobody may change
+// them: refusing many must not cost.
+var (
+	faultFull   = exchange.NewFault(exchange.FromInternal, exchange.GatewayOverloaded, "memory is nearly used up")
+	faultScarce = exchange.NewFault(exchange.FromInternal, exchange.GatewayOverloaded, "memory is scarce, and the request's priority low")
+)
+
 // run takes the request through its policies to whoever answers.
 func (l *line) run(trusted bool) *exchange.Fault {
 	x, r := l.x, l.r
+	level := l.h.Memory.Level()
+	if level == memory.Full {
+		l.h.Memory.Refuse(level)
+		return faultFull
+	}
 	var to *Share
 	if r.Answer == nil { // chosen by chance alone, so that a refused request moves no balancer
 		to = r.share()
@@ -164,8 +179,13 @@ func (l *line) run(trusted bool) *exchange.Fault {
 		}
 		return nil
 	}
+	// Only here is it known who is calling, and so what priority that is.
+	if level == memory.Scarce && x.Rank() == exchange.LowPriority {
+		l.h.Memory.Refuse(level)
+		return faultScarce
+	}
 	r.rewrite(x)
-	if r.Mirror != nil {
+	if r.Mirror != nil && level == memory.Enough {
 		r.Mirror.send(x)
 	}
 	return to.Pool.Send(x)

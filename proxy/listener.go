@@ -71,7 +71,7 @@ func newServing(d ServerDeps, cfg *ListenerConfig, trust Trust) (*serving, error
 		v.h3 = h3.NewFront(h3.FrontConfig{
 			Handler: d.Handler, MaxHeaders: int(lim.Headers), MaxFields: lim.Fields, MaxURI: int(lim.URI), MaxStreams: lim.Streams,
 			HeaderTimeout: lim.HeaderTimeout, StallTimeout: lim.StallTimeout, IdleTimeout: lim.IdleTimeout,
-			MaxConns: lim.Connections, MaxConnsPerIP: lim.ConnectionsPerIP, Log: v.log, TLS: quic, EarlyData: cfg.EarlyData, Listener: cfg.Name,
+			MaxConns: lim.Connections, MaxConnsPerIP: lim.ConnectionsPerIP, Log: v.log, TLS: quic, EarlyData: cfg.EarlyData, Listener: cfg.Name, TurnsAway: d.Memory.TurnsAway,
 		})
 		value := `h3=":` + port + `"; ma=86400`
 		altSvc = func() string { return value }
@@ -117,7 +117,7 @@ func (l *listener) accept() {
 		pause = 0
 		n := l.accepted.Add(1)
 		remote := addrPort(nc.RemoteAddr())
-		if !v.admit(remote.Addr()) {
+		if l.server.Memory.TurnsAway() || !v.admit(remote.Addr()) {
 			v.turnAway(nc) // without a word: it costs us the least
 			continue
 		}

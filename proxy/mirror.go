@@ -83,6 +83,7 @@ func detach(x *exchange.Exchange, body []byte) *exchange.Exchange {
 		Path: keep(x.Target.Path), Query: keep(x.Target.Query), HasQuery: x.Target.HasQuery,
 	}
 	c.Out = exchange.Outgoing{Path: keep(x.Out.Path), Host: keep(x.Out.Host)}
+	c.Copy = true
 	c.ClientIP, c.RequestID, c.Consumer, c.Claims = x.ClientIP, keep(x.RequestID), x.Consumer, x.Claims
 	for i := range x.Request.Len() {
 		if x.Request.Dropped(i) {

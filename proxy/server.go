@@ -17,6 +17,7 @@ import (
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/h3"
+	"github.com/sidegate-proxy/sidegate/proxy/memory"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 )
 
@@ -25,6 +26,8 @@ type ServerDeps struct {
 	Log     logrus.FieldLogger
 	Handler exchange.Handler
 	Sweeper *sweep.Sweeper
+	// Memory says whether new connections may come; nil: they may.
+	Memory *memory.Guard
 	// TLS returns the configuration of a listener's handshakes, for TCP or for
 	// QUIC.
 	TLS func(cfg *ListenerConfig, quic bool) (*tls.Config, error)

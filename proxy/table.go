@@ -30,6 +30,8 @@ type Route struct {
 	Strip  string  // prefix cut off the path before it is forwarded
 	Mirror *Mirror // nil: none
 	Stats  *RouteStats
+
+	Priority exchange.Priority
 }
 
 // Share is a service of a route and its part of the requests.

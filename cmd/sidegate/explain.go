@@ -84,6 +84,7 @@ func printExplanation(out io.Writer, e *admin.Explanation) {
 		return
 	}
 	p("route      %s (%s)", e.Route, e.Origin)
+	p("priority   %s", e.Priority)
 	if len(e.Policies) == 0 {
 		p("policies   none")
 	}
@@ -98,6 +99,9 @@ func printExplanation(out io.Writer, e *admin.Explanation) {
 	}
 	for _, s := range e.Services {
 		p("service    %s %s(balance %s)", s.Service, s.Share, s.Balance)
+		if s.Adaptive != "" {
+			p("  %s", s.Adaptive)
+		}
 		for _, i := range s.Choices {
 			why := "may answer"
 			if !i.Eligible {

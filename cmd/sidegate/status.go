@@ -50,6 +50,7 @@ func printStatus(out io.Writer, s *admin.Status) error {
 	if s.Config.RejectedBy != "" {
 		fmt.Fprintf(out, "REJECTED %s: the files have changed since, but aren't in force:\n%s\n", s.Config.Rejected.Format(time.DateTime), s.Config.RejectedBy)
 	}
+	fmt.Fprintf(out, "memory   %s of %s (%s), %s\n", size(s.Memory.Used), size(s.Memory.Limit), s.Memory.LimitOf, s.Memory.Level)
 	if c := s.Consul; c != nil {
 		state := "connected"
 		if !c.Connected {
@@ -83,6 +84,7 @@ func printStatus(out io.Writer, s *admin.Status) error {
 			name = ""
 		}
 	}
+	printAdaptive(t, s.Services)
 	if len(s.Certificate) > 0 {
 		fmt.Fprintln(t, "\nCERTIFICATE\tSOURCE\tUNTIL\tLAST ERROR")
 		for _, c := range s.Certificate {
@@ -113,6 +115,26 @@ func printStatus(out io.Writer, s *admin.Status) error {
 		fmt.Fprintf(out, "%s: %s\n", p.Where, p.Text)
 	}
 	return nil
+}
+
+// size is a number of bytes for people.
+func size(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
+
+// printAdaptive shows the limits that follow the latency.
+func printAdaptive(t io.Writer, list []upstream.PoolStatus) {
+	head := false
+	for _, v := range list {
+		a := v.Adaptive
+		if a == nil {
+			continue
+		}
+		if !head {
+			head = true
+			fmt.Fprintln(t, "\nADAPTIVE LIMIT\tAT ONCE\tIN FLIGHT\tAT EASE\tIN USE\tSHED: LOW\tNORMAL\tHIGH")
+		}
+		fmt.Fprintf(t, "%s\t%d\t%d\t%s\t%s\t%d\t%d\t%d\n", v.Service, a.Limit, a.InFlight, a.Baseline.Round(10*time.Microsecond),
+			a.Latency.Round(10*time.Microsecond), a.Shed["low"], a.Shed["normal"], a.Shed["high"])
+	}
 }
 
 func instanceState(i *upstream.InstanceStatus) string {

@@ -13,6 +13,7 @@ access_log {        # off when the block is absent
 }
 state_dir       = "/var/lib/sidegate" # certificates, last known instances
 drain           = "30s"               # how long shutdown waits for requests in flight
+memory_limit    = "2GiB"              # beside MemoryMax and MemoryHigh of the unit; 503 before it is used up
 trusted_proxies = ["10.0.0.0/8"]      # whose X-Forwarded-For / Forwarded / PROXY counts
 
 admin { # JSON API, /metrics, /healthz, /readyz
@@ -95,6 +96,7 @@ service "orders" { # how to reach a Consul service; implied by its first use in 
     connections = 1024
     requests    = 1024
     queue       = 128
+    adaptive    = true # the latency says how many at once; beyond that 503, low priority first
   }
   timeouts {
     connect    = "2s"
@@ -159,6 +161,7 @@ route "orders-v2" {
 
   service = "orders" # exactly one of: service, split, redirect, respond
 
+  priority     = "high" # shed last; low | normal | high
   use          = ["public-api"]
   strip_prefix = "/orders" # the match stays on the original path
   mirror {
@@ -245,7 +248,10 @@ route "hello" {
 }
 
 counters { memory = "64MiB" } # for rate limits: 16 bytes for each client of each
-plan "gold" { rate = "500/s" }
+plan "gold" {
+  rate     = "500/s"
+  priority = "high" # in the place of the routes'
+}
 consumer "acme" {
   plan   = "gold"
   labels = { team = "search" }

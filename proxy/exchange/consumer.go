@@ -5,9 +5,10 @@ import "time"
 // Consumer is a client that the gateway knows. It never changes and belongs to
 // the configuration that it comes from: it may be kept, its strings too.
 type Consumer struct {
-	Name   string
-	Plan   *Plan // nil: none
-	Labels map[string]string
+	Name     string
+	Plan     *Plan // nil: none
+	Labels   map[string]string
+	Priority Priority // its own or its plan's; Unranked: the route's holds
 }
 
 // PlanName is the name of the consumer's plan, "" without one; c may be nil.

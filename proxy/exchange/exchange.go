@@ -132,6 +132,8 @@ type Exchange struct {
 
 	// What the route says. These strings are the table's: they may be kept.
 	RouteName    string
+	Priority     Priority // of the route; Rank has what holds
+	Copy         bool     // of a request, for a mirror: nobody waits for the answer
 	ServiceName  string
 	InstanceAddr string // the instance that the last try went to
 	Tries        int    // how often a backend was tried

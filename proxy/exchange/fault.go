@@ -70,8 +70,9 @@ const (
 	UpgradeRefused   Kind = "backend-upgrade-failed" // 502
 
 	// Ours.
-	Internal     Kind = "internal-error" // 500
-	ShuttingDown Kind = "shutting-down"  // 503
+	Internal          Kind = "internal-error"     // 500
+	ShuttingDown      Kind = "shutting-down"      // 503
+	GatewayOverloaded Kind = "gateway-overloaded" // 503
 )
 
 // Fault is an error of an exchange: who caused it, of what kind, and why. Err

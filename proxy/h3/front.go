@@ -28,6 +28,8 @@ type FrontConfig struct {
 	// EarlyData lets safe requests be served before the end of the handshake,
 	// unless TLS asks for client certificates.
 	EarlyData bool
+	// TurnsAway reports whether no connection is taken at the moment; may be nil.
+	TurnsAway func() bool
 	Log       logrus.FieldLogger
 
 	MaxHeaders    int // bytes of a request's head, names and values (32 KiB)

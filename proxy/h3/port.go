@@ -172,6 +172,10 @@ func (p *Port) admit(ctx context.Context, info *quic.ClientInfo) (context.Contex
 	if err != nil {
 		return nil, err
 	}
+	if f.cfg.TurnsAway != nil && f.cfg.TurnsAway() {
+		f.gate.refused.Add(1)
+		return nil, errTooMany
+	}
 	v, err := f.gate.admit(addrPort(info.RemoteAddr).Addr())
 	if err != nil {
 		return nil, err

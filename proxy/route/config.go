@@ -31,6 +31,8 @@ type Config struct {
 	StripPrefix string `hcl:"strip_prefix,attr"`
 	// Send a copy of some requests to another service, and drop its answers.
 	Mirror *MirrorConfig `hcl:"mirror,block"`
+	// What is shed first when not everything can be served: by a service with adaptive limits, and when memory runs out. A plan's or consumer's holds in its place.
+	Priority string `hcl:"priority,attr" default:"normal" enum:"low|normal|high"`
 	// Announce the end of this route to its clients.
 	Sunset *SunsetConfig `hcl:"sunset,block"`
 }

@@ -95,6 +95,8 @@ type LimitsConfig struct {
 	Requests int `hcl:"requests,attr" default:"1024" min:"1"`
 	// Requests that wait for an instance with room; beyond them: 503.
 	Queue int `hcl:"queue,attr" default:"128" min:"0"`
+	// Let the latency say how many requests the service as a whole works on at once: beyond that, 503 at once, low priority first. It isn't for services whose answers wait on purpose (long polling).
+	Adaptive bool `hcl:"adaptive,attr" default:"false"`
 }
 
 // TimeoutsConfig is a timeouts block.

@@ -125,6 +125,7 @@ func (l *lease) end(x *exchange.Exchange) {
 	}
 	g := l.pool.g
 	l.body.reset()
+	l.body.seat.in = nil
 	clear(l.tried)
 	l.pool, l.s, l.in, l.conn, l.response = nil, nil, nil, nil, nil
 	l.tried, l.retries, l.stale, l.count, l.key, l.keyed = l.tried[:0], 0, false, false, 0, false

@@ -204,10 +204,13 @@ func (p *Pool) readmit(in *instance, now int64, why string) {
 	p.note(logrus.InfoLevel, logrus.Fields{"instance": in.addr, "why": why}, "instance back from ejection")
 }
 
-// keep ends ejections whose time is over and feeds the retry budget. The keeper
-// calls it.
+// keep ends ejections whose time is over, feeds the retry budget and moves the
+// adaptive limit. The keeper calls it.
 func (p *Pool) keep(now int64) {
 	p.budget.roll(now, p.counts.requests())
+	if a := p.settings.Load().adaptive; a != nil {
+		a.limit.Update(now)
+	}
 	p.mu.Lock()
 	changed := false
 	for _, in := range p.order {

@@ -30,6 +30,7 @@ type replay struct {
 	endedAt atomic.Int64
 	closed  atomic.Bool // a try gave it up
 	left    int64       // bytes that are still to come; -1: not known
+	seat    seat
 }
 
 var _ exchange.Spliceable = (*replay)(nil)
@@ -90,6 +91,7 @@ func (r *replay) came(n int, end bool) {
 	}
 	if end && !r.ended.Load() {
 		r.endedAt.Store(r.g.now())
+		r.seat.bodyCame()
 		r.ended.Store(true)
 	}
 }

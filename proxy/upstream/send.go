@@ -17,12 +17,23 @@ func (p *Pool) Send(x *exchange.Exchange) *exchange.Fault {
 	x.ServiceName = p.name
 	shard := &p.counts.shard[shardOf(x)]
 	shard.requests.Add(1)
+	var place int64
+	if s.adaptive != nil {
+		var f *exchange.Fault
+		if place, f = s.adaptive.enter(x); f != nil {
+			return f
+		}
+	}
 
 	l := p.newLease(x, s)
+	if s.adaptive != nil {
+		l.sit(x, s.adaptive, place)
+	}
 	f := l.first(x, begin)
 	if f == nil {
 		f = l.tries(x, begin)
 	}
+	l.body.seat.stand()
 	if f != nil {
 		if x.Tries > 0 {
 			x.Upstream = time.Duration(p.g.now() - begin)
@@ -193,6 +204,9 @@ func (l *lease) headCame(x *exchange.Exchange, now, end int64) bool {
 	switch status := x.Status; {
 	case status < 500 && status != 429, status == 501, status == 505:
 		l.in.answered(rtt, waited, end)
+		if waited && x.Upgrade == "" {
+			l.body.seat.observe(rtt)
+		}
 	case status == 502, status == 503, status == 504:
 		l.in.failed(&l.s.outlier, rtt, retryAfter(x), end, "answers are 502, 503 or 504")
 	default:

@@ -23,6 +23,7 @@ type settings struct {
 	outlier   OutlierConfig
 	retry     RetryConfig
 	retryOn   retrySet
+	adaptive  *adaptive // nil: not wanted
 }
 
 // retrySet says what is tried again.
@@ -67,6 +68,13 @@ func compile(cfg *Config, p *Pool, was *settings) (*settings, error) {
 	}
 	if c := cfg.Sticky; c != nil && !token(c.Cookie) {
 		errs = append(errs, fmt.Errorf("sticky: cookie: %q isn't a cookie's name", c.Cookie))
+	}
+	if s.limits.Adaptive {
+		if was != nil && was.adaptive != nil {
+			s.adaptive = was.adaptive
+		} else {
+			s.adaptive = newAdaptive(cfg.Name)
+		}
 	}
 	s.limit = s.limits.Requests
 	if s.route != nil && !s.route.multiplexed() {

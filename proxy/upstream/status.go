@@ -20,7 +20,8 @@ type PoolStatus struct {
 	Panic     bool             `json:"panic"`   // too few are: health is ignored
 	Updated   time.Time        `json:"updated"` // when the source last reported; zero: never
 	Problem   string           `json:"problem,omitempty"`
-	Queue     int              `json:"queue"` // requests that wait for room
+	Queue     int              `json:"queue"`              // requests that wait for room
+	Adaptive  *AdaptiveStatus  `json:"adaptive,omitempty"` // nil: there is no adaptive limit
 
 	Requests       uint64 `json:"requests"`
 	Tries          uint64 `json:"tries"`
@@ -87,6 +88,9 @@ func (p *Pool) Status() PoolStatus {
 	if v := p.view.Load(); v != nil {
 		st.Healthy, st.Panic = v.healthy, v.panic
 	}
+	if s.adaptive != nil {
+		st.Adaptive = s.adaptive.status()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	st.Updated, st.Problem = p.updated, p.problem
@@ -120,13 +124,14 @@ func (in *instance) status(now int64, s *settings) InstanceStatus {
 
 // Explanation says what would become of an exchange in a pool.
 type Explanation struct {
-	Service string          `json:"service"`
-	Balance string          `json:"balance"`
-	Key     string          `json:"key,omitempty"`    // what it is told apart by, for hash
-	Sticky  string          `json:"sticky,omitempty"` // the instance that its cookie names
-	Panic   bool            `json:"panic"`
-	Local   bool            `json:"local"` // instances on this host come first
-	Choices []ExplainChoice `json:"choices"`
+	Service  string          `json:"service"`
+	Balance  string          `json:"balance"`
+	Key      string          `json:"key,omitempty"`    // what it is told apart by, for hash
+	Sticky   string          `json:"sticky,omitempty"` // the instance that its cookie names
+	Panic    bool            `json:"panic"`
+	Local    bool            `json:"local"`              // instances on this host come first
+	Adaptive string          `json:"adaptive,omitempty"` // what the adaptive limit would say
+	Choices  []ExplainChoice `json:"choices"`
 }
 
 // ExplainChoice is an instance in an explanation.
@@ -149,6 +154,9 @@ func (p *Pool) Explain(x *exchange.Exchange) Explanation {
 		if _, ok := s.hashBy.key(x); ok {
 			e.Key = s.cfg.HashBy
 		}
+	}
+	if s.adaptive != nil {
+		e.Adaptive = s.adaptive.explain(x)
 	}
 	if v.byName != nil {
 		if in := v.byName[cookie(x, v.settings.cfg.Sticky.Cookie)]; in != nil {

@@ -98,6 +98,9 @@ func (p *Pool) rebuild(now int64) {
 	if was := p.view.Swap(v); was != nil && was.panic != v.panic {
 		p.saidPanic(v)
 	}
+	if s.adaptive != nil {
+		s.adaptive.limit.Resize(len(usable), s.limit)
+	}
 	p.rebuilt = true
 }
 

@@ -41,6 +41,12 @@ var binary = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if address := os.Getenv(workersEnv); address != "" {
+		if err := serveWorkers(address); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	code := m.Run()
 	if bin, err := binary(); err == nil && !testing.Short() {
 		_ = os.RemoveAll(filepath.Dir(bin))

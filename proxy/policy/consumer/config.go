@@ -5,6 +5,8 @@ type Config struct {
 	Name string `hcl:"name,label"`
 	// The plan that says how much it may use.
 	Plan string `hcl:"plan,attr"`
+	// In the place of its plan's priority, and of the routes'.
+	Priority string `hcl:"priority,attr" enum:"low|normal|high"`
 	// What else is known of it, for conditions and header fields: {consumer.labels.NAME}.
 	Labels map[string]string `hcl:"labels,attr"`
 	// Its API keys; several while one is being replaced.
@@ -57,4 +59,6 @@ type PlanConfig struct {
 	Rate string `hcl:"rate,attr"`
 	// How many may come at once; unless given as many as come in one second.
 	Burst int `hcl:"burst,attr" min:"1" max:"1000000000"`
+	// In the place of the routes' priority.
+	Priority string `hcl:"priority,attr" enum:"low|normal|high"`
 }

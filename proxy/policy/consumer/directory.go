@@ -4,6 +4,7 @@
 package consumer
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
@@ -40,8 +41,9 @@ type subject struct{ issuer, name string }
 // Compile makes the directory of a configuration.
 func Compile(plans []*PlanConfig, consumers []*Config) (*Directory, error) {
 	var errs error
-	byName := map[string]*exchange.Plan{}
+	byName, ranks := map[string]*exchange.Plan{}, map[string]string{}
 	for _, c := range plans {
+		ranks[c.Name] = c.Priority
 		p, err := c.plan()
 		if err != nil {
 			errs = errors.Join(errs, fmt.Errorf("plan %q: %w", c.Name, err))
@@ -57,7 +59,9 @@ func Compile(plans []*PlanConfig, consumers []*Config) (*Directory, error) {
 	d.subjects, d.users = map[subject]*exchange.Consumer{}, map[string]*Password{}
 	d.sans, d.names = map[san]*exchange.Consumer{}, map[string]*exchange.Consumer{}
 	for _, c := range consumers {
-		x := &exchange.Consumer{Name: c.Name, Plan: byName[c.Plan], Labels: c.Labels}
+		x := &exchange.Consumer{
+			Name: c.Name, Plan: byName[c.Plan], Labels: c.Labels, Priority: exchange.ParsePriority(cmp.Or(c.Priority, ranks[c.Plan])),
+		}
 		d.names[c.Name] = x
 		if c.Plan != "" && x.Plan == nil {
 			errs = errors.Join(errs, fmt.Errorf("consumer %q: plan: there is no plan %q", c.Name, c.Plan))

@@ -18,6 +18,27 @@ func sum(key string) string {
 	return hex.EncodeToString(h[:])
 }
 
+// TestPriority: a consumer's own priority goes before its plan's.
+func TestPriority(t *testing.T) {
+	d, err := Compile([]*PlanConfig{{Name: "gold", Priority: "high"}, {Name: "free"}}, []*Config{
+		{Name: "a", Plan: "gold", Keys: []*KeyConfig{{SHA256: sum("a")}}},
+		{Name: "b", Plan: "gold", Priority: "low", Keys: []*KeyConfig{{SHA256: sum("b")}}},
+		{Name: "c", Plan: "free", Keys: []*KeyConfig{{SHA256: sum("c")}}},
+		{Name: "d", Priority: "normal", Keys: []*KeyConfig{{SHA256: sum("d")}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]exchange.Priority{
+		"a": exchange.HighPriority, "b": exchange.LowPriority, "c": exchange.Unranked, "d": exchange.NormalPriority,
+	} {
+		c, _ := d.Find([]byte(key), time.Now())
+		if c == nil || c.Priority != want {
+			t.Errorf("%s: %+v, want %v", key, c, want)
+		}
+	}
+}
+
 func TestDirectory(t *testing.T) {
 	d, err := Compile([]*PlanConfig{{Name: "gold", Rate: "500/s"}, {Name: "free"}}, []*Config{
 		{Name: "acme", Plan: "gold", Labels: map[string]string{"team": "search"}, Keys: []*KeyConfig{{SHA256: sum("a")}, {SHA256: strings.ToUpper(sum("b"))}}},

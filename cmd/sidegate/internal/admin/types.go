@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/memory"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 	edgetls "github.com/sidegate-proxy/sidegate/tls"
 )
@@ -19,6 +20,7 @@ type Status struct {
 	Services    []upstream.PoolStatus  `json:"services"`
 	Stale       []string               `json:"stale,omitempty"` // services whose instances are the last known ones
 	Consul      *ConsulStatus          `json:"consul,omitempty"`
+	Memory      memory.Status          `json:"memory"`
 	Certificate []edgetls.CertStatus   `json:"certificates"`
 	Issuers     []IssuerStatus         `json:"issuers,omitempty"`
 	Problems    []Problem              `json:"problems"`
@@ -96,6 +98,7 @@ type Explanation struct {
 	Status     int                  `json:"status,omitempty"` // when the gateway answers by itself
 	Route      string               `json:"route,omitempty"`
 	Origin     string               `json:"origin,omitempty"`
+	Priority   string               `json:"priority,omitempty"`
 	Candidates []CandidateStatus    `json:"candidates"`
 	Policies   []string             `json:"policies"`
 	Forwarded  string               `json:"forwarded_path,omitempty"`

@@ -16,7 +16,7 @@
 //
 // # Goroutines
 //
-// Run starts, and awaits: the sweeper, the memory's tidying, the fetching of issuers' keys, the access log's writer, the snapshots'
+// Run starts, and awaits: the sweeper, the watch over memory, the fetching of issuers' keys, the access log's writer, the snapshots'
 // writer, the bans' writer and their exchange with the fleet, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
@@ -42,6 +42,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/memory"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/forward"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
@@ -93,6 +94,7 @@ type App struct {
 	geo        geo.Files
 	flight     limits.Store
 	bans       *ban.Store
+	memory     *memory.Guard
 	sweeper    *sweep.Sweeper
 	handler    *proxy.Handler
 	server     *proxy.Server
@@ -159,12 +161,13 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	if file.Consul != nil {
 		deps.KV = placeStore{a.consul}
 	}
+	a.memory = newMemoryGuard(a.log, file.MemoryLimit)
 	var err error
 	if a.certs, err = edgetls.NewManager(deps); err != nil {
 		return nil, err
 	}
-	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Challenge: a.certs.HTTPChallenge})
-	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, TLS: a.listenerTLS})
+	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Memory: a.memory, Challenge: a.certs.HTTPChallenge})
+	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, TLS: a.listenerTLS})
 	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, StickyKey: stickyKey(a.log, file.StateDir)})
 	if file.AccessLog != nil {
 		a.accessLog = proxy.NewAccessLog(*file.AccessLog, a.log)
@@ -253,7 +256,7 @@ func (a *App) Run(ctx context.Context) error {
 // needs.
 func (a *App) start(end *cleanups) error {
 	end.background("sweeper", a.sweeper.Run)
-	end.background("memory", tidyMemory)
+	end.background("memory", a.watchMemory)
 	end.background("key sets", a.keysets.Run)
 	end.add("auth services", a.services.Close)
 	end.background("bans", a.bans.Run)

@@ -14,6 +14,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/answer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
@@ -291,7 +292,7 @@ func (m *making) route(r *config.Route) (*proxy.Route, route.Rule, error) {
 	if err != nil {
 		return nil, rule, err
 	}
-	p := &proxy.Route{Name: r.Name, Chain: policy.Compile(list), Strip: strings.TrimSuffix(r.StripPrefix, "/")}
+	p := &proxy.Route{Name: r.Name, Chain: policy.Compile(list), Strip: strings.TrimSuffix(r.StripPrefix, "/"), Priority: exchange.ParsePriority(r.Priority)}
 	switch {
 	case r.Redirect != nil:
 		p.Answer, err = answer.Redirect(*r.Redirect)

@@ -2,58 +2,94 @@ package app
 
 import (
 	"context"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/sidegate-proxy/sidegate/proxy/memory"
 )
 
 const (
-	tidyEvery = 5 * time.Second
-	tidyWorth = 8 << 20 // bytes that a collection might free
+	tidyEvery   = 5 * time.Second
+	tidyWorth   = 8 << 20 // bytes that a collection might free
+	stackNeeded = 4 << 10 // by a goroutine that waits
 )
 
-// tidyMemory gives memory back after a surge, until ctx ends. Ten thousand
-// connections that have gone idle leave deep stacks and free heap behind, which
-// the runtime keeps until its next collection; without traffic that is minutes
-// away. Under load collections come by themselves, and nothing is done here.
-func tidyMemory(ctx context.Context) {
-	sample := []metrics.Sample{
+// newMemoryGuard returns the guard. An operator who has set GOMEMLIMIT has told
+// the collector already.
+func newMemoryGuard(log logrus.FieldLogger, limit int64) *memory.Guard {
+	d := memory.Deps{Log: log.WithField("component", "memory")}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		d.Collect = func(bytes int64) { debug.SetMemoryLimit(bytes) }
+	}
+	return memory.NewGuard(d, limit)
+}
+
+// watchMemory has the guard look, and memory given back, until ctx ends.
+func (a *App) watchMemory(ctx context.Context) {
+	tidy := newTidying()
+	t := time.NewTimer(0)
+	defer t.Stop()
+	for {
+		t.Reset(a.memory.Look())
+		if time.Since(tidy.last) >= tidyEvery {
+			tidy.look(a.memory.Level() > memory.Enough)
+			tidy.last = time.Now()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// tidying gives memory back after a surge. Ten thousand connections that have
+// gone idle leave deep stacks and free heap behind, which the runtime keeps
+// until its next collection; without traffic that is minutes away. Under load
+// collections come by themselves, and nothing is done here, unless there isn't
+// enough: then what is refused doesn't make the garbage that a collection would
+// wait for.
+type tidying struct {
+	sample        []metrics.Sample
+	cycles, after uint64
+	last          time.Time
+}
+
+func newTidying() *tidying {
+	return &tidying{last: time.Now(), sample: []metrics.Sample{
 		{Name: "/gc/cycles/total:gc-cycles"},
 		{Name: "/memory/classes/heap/stacks:bytes"},
 		{Name: "/memory/classes/heap/free:bytes"},
 		{Name: "/sched/goroutines:goroutines"},
 		{Name: "/memory/classes/heap/objects:bytes"},
 		{Name: "/gc/heap/live:bytes"},
+	}}
+}
+
+func (t *tidying) look(scarce bool) {
+	metrics.Read(t.sample)
+	value := func(i int) uint64 { return t.sample[i].Value.Uint64() }
+	now := value(0)
+	quiet := now == t.cycles
+	t.cycles = now
+	spare := value(2)
+	if stacks, needed := value(1), value(3)*stackNeeded; stacks > needed {
+		spare += stacks - needed
 	}
-	const stack = 4 << 10 // what a goroutine that waits needs
-	var cycles, after uint64
-	t := time.NewTicker(tidyEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-		metrics.Read(sample)
-		now := sample[0].Value.Uint64()
-		quiet := now == cycles
-		cycles = now
-		spare := sample[2].Value.Uint64()
-		if stacks, needed := sample[1].Value.Uint64(), sample[3].Value.Uint64()*stack; stacks > needed {
-			spare += stacks - needed
-		}
-		if objects, live := sample[4].Value.Uint64(), sample[5].Value.Uint64(); objects > live {
-			spare += objects - live // garbage, or new
-		}
-		// after is what the last tidying couldn't free.
-		if !quiet || spare < after+tidyWorth {
-			continue
-		}
-		runtime.GC() // what sync.Pools hold goes with the second collection only
-		debug.FreeOSMemory()
-		metrics.Read(sample)
-		cycles, after = sample[0].Value.Uint64(), sample[2].Value.Uint64()
+	if objects, live := value(4), value(5); objects > live {
+		spare += objects - live // garbage, or new
 	}
+	// after is what the last tidying couldn't free.
+	if !scarce && (!quiet || spare < t.after+tidyWorth) {
+		return
+	}
+	runtime.GC() // what sync.Pools hold goes with the second collection only
+	debug.FreeOSMemory()
+	metrics.Read(t.sample)
+	t.cycles, t.after = value(0), value(2)
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/memory"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 )
 
@@ -24,9 +25,11 @@ type descs struct {
 	instances, pending, latency, tries, failures, retries, queue, panic *prometheus.Desc
 	consulUp, consulAge, stale, problems                                *prometheus.Desc
 	overRate, overRateDry, rateErrors, forgotten                        *prometheus.Desc
+	adaptive, adaptiveUsed, atEase, shed                                *prometheus.Desc
 	keys, keysAge, keysFailed, signatures, passwords, passwordsBusy     *prometheus.Desc
 	authCalls, authFailed, authBusy                                     *prometheus.Desc
 	bans, banned                                                        *prometheus.Desc
+	memoryUsed, memoryLimit, memoryLevel, memoryRefused, memoryTurned   *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
 }
 
@@ -55,6 +58,10 @@ func newDescs() *descs {
 		retries:       d("retries_refused_total", "Further tries that the retry budget forbade.", "service"),
 		queue:         d("queued_requests", "Requests that wait for an instance with room.", "service"),
 		panic:         d("panic", "1 while so few instances are healthy that health is ignored.", "service"),
+		adaptive:      d("adaptive_limit", "Requests that a service works on at once, as its latency says.", "service"),
+		adaptiveUsed:  d("adaptive_limit_in_flight", "Requests that count for that limit.", "service"),
+		atEase:        d("adaptive_limit_baseline_seconds", "Latency of a service at ease.", "service"),
+		shed:          d("shed_total", "Requests refused at a service's adaptive limit.", "service", "priority"),
 		consulUp:      d("consul_up", "1 while Consul answers."),
 		consulAge:     d("consul_last_answer_age_seconds", "Time since Consul last answered."),
 		stale:         d("services_stale", "Services that are served from the last known instances."),
@@ -72,6 +79,11 @@ func newDescs() *descs {
 		authCalls:     d("auth_service_requests_total", "Requests to a service that decides who may call.", "url"),
 		authFailed:    d("auth_service_failures_total", "Those of them without an answer: refused for too many others, too late, 5xx.", "url"),
 		authBusy:      d("auth_service_requests_in_flight", "Those of them that are under way.", "url"),
+		memoryUsed:    d("memory_used_bytes", "Memory used, of the limit that is nearest.", "limit_of"),
+		memoryLimit:   d("memory_limit_bytes", "The limit that is nearest.", "limit_of"),
+		memoryLevel:   d("memory_level", "0: there is enough; 1: scarce, low priority is refused; 2: full, everything new is."),
+		memoryRefused: d("memory_refused_total", "Requests refused for want of memory, by the level.", "level"),
+		memoryTurned:  d("memory_connections_refused_total", "Connections refused for want of memory."),
 		certificate:   d("certificate_not_after_seconds", "When a certificate ends, in seconds since 1970.", "name", "source"),
 		reloads:       d("configuration_reloads_total", "Reloads that succeeded."),
 		rejected:      d("configuration_rejected", "1 while the newest configuration isn't in force because of an error."),
@@ -132,6 +144,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for route, n := range a.bans.Counts() {
 		count(d.banned, float64(n), route)
 	}
+	c.memory(d, count, gauge)
 	if s := a.consulStatus(); s != nil {
 		gauge(d.consulUp, number(s.Connected))
 		gauge(d.consulAge, s.Age.Seconds())
@@ -203,7 +216,25 @@ func (c *collector) services(d *descs, count, gauge emit) {
 		count(d.retries, float64(s.OverBudget), s.Service)
 		gauge(d.queue, float64(s.Queue), s.Service)
 		gauge(d.panic, number(s.Panic), s.Service)
+		if a := s.Adaptive; a != nil {
+			gauge(d.adaptive, float64(a.Limit), s.Service)
+			gauge(d.adaptiveUsed, float64(a.InFlight), s.Service)
+			gauge(d.atEase, a.Baseline.Seconds(), s.Service)
+			for priority, n := range a.Shed {
+				count(d.shed, float64(n), s.Service, priority)
+			}
+		}
 	}
+}
+
+func (c *collector) memory(d *descs, count, gauge emit) {
+	s := c.app.memory.Status()
+	gauge(d.memoryUsed, float64(s.Used), s.LimitOf)
+	gauge(d.memoryLimit, float64(s.Limit), s.LimitOf)
+	gauge(d.memoryLevel, float64(c.app.memory.Level()))
+	count(d.memoryRefused, float64(s.RefusedScarce), memory.Scarce.String())
+	count(d.memoryRefused, float64(s.RefusedFull), memory.Full.String())
+	count(d.memoryTurned, float64(s.TurnedAway))
 }
 
 // issuers shows the keys of each issuer; of one that has several sources, the

@@ -67,6 +67,9 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	a.keysets.Wait(ctx)
 	cancel()
 	a.handler.SetTable(r.table)
+	if a.file.MemoryLimit != file.MemoryLimit {
+		a.memory.SetLimit(file.MemoryLimit)
+	}
 	a.file = file
 	setLog(a.log, file.Log)
 	if sockets != nil {

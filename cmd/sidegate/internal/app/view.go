@@ -19,6 +19,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/memory"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 )
@@ -100,12 +101,18 @@ func (a *App) Ready() admin.Readiness {
 	if !a.serving() {
 		return admin.Readiness{Reason: "starting"}
 	}
+	if a.memory.Level() == memory.Full {
+		return admin.Readiness{Reason: "memory is nearly used up"}
+	}
 	var degraded []string
 	if rejected {
 		degraded = append(degraded, "the newest configuration was rejected")
 	}
 	if c := a.consulStatus(); c != nil && !c.Connected {
 		degraded = append(degraded, "Consul is away, serving the last known instances")
+	}
+	if a.memory.Level() == memory.Scarce {
+		degraded = append(degraded, "memory is scarce")
 	}
 	for _, k := range a.keysets.Status() {
 		if k.Error != "" {
@@ -138,10 +145,11 @@ func (a *App) consulStatus() *admin.ConsulStatus {
 
 // Status is the gateway at a glance.
 func (a *App) Status() admin.Status {
+	a.memory.Look()
 	s := admin.Status{
 		Version: a.opt.Version, Started: a.started, PID: os.Getpid(), Ready: a.Ready(),
 		Listeners: a.server.Status(), Services: a.group.Status(), Stale: a.stale(), Consul: a.consulStatus(), Problems: a.view.problems(),
-		Certificate: a.certs.Status(), Issuers: a.issuers(),
+		Certificate: a.certs.Status(), Issuers: a.issuers(), Memory: a.memory.Status(),
 	}
 	for _, p := range a.certs.Problems() {
 		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "state_dir", Text: p.Error()})
@@ -290,7 +298,9 @@ func explain(t *proxy.Table, q admin.Question) (admin.Explanation, error) {
 		return e, nil
 	}
 	r := t.Routes[m.Rule]
+	x.Priority = r.Priority
 	e.Route, e.Origin, e.Policies = r.Name, r.Origin, r.Chain.Test(x)
+	e.Priority = x.Rank().String() // of who is calling, as far as that is known
 	if r.Answer != nil {
 		if _, err := r.Answer.Request(x); err != nil {
 			return e, err

@@ -30,6 +30,9 @@ type File struct {
 	Drain time.Duration `hcl:"drain,attr" default:"30s"`
 	// Networks whose X-Forwarded-For, Forwarded and PROXY headers count.
 	TrustedProxies []netip.Prefix `hcl:"trusted_proxies,attr"`
+	// Memory that the gateway may use, the kernel's buffers aside; unless given, what the machine has. The limits of its control groups (MemoryMax and MemoryHigh of a unit, of a container) hold as well.
+	// From 85 % on requests of low priority are refused, from 95 % on all new ones.
+	MemoryLimit int64 `hcl:"memory_limit,attr" unit:"bytes" min:"64MiB"`
 	// JSON API, metrics, health and status.
 	Admin AdminConfig `hcl:"admin,block"`
 	// The Consul agent to ask; without this block, the one that CONSUL_HTTP_ADDR names, else none.

@@ -208,8 +208,6 @@ func later(t reflect.Type) []string {
 		return policies
 	case reflect.TypeFor[consumer.PlanConfig]():
 		return []string{"quota"}
-	case reflect.TypeFor[upstream.LimitsConfig]():
-		return []string{"adaptive"}
 	case reflect.TypeFor[edgetls.ACMESettings]():
 		return []string{"dns"}
 	default:

@@ -9,7 +9,6 @@ policy "p" {
 }
 service "s" {
   instances = ["127.0.0.1:1"]
-  limits { adaptive = false }
 }
 route "r" {
   service = "s"

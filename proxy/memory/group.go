@@ -1,0 +1,136 @@
+package memory
+
+import (
+	"bytes"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// gauge is a limit, and how to read what is used of it.
+type gauge struct {
+	limit int64
+	of    string
+	// used is the process's own; nil: the files of a control group.
+	used                 func() int64
+	usage, stat, reclaim string
+}
+
+// read returns what is used of the limit.
+func (g *gauge) read() (reading, bool) {
+	r := reading{limit: g.limit, of: g.of}
+	if g.used != nil {
+		r.used = g.used()
+		return r, true
+	}
+	var ok bool
+	if r.used, ok = number(g.usage); !ok {
+		return r, false // the group is gone: the next find will tell
+	}
+	// Pages of files that nobody uses at the moment count in the group's usage,
+	// and go before anybody is killed. It takes the kernel longer to add that up.
+	if 100*r.used >= scarceTo*g.limit {
+		r.used -= field(g.stat, g.reclaim)
+	}
+	return r, true
+}
+
+// find returns the limits that hold for this process.
+func (g *Guard) find() []gauge {
+	var list []gauge
+	machine := 1024 * field(g.file("proc/meminfo"), "MemTotal:")
+	if g.configured > 0 {
+		list = append(list, gauge{limit: g.configured, of: "memory_limit", used: g.Used})
+	} else if machine > 0 {
+		list = append(list, gauge{limit: machine, of: "the machine", used: g.Used})
+	}
+	text, _ := os.ReadFile(g.file("proc/self/cgroup")) // not there: no groups
+	for line := range strings.Lines(string(text)) {
+		_, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
+		controllers, group, ok := strings.Cut(rest, ":")
+		switch {
+		case !ok:
+		case controllers == "":
+			list = append(list, g.unified(group, machine)...)
+		case strings.Contains(","+controllers+",", ",memory,"):
+			list = append(list, g.legacy(group, machine)...)
+		}
+	}
+	return list
+}
+
+func (g *Guard) file(name string) string { return filepath.Join(g.Root, name) }
+
+// unified returns the limits of a version 2 group and those above it. What is
+// over memory.high isn't killed but slowed down to a crawl, which is no better.
+func (g *Guard) unified(group string, machine int64) []gauge {
+	base := "sys/fs/cgroup"
+	if _, err := os.Stat(g.file(base + "/unified")); err == nil {
+		base += "/unified"
+	}
+	var list []gauge
+	for _, dir := range upwards(g.file(base), group) {
+		for _, name := range []string{"memory.max", "memory.high"} {
+			if limit, ok := number(filepath.Join(dir, name)); ok && limit > 0 && (machine == 0 || limit < machine) {
+				list = append(list, gauge{
+					limit: limit, of: name, usage: filepath.Join(dir, "memory.current"), stat: filepath.Join(dir, "memory.stat"), reclaim: "inactive_file",
+				})
+			}
+		}
+	}
+	return list
+}
+
+// legacy does so for version 1.
+func (g *Guard) legacy(group string, machine int64) []gauge {
+	var list []gauge
+	for _, dir := range upwards(g.file("sys/fs/cgroup/memory"), group) {
+		limit, ok := number(filepath.Join(dir, "memory.limit_in_bytes"))
+		if ok && limit > 0 && (machine == 0 || limit < machine) { // without one it is the largest number of pages
+			list = append(list, gauge{
+				limit: limit, of: "memory.limit_in_bytes", usage: filepath.Join(dir, "memory.usage_in_bytes"),
+				stat: filepath.Join(dir, "memory.stat"), reclaim: "total_inactive_file",
+			})
+		}
+	}
+	return list
+}
+
+// upwards are the folders of a group and those above it, up to the mount. In a
+// container the group may have a name that only the host knows: then its folder
+// isn't there, and the mount's is its own.
+func upwards(base, group string) []string {
+	group = path.Clean("/" + group) // no .. leads out of base
+	var list []string
+	for ; ; group = path.Dir(group) {
+		list = append(list, filepath.Join(base, group))
+		if group == "/" {
+			return list
+		}
+	}
+}
+
+// number is that in a file; "max" is none.
+func number(file string) (int64, bool) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(string(bytes.TrimSpace(text)), 10, 64)
+	return n, err == nil
+}
+
+// field is the number behind a name in a file of names and numbers, 0 when there
+// is none.
+func field(file, name string) int64 {
+	text, _ := os.ReadFile(file) // not there: nothing to subtract
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == name {
+			n, _ := strconv.ParseInt(f[1], 10, 64) // 0 if it isn't one
+			return n
+		}
+	}
+	return 0
+}
