@@ -55,4 +55,6 @@ type PlanConfig struct {
 	Rate string `hcl:"rate,attr"`
 	// How many may come at once; unless given as many as come in one second.
 	Burst int `hcl:"burst,attr" min:"1" max:"1000000000"`
+	// In the place of the limit of each quota with by = "consumer", counted on all routes that have one together: "1000000/month", by h, day or month.
+	Quota string `hcl:"quota,attr"`
 }

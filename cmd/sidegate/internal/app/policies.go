@@ -16,6 +16,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
@@ -30,6 +31,7 @@ type means struct {
 	geo       *geo.Files          // the gateway's
 	flight    *limits.Store       // the gateway's
 	bans      *ban.Store          // the gateway's
+	quotas    *quota.Store        // the gateway's
 	keys      *keyset.Plan        // of the configuration being compiled
 	tokens    *jwt.Cache          // the gateway's
 	passwords *basic.Verifier     // the gateway's
@@ -53,6 +55,7 @@ func kinds(m means) []policy.Kind {
 		mtls.Kind(m.consumers),
 		authorize.Kind(m.conditions),
 		ratelimit.Kind(m.counters, m.conditions),
+		quota.Kind(m.quotas, m.conditions),
 		request.Kind(),
 		response.Kind(),
 	}

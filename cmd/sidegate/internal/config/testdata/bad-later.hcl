@@ -13,7 +13,6 @@ service "s" {
 }
 route "r" {
   service = "s"
-  quota {}
   validate {}
   cache {}
   charge {}
