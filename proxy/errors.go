@@ -40,6 +40,7 @@ var problems = map[exchange.Kind]problem{
 	exchange.Forbidden:       {403, "7", "The request is not allowed", ""},
 	exchange.AuthUnavailable: {503, "14", "Credentials cannot be checked now", "5"},
 	exchange.RateLimited:     {429, "8", "Too many requests", ""}, // the policy says when to come back
+	exchange.QuotaExceeded:   {429, "8", "Quota exceeded", ""},    // likewise
 
 	exchange.NoInstance:       {503, "14", "The service has no running instance", "1"},
 	exchange.Overloaded:       {503, "14", "The service is overloaded", "1"},

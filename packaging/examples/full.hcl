@@ -204,6 +204,12 @@ route "orders-v2" {
     cost = "request.method == 'POST' ? 5 : 1"
     # rate_claim = "rate" and rate_max = "1000/s": a token may say its own rate
   }
+  quota {                   # in a period of the calendar, UTC; over restarts and crashes
+    limit = "1000000/month" # by h, day or month
+    by    = "consumer"
+    # name = "search": together with the quotas of that name on other routes
+    # cost = "…", as with rate_limit
+  }
   request {
     set    = { "X-Tenant" = "{consumer.name}" }
     add    = {}
@@ -247,10 +253,14 @@ route "hello" {
   }
 }
 
-counters { memory = "64MiB" } # for rate limits: 16 bytes for each client of each
-plan "gold" {
+counters {
+  memory        = "64MiB" # for rate limits: 16 bytes for each client of each
+  quota_clients = 100000
+}
+plan "gold" { # in the place of the limits by consumer
   rate     = "500/s"
-  priority = "high" # in the place of the routes'
+  quota    = "10000000/month" # on all routes together
+  priority = "high"           # in the place of the routes'
 }
 consumer "acme" {
   plan   = "gold"

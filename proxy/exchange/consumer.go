@@ -23,6 +23,37 @@ func (c *Consumer) PlanName() string {
 type Plan struct {
 	Name string
 	Rate Rate // in the place of a rate_limit's by consumer; zero: the route's holds
+	// In the place of a quota's by consumer, counted on all routes that have one
+	// together; zero: the route's holds.
+	Quota Quota
+}
+
+// Quota is how much may be used in a period of the calendar.
+type Quota struct {
+	Units  int64 // 0: there is no quota
+	Period Period
+}
+
+// Period is a period of the calendar, in UTC.
+type Period uint8
+
+// The periods.
+const (
+	Hour Period = iota + 1
+	Day
+	Month
+)
+
+// String is the period as the configuration writes it.
+func (p Period) String() string {
+	switch p {
+	case Hour:
+		return "h"
+	case Day:
+		return "day"
+	default:
+		return "month"
+	}
 }
 
 // Rate is how much may pass: Count in each Per, and Burst at once.

@@ -57,6 +57,7 @@ const (
 	Unauthenticated Kind = "unauthenticated"  // 401
 	Forbidden       Kind = "forbidden"        // 403
 	RateLimited     Kind = "rate-limited"     // 429
+	QuotaExceeded   Kind = "quota-exceeded"   // 429
 	AuthUnavailable Kind = "auth-unavailable" // 503
 
 	// Of a backend.

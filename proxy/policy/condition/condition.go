@@ -93,6 +93,7 @@ type Program struct {
 	text string
 	asks bool // for who is calling
 	head bool // it reads header fields
+	args bool // it reads the query
 	prg  cel.Program
 	pool sync.Pool // of *activation
 }
@@ -151,6 +152,7 @@ func (c *Compiler) compile(what, text, must string, of ...*cel.Type) (*Program, 
 	for _, r := range ast.NativeRep().ReferenceMap() {
 		p.asks = p.asks || r.Name == "claims" || strings.HasPrefix(r.Name, "consumer.")
 		p.head = p.head || r.Name == "request.headers"
+		p.args = p.args || r.Name == "request.query"
 	}
 	p.pool.New = func() any { return &activation{} }
 	return p, nil
@@ -186,6 +188,9 @@ func (p *Program) AsksWho() bool { return p.asks }
 // ReadsHeaders reports whether the condition depends on the request's header
 // fields, which a preflight hasn't yet.
 func (p *Program) ReadsHeaders() bool { return p.head }
+
+// ReadsQuery reports whether the value depends on the request's query.
+func (p *Program) ReadsQuery() bool { return p.args }
 
 // Eval reports whether the condition holds for x. One that can't be evaluated,
 // because it asks for a header that isn't there, say, doesn't hold.

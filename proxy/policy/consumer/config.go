@@ -61,4 +61,6 @@ type PlanConfig struct {
 	Burst int `hcl:"burst,attr" min:"1" max:"1000000000"`
 	// In the place of the routes' priority.
 	Priority string `hcl:"priority,attr" enum:"low|normal|high"`
+	// In the place of the limit of each quota with by = "consumer", counted on all routes that have one together: "1000000/month", by h, day or month.
+	Quota string `hcl:"quota,attr"`
 }

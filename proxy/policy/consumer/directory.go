@@ -115,15 +115,22 @@ func (d *Directory) addUsers(c *Config, x *exchange.Consumer) (errs error) {
 
 func (c *PlanConfig) plan() (*exchange.Plan, error) {
 	p := &exchange.Plan{Name: c.Name}
-	if c.Rate == "" {
-		if c.Burst != 0 {
-			return nil, errors.New("burst: without a rate")
-		}
-		return p, nil
+	var errs, err error
+	if c.Rate == "" && c.Burst != 0 {
+		errs = errors.New("burst: without a rate")
 	}
-	var err error
-	if p.Rate, err = rate.Parse(c.Rate, c.Burst); err != nil {
-		return nil, fmt.Errorf("rate: %w", err)
+	if c.Rate != "" {
+		if p.Rate, err = rate.Parse(c.Rate, c.Burst); err != nil {
+			errs = fmt.Errorf("rate: %w", err)
+		}
+	}
+	if c.Quota != "" {
+		if p.Quota, err = rate.ParseQuota(c.Quota); err != nil {
+			errs = errors.Join(errs, fmt.Errorf("quota: %w", err))
+		}
+	}
+	if errs != nil {
+		return nil, errs
 	}
 	return p, nil
 }

@@ -111,6 +111,19 @@ func (b *By) Param() string {
 	return ""
 }
 
+// Secret reports whether a value may be a credential, or have one in it: nothing
+// to write down.
+func (b *By) Secret() bool {
+	switch b.Kind {
+	case Header, Cookie, Query:
+		return true
+	case CEL:
+		return b.cel.ReadsHeaders() || b.cel.ReadsQuery()
+	default:
+		return false
+	}
+}
+
 // Value is what a request says of itself: a view that lives as long as the
 // exchange. Without one, for want of a consumer, a field, a claim, a client is
 // known by its address alone. An error says why an expression has no value. It

@@ -1,5 +1,6 @@
-// Package rate reads rates as the configuration writes them, "100/s". Counting
-// by them is for others. It starts no goroutine.
+// Package rate reads rates and quotas as the configuration writes them, "100/s"
+// and "1000000/month", and puts what is left of them into answers. Counting is
+// for others. It starts no goroutine.
 package rate
 
 import (

@@ -7,15 +7,6 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
-// The fields of draft-ietf-httpapi-ratelimit-headers: RateLimit-Policy says what
-// holds, RateLimit what is left of it. Both are lists of the limits' names, with
-// parameters (RFC 9651). They replace what a service says under these names: it
-// knows nothing of the gateway's limits.
-const (
-	policyName = "RateLimit-Policy"
-	limitName  = "RateLimit"
-)
-
 // appendPolicy appends a limit: q requests in w seconds. That is the burst and
 // the time in which it comes back; where that is less than a second, as many as
 // come in one second.

@@ -290,14 +290,13 @@ func (p *Policy) tell(x *exchange.Exchange, now moment, grants []grant, refused 
 		}
 		policies = x.Keep(b)
 	}
-	x.ResponseEdits.SetID(exchange.Other, policyName, policies)
 	b := buf[:0]
 	for i := range grants {
 		if g := &grants[i]; !g.dry && (refused < 0 || refused == i) {
 			b = appendLeft(comma(b), p.limits[i].name, g.full, now, g.limit())
 		}
 	}
-	x.ResponseEdits.SetID(exchange.Other, limitName, x.Keep(b))
+	rate.Tell(x, policies, x.Keep(b))
 	if refused >= 0 {
 		g := &grants[refused]
 		b = strconv.AppendInt(buf[:0], max(1, seconds(wait(g.full, now, g.limit(), g.cost))), 10)

@@ -28,6 +28,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 	"github.com/sidegate-proxy/sidegate/proxy/secret"
 )
 
@@ -42,6 +43,8 @@ type Gateway interface {
 	Bans() []ban.Ban
 	AddBan(address string, lasts time.Duration) (ban.Ban, error)
 	RemoveBan(address string) (bool, error)
+	Quotas(client string) []quota.Use
+	SetQuota(quota, client, period string, used int64) (quota.Use, error)
 }
 
 // Deps are what a Server works with.
@@ -155,10 +158,12 @@ func (s *Server) routes(changes bool) http.Handler {
 	m.HandleFunc("GET /api/config", s.config)
 	m.HandleFunc("GET /api/explain", s.explain)
 	m.HandleFunc("GET /api/bans", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Bans()) })
+	m.HandleFunc("GET /api/quotas", s.quotas)
 	m.HandleFunc("GET /{$}", s.page)
 	if changes {
 		m.HandleFunc("POST /api/bans", s.addBan)
 		m.HandleFunc("DELETE /api/bans", s.removeBan)
+		m.HandleFunc("POST /api/quotas", s.setQuota)
 		m.HandleFunc("POST /api/reload", s.reload)
 	}
 	return m

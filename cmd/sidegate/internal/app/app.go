@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics, rate limits, requests in flight), bans, issuers' keys, what is known of tokens and passwords, connections to auth services and what they said, sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics, rate limits, quotas, requests in flight), bans, issuers' keys, what is known of tokens and passwords, connections to auth services and what they said, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), claims of
@@ -17,7 +17,7 @@
 // # Goroutines
 //
 // Run starts, and awaits: the sweeper, the watch over memory, the fetching of issuers' keys, the access log's writer, the snapshots'
-// writer, the bans' writer and their exchange with the fleet, the certificates' upkeep, the watch of the files, and the feeds from
+// writer, the quotas' writer, the bans' writer and their exchange with the fleet, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
 
@@ -51,6 +51,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
@@ -95,6 +96,7 @@ type App struct {
 	flight     limits.Store
 	bans       *ban.Store
 	memory     *memory.Guard
+	quotas     *quota.Store
 	sweeper    *sweep.Sweeper
 	handler    *proxy.Handler
 	server     *proxy.Server
@@ -141,7 +143,7 @@ func load(opt Options) (*config.File, error) {
 }
 
 func assemble(opt Options, file *config.File) (*App, error) {
-	a := &App{opt: opt, started: time.Now(), stats: proxy.NewStats(), counters: ratelimit.NewStore(file.Counters), sweeper: sweep.New(), file: file}
+	a := &App{opt: opt, started: time.Now(), stats: proxy.NewStats(), counters: ratelimit.NewStore(file.Counters.StoreConfig), sweeper: sweep.New(), file: file}
 	a.feeds.first, a.feeds.dirty = make(chan struct{}), make(chan struct{}, 1)
 	a.log = newLog(file.Log, opt.Stderr)
 	if err := os.MkdirAll(file.StateDir, 0o700); err != nil {
@@ -154,6 +156,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	if a.bans, lost = ban.NewStore(ban.Deps{Log: a.log.WithField("component", "ban"), Path: filepath.Join(file.StateDir, "bans.json")}); lost != nil {
 		a.log.WithError(lost).Error("the bans from before the restart can't be read, and are lifted")
 	}
+	a.quotas = quota.NewStore(quota.Deps{Log: a.log.WithField("component", "quota"), Path: filepath.Join(file.StateDir, "quota.log"), Room: file.Counters.RoomConfig})
 	a.snapshots = discovery.NewSnapshots(filepath.Join(file.StateDir, "snapshots"), a.log.WithField("component", "snapshots"))
 	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
 	a.remembered = a.snapshots.Wrap("consul", a.consul)
@@ -260,6 +263,7 @@ func (a *App) start(end *cleanups) error {
 	end.background("key sets", a.keysets.Run)
 	end.add("auth services", a.services.Close)
 	end.background("bans", a.bans.Run)
+	end.background("quotas", a.quotas.Run)
 	end.background("bans of the fleet", a.shareBans)
 	end.add("snapshots", func() { // after Run: what changed last
 		if err := a.snapshots.Close(); err != nil {

@@ -183,7 +183,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 		kinds: kinds(means{
 			consumers: consumers, counters: a.counters, keys: out.keys, tokens: a.tokens, passwords: a.passwords, conditions: conditions,
 			services: out.auth, answers: a.answers,
-			networks: &a.networks, list: a.lists(d), geo: &a.geo, flight: &a.flight, bans: a.bans,
+			networks: &a.networks, list: a.lists(d), geo: &a.geo, flight: &a.flight, bans: a.bans, quotas: a.quotas,
 		}),
 		conditions: conditions,
 	}

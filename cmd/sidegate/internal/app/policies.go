@@ -17,6 +17,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
@@ -33,6 +34,7 @@ type means struct {
 	geo       *geo.Files                     // the gateway's
 	flight    *limits.Store                  // the gateway's
 	bans      *ban.Store                     // the gateway's
+	quotas    *quota.Store                   // the gateway's
 	keys      *keyset.Plan                   // of the configuration being compiled
 	tokens    *jwt.Cache                     // the gateway's
 	passwords *basic.Verifier                // the gateway's
@@ -59,6 +61,7 @@ func kinds(m means) []policy.Kind {
 		forward.Kind(forward.Deps{Consumers: m.consumers, Services: m.services, Cache: m.answers}),
 		authorize.Kind(m.conditions),
 		ratelimit.Kind(m.counters, m.conditions),
+		quota.Kind(m.quotas, m.conditions),
 		request.Kind(),
 		response.Kind(),
 	}

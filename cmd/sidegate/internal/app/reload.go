@@ -79,6 +79,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	}
 	a.stats.Retain(inUse(r.table))
 	a.counters.Retain(names(r.table))
+	a.quotas.Retain(names(r.table))
 	a.flight.Retain(names(r.table))
 	a.bans.Retain(names(r.table))
 	a.view.enforced(r, said.version, listeners)

@@ -11,6 +11,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 	"github.com/sidegate-proxy/sidegate/proxy/secret"
@@ -45,8 +46,8 @@ type File struct {
 	Services []*upstream.Config `hcl:"service,block"`
 	// Named sets of policies that routes take with use.
 	Bundles []*Bundle `hcl:"policy,block"`
-	// Room for the counters of rate limits.
-	Counters ratelimit.StoreConfig `hcl:"counters,block"`
+	// Room for the counters of rate limits and quotas.
+	Counters CountersConfig `hcl:"counters,block"`
 	// What consumers may use.
 	Plans []*consumer.PlanConfig `hcl:"plan,block"`
 	// The clients that the gateway knows.
@@ -61,6 +62,12 @@ type File struct {
 	external        map[place]bool
 	origins         map[any]string
 	impliedServices map[*upstream.Config]bool
+}
+
+// CountersConfig is the counters block.
+type CountersConfig struct {
+	ratelimit.StoreConfig
+	quota.RoomConfig
 }
 
 // LogConfig is the log block.

@@ -23,6 +23,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cors"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
@@ -47,7 +48,7 @@ func realKinds() []policy.Kind {
 	return []policy.Kind{
 		block.Kind(block.Files{}), ban.Kind(nil), limits.Kind(nil), cors.Kind(),
 		apikey.Kind(nil), jwt.Kind(jwt.Deps{}), basic.Kind(nil, nil), mtls.Kind(nil),
-		forward.Kind(forward.Deps{}), ratelimit.Kind(nil, nil), request.Kind(), response.Kind(),
+		forward.Kind(forward.Deps{}), ratelimit.Kind(nil, nil), quota.Kind(nil, nil), request.Kind(), response.Kind(),
 	}
 }
 

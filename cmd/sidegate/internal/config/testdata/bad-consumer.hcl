@@ -4,7 +4,6 @@ plan "slow" { rate = "0/s" }
 plan "odd" { rate = "10/fortnight" }
 plan "monthly" { rate = "10/month" }
 plan "burst" { burst = 5 }
-plan "later" { quota = "10/month" }
 consumer "acme" {
   plan = "golf"
   api_key { sha256 = "9F86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" }

@@ -12,7 +12,6 @@ service "s" {
 }
 route "r" {
   service = "s"
-  quota {}
   validate {}
   cache {}
   charge {}

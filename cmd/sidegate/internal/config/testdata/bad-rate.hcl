@@ -1,4 +1,8 @@
-counters { memory = "1KiB" }
+counters {
+  memory        = "1KiB"
+  quota_clients = 1
+}
+plan "p" { quota = "10/week" }
 policy "p" {
   rate_limit {
     rate   = "100/s"
@@ -46,5 +50,15 @@ route "expressions" {
     by       = "claim:a b"
     cost     = "request.method"
     rate_max = "5/s"
+  }
+}
+route "quotas" {
+  respond { body = "ok" }
+  quota {}
+  quota {
+    limit = "10/s"
+    by    = "somebody"
+    name  = "a b"
+    cost  = "claims."
   }
 }
