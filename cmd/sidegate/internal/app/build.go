@@ -178,7 +178,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 		bundles: bundles,
 		kinds: kinds(means{
 			consumers: consumers, counters: a.counters, keys: out.keys, tokens: a.tokens, passwords: a.passwords, conditions: conditions,
-			services: out.auth, answers: a.answers,
+			services: out.auth, answers: a.answers, known: a.known,
 			networks: &a.networks, geo: &a.geo, flight: &a.flight, bans: a.bans,
 		}),
 		conditions: conditions,

@@ -5,6 +5,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/forward"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/introspect"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/mtls"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/authorize"
@@ -37,6 +38,7 @@ type means struct {
 	passwords *basic.Verifier     // the gateway's
 	services  *remote.Plan        // of the configuration being compiled
 	answers   *forward.Cache      // the gateway's
+	known     *introspect.Cache   // the gateway's
 
 	conditions func() (*condition.Compiler, error) // of the configuration being compiled
 }
@@ -55,6 +57,7 @@ func kinds(m means) []policy.Kind {
 		jwt.Kind(jwt.Deps{Consumers: m.consumers, Keys: m.keys, Cache: m.tokens}),
 		basic.Kind(m.consumers, m.passwords),
 		mtls.Kind(m.consumers),
+		introspect.Kind(introspect.Deps{Consumers: m.consumers, Services: m.services, Cache: m.known}),
 		forward.Kind(forward.Deps{Consumers: m.consumers, Services: m.services, Cache: m.answers}),
 		authorize.Kind(m.conditions),
 		ratelimit.Kind(m.counters),
