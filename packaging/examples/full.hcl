@@ -194,6 +194,13 @@ route "orders-v2" {
     labels     = { team = "department" } # labels out of claims
     unlisted   = false                   # true: who isn't in the files is a consumer, too
   }
+  auth "introspect" { # tokens that only their server understands (RFC 7662)
+    url           = "https://id.example.com/introspect"
+    client_id     = "gateway"
+    client_secret = env("INTROSPECT_SECRET")
+    issuer        = "https://id.example.com/"
+    cache         = "30s"
+  }
   auth "basic" { realm = "api" }
   # auth "forward" { url = "http://127.0.0.1:4180/check" } # another service decides; see the route "reports"
   # auth "mtls" {} # certificates that a listener with client_ca_file asks for

@@ -113,3 +113,88 @@ route "forward" {
 		t.Errorf("readyz: %q, %v", ready, err)
 	}
 }
+
+// TestIntrospection: over each protocol, a token is worth what its server says,
+// goes no further, and without the server nobody gets in.
+func TestIntrospection(t *testing.T) {
+	var down atomic.Bool
+	var asked atomic.Int64
+	knows := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		id, password, _ := r.BasicAuth()
+		switch {
+		case down.Load():
+			http.Error(w, "down", 503)
+		case r.Method != "POST" || id != "gateway" || password != "s3cret%2F":
+			w.WriteHeader(401)
+		case strings.HasPrefix(r.PostFormValue("token"), "good-"):
+			fmt.Fprint(w, `{"active":true,"client_id":"acme-client","sub":"7","scope":"orders:read","exp":9999999999}`)
+		default:
+			fmt.Fprint(w, `{"active":false}`)
+		}
+	}))
+	t.Cleanup(knows.Close)
+	g := newGateway(t, accessLog+twin(t, http.HandlerFunc(mirror))+fmt.Sprintf(`
+consumer "acme" {
+  jwt { subject = "acme-client" }
+}
+route "opaque" {
+  hosts   = ["opaque.test"]
+  service = "one"
+  auth "introspect" {
+    url           = %q
+    client_id     = "gateway"
+    client_secret = "s3cret/"
+    subject       = "client_id"
+  }
+  authorize = "request.method == 'GET' || 'orders:write' in claims.scope.split(' ')"
+  request {
+    set = { "X-Known-As" = "{consumer.name}/{claims.sub}" }
+  }
+}
+`, knows.URL)).start(t)
+	for _, c := range g.clients(t) {
+		t.Run(c.name, func(t *testing.T) {
+			down.Store(false)
+			url := c.scheme + "://opaque.test/x"
+			good := "Authorization: Bearer good-" + strings.ReplaceAll(c.name, " ", "-")
+			resp, body := send(t, c, url, good, "X-Known-As: root")
+			if resp.StatusCode != 200 || seenIn(t, body).Header.Get("X-Known-As") != "acme/7" || strings.Contains(body, "good-") || strings.Contains(body, "root") {
+				t.Errorf("a good token: %s: %s", resp.Status, body)
+			}
+			before := asked.Load()
+			if resp, _ := send(t, c, url, good); resp.StatusCode != 200 || asked.Load() != before {
+				t.Errorf("again: %s, asked %d times more", resp.Status, asked.Load()-before)
+			}
+			for token, want := range map[string]string{"": `Bearer realm="api"`, "Authorization: Bearer bad": `Bearer realm="api", error="invalid_token"`, "Authorization: Bearer a b": `Bearer realm="api", error="invalid_token"`} {
+				var fields []string
+				if token != "" {
+					fields = append(fields, token)
+				}
+				resp, body = send(t, c, url, fields...)
+				wantProblem(t, resp, body, 401, "unauthenticated")
+				if got := resp.Header.Get("WWW-Authenticate"); got != want {
+					t.Errorf("%q: WWW-Authenticate = %q, want %q", token, got, want)
+				}
+			}
+			resp, body = sendWith(t, c, request(t, t.Context(), "POST", url, nil), good)
+			wantProblem(t, resp, body, 403, "forbidden")
+			down.Store(true)
+			resp, body = send(t, c, url, "Authorization: Bearer good-new")
+			wantProblem(t, resp, body, 503, "auth-unavailable")
+			if resp, _ := send(t, c, url, good); resp.StatusCode != 200 {
+				t.Errorf("a token that is remembered: %s", resp.Status)
+			}
+		})
+	}
+	g.logged(t, "a bad token", func(l logLine) bool {
+		return l.Status == 401 && l.Error == "unauthenticated: the server says that the token isn't active"
+	})
+	if strings.Contains(g.log.String(), "good-") || strings.Contains(g.log.String(), "s3cret") {
+		t.Error("a token or a password stands in the log")
+	}
+	out, code := run(t, "explain", "-config", filepath.Join(g.dir, "etc"), "-header", "Authorization: Bearer x", "https://opaque.test/x")
+	if code != 0 || !strings.Contains(out, "=> asks "+knows.URL) {
+		t.Errorf("explain (%d):\n%s", code, out)
+	}
+}

@@ -11,7 +11,7 @@ type Config struct {
 	Labels map[string]string `hcl:"labels,attr"`
 	// Its API keys; several while one is being replaced.
 	Keys []*KeyConfig `hcl:"api_key,block"`
-	// Tokens that are its: auth "jwt".
+	// Tokens that are its: auth "jwt" and "introspect".
 	JWT []*JWTConfig `hcl:"jwt,block"`
 	// Its names and passwords: auth "basic".
 	Basic []*BasicConfig `hcl:"basic,block"`
@@ -39,7 +39,7 @@ type BasicConfig struct {
 type JWTConfig struct {
 	// What sub says.
 	Subject string `hcl:"subject,attr" required:"true"`
-	// Whose tokens. May be left out as long as all auth "jwt" blocks of the files name one issuer: another one may give the same subject to somebody else.
+	// Whose tokens. May be left out as long as all auth blocks of the files name one issuer: another one may give the same subject to somebody else.
 	Issuer string `hcl:"issuer,attr"`
 }
 

@@ -45,6 +45,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/memory"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/forward"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/introspect"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/geo"
@@ -90,6 +91,7 @@ type App struct {
 	passwords  *basic.Verifier
 	services   *remote.Store
 	answers    *forward.Cache
+	known      *introspect.Cache
 	networks   network.Files
 	listed     network.Lists
 	geo        geo.Files
@@ -152,6 +154,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a.keysets, a.tokens = keyset.NewStore(keyset.Deps{Log: a.log.WithField("component", "keys")}), jwt.NewCache()
 	a.passwords = basic.NewVerifier()
 	a.services, a.answers = remote.NewStore(a.log.WithField("component", "auth")), forward.NewCache()
+	a.known = introspect.NewCache()
 	var lost error
 	if a.bans, lost = ban.NewStore(ban.Deps{Log: a.log.WithField("component", "ban"), Path: filepath.Join(file.StateDir, "bans.json")}); lost != nil {
 		a.log.WithError(lost).Error("the bans from before the restart can't be read, and are lifted")

@@ -181,9 +181,18 @@ func (a *App) compile(d *draft) (*ready, error) {
 	with := making{
 		bundles: bundles,
 		kinds: kinds(means{
-			consumers: consumers, counters: a.counters, keys: out.keys, tokens: a.tokens, passwords: a.passwords, conditions: conditions,
-			services: out.auth, answers: a.answers,
-			networks: &a.networks, list: a.lists(d), geo: &a.geo, flight: &a.flight, bans: a.bans, quotas: a.quotas,
+			consumers: consumers, keys: out.keys, services: out.auth, conditions: conditions, list: a.lists(d),
+
+			networks:  &a.networks,
+			geo:       &a.geo,
+			bans:      a.bans,
+			flight:    &a.flight,
+			counters:  a.counters,
+			quotas:    a.quotas,
+			tokens:    a.tokens,
+			passwords: a.passwords,
+			answers:   a.answers,
+			known:     a.known,
 		}),
 		conditions: conditions,
 	}

@@ -5,6 +5,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/forward"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/introspect"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/mtls"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/authorize"
@@ -27,21 +28,26 @@ import (
 // means are what policies work with beside their blocks. Without them, kinds
 // can only be checked.
 type means struct {
-	consumers *consumer.Directory            // of the configuration being compiled
-	counters  *ratelimit.Store               // the gateway's
-	networks  *network.Files                 // the gateway's
-	list      func(name string) *network.Set // of the feeds
-	geo       *geo.Files                     // the gateway's
-	flight    *limits.Store                  // the gateway's
-	bans      *ban.Store                     // the gateway's
-	quotas    *quota.Store                   // the gateway's
-	keys      *keyset.Plan                   // of the configuration being compiled
-	tokens    *jwt.Cache                     // the gateway's
-	passwords *basic.Verifier                // the gateway's
-	services  *remote.Plan                   // of the configuration being compiled
-	answers   *forward.Cache                 // the gateway's
+	// Of the configuration being compiled.
 
-	conditions func() (*condition.Compiler, error) // of the configuration being compiled
+	consumers  *consumer.Directory
+	keys       *keyset.Plan
+	services   *remote.Plan
+	conditions func() (*condition.Compiler, error)
+	list       func(name string) *network.Set
+
+	// The gateway's.
+
+	networks  *network.Files
+	geo       *geo.Files
+	bans      *ban.Store
+	flight    *limits.Store
+	counters  *ratelimit.Store
+	quotas    *quota.Store
+	tokens    *jwt.Cache
+	passwords *basic.Verifier
+	answers   *forward.Cache
+	known     *introspect.Cache
 }
 
 // kinds are the policies that there are, in the order in which they run on a
@@ -58,6 +64,7 @@ func kinds(m means) []policy.Kind {
 		jwt.Kind(jwt.Deps{Consumers: m.consumers, Keys: m.keys, Cache: m.tokens}),
 		basic.Kind(m.consumers, m.passwords),
 		mtls.Kind(m.consumers),
+		introspect.Kind(introspect.Deps{Consumers: m.consumers, Services: m.services, Cache: m.known}),
 		forward.Kind(forward.Deps{Consumers: m.consumers, Services: m.services, Cache: m.answers}),
 		authorize.Kind(m.conditions),
 		ratelimit.Kind(m.counters, m.conditions),

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/introspect"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/mtls"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
@@ -90,7 +91,7 @@ func (c *checker) subjects() {
 					"%s: tokens of several issuers are asked for, so that a subject alone is nobody: %s", what, and(issuers))
 				continue
 			case c.whole:
-				c.diags.warnf(c.at(j, ""), `Add issuer = "https://…", or auth "jwt" to a route.`, "%s: no auth \"jwt\" of the files says whose tokens", what)
+				c.diags.warnf(c.at(j, ""), `Add issuer = "https://…", or auth "jwt" to a route.`, "%s: no auth block of the files says whose tokens", what)
 				continue
 			}
 			k := key{j.Issuer, j.Subject}
@@ -187,8 +188,15 @@ func (f *File) eachPolicy(see func(Block)) {
 func (f *File) issuers() []string {
 	var list []string
 	f.eachPolicy(func(b Block) {
-		if j, ok := b.Config.(*jwt.Config); ok && j.Issuer != "" && !slices.Contains(list, j.Issuer) {
-			list = append(list, j.Issuer)
+		issuer := ""
+		switch c := b.Config.(type) {
+		case *jwt.Config:
+			issuer = c.Issuer
+		case *introspect.Config:
+			issuer = c.Tokens()
+		}
+		if issuer != "" && !slices.Contains(list, issuer) {
+			list = append(list, issuer)
 		}
 	})
 	return list

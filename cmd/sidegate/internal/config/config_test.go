@@ -51,7 +51,10 @@ func env(vars map[string]string) func(string) (string, bool) {
 	}
 }
 
-func options() Options { return Options{Kinds: kinds(), Env: env(nil)} }
+// options are with what the examples take from the environment.
+func options() Options {
+	return Options{Kinds: kinds(), Env: env(map[string]string{"INTROSPECT_SECRET": "a", "OIDC_SECRET": "b", "COOKIE_SECRET": "0123456789abcdef0123456789abcdef"})}
+}
 
 // good parses a text that must be right.
 func good(t *testing.T, src string, opt Options) *File {

@@ -17,6 +17,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/forward"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/introspect"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/mtls"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
@@ -46,9 +47,20 @@ All blocks and arguments of the configuration language. [HCL 2](https://github.c
 // realKinds are the policies that there are, in their order.
 func realKinds() []policy.Kind {
 	return []policy.Kind{
-		block.Kind(block.Files{}), ban.Kind(nil), limits.Kind(nil), cors.Kind(),
-		apikey.Kind(nil), jwt.Kind(jwt.Deps{}), basic.Kind(nil, nil), mtls.Kind(nil),
-		forward.Kind(forward.Deps{}), ratelimit.Kind(nil, nil), quota.Kind(nil, nil), request.Kind(), response.Kind(),
+		block.Kind(block.Files{}),
+		ban.Kind(nil),
+		limits.Kind(nil),
+		cors.Kind(),
+		apikey.Kind(nil),
+		jwt.Kind(jwt.Deps{}),
+		basic.Kind(nil, nil),
+		mtls.Kind(nil),
+		introspect.Kind(introspect.Deps{}),
+		forward.Kind(forward.Deps{}),
+		ratelimit.Kind(nil, nil),
+		quota.Kind(nil, nil),
+		request.Kind(),
+		response.Kind(),
 	}
 }
 

@@ -219,7 +219,7 @@ func later(t reflect.Type) []string {
 // version hasn't.
 func laterKinds(name string) []string {
 	if name == "auth" {
-		return []string{"oidc", "introspect"}
+		return []string{"oidc"}
 	}
 	return nil
 }
