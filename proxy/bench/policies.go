@@ -36,7 +36,9 @@ func (b *bed) policyWorks() []work {
 		one("basic authentication", "", "basic", login, "nginx-each:basic", "haproxy-each:basic"),
 		one("JWT, RS256", "1.2, -", "jwt", token, "haproxy-each:jwt"),
 		one("condition on request and claims", "", "authorize", token),
+		one("forward, no cache", "", "forward", nil, "nginx-each:forward"),
 		one("rate limit by address", "", "limit", nil, "nginx-each:limit", "haproxy-each:limit"),
+		one("quota by address", "", "quota", nil),
 		one("in flight by address", "", "flight", nil, "nginx-each:flight", "haproxy-each:flight"),
 		one("100,000 denied networks", "", "block", nil, "nginx-each:block", "haproxy-each:block"),
 		one("ban", "", "ban", nil),
@@ -46,7 +48,7 @@ func (b *bed) policyWorks() []work {
 }
 
 // eachPorts are the peers' servers, one for each policy.
-var eachPorts = []string{"key", "basic", "jwt", "limit", "flight", "block", "all"}
+var eachPorts = []string{"key", "basic", "jwt", "forward", "limit", "flight", "block", "all"}
 
 const apiPassword = "correct-horse-battery-staple"
 
@@ -70,6 +72,11 @@ http {
   server { listen 127.0.0.1:{{.Ports.plain}} backlog=4096; location / { proxy_pass http://backend; } }
   server { listen 127.0.0.1:{{.Ports.key}} backlog=4096; location / { if ($consumer = "") { return 401; } proxy_pass http://backend; } }
   server { listen 127.0.0.1:{{.Ports.basic}} backlog=4096; auth_basic api; auth_basic_user_file {{.Dir}}/passwords.nginx; location / { proxy_pass http://backend; } }
+  server {
+    listen 127.0.0.1:{{.Ports.forward}} backlog=4096;
+    location / { auth_request /check; proxy_pass http://backend; }
+    location = /check { internal; proxy_pass http://backend/check; proxy_pass_request_body off; proxy_set_header Content-Length ""; proxy_set_header X-Forwarded-Uri $request_uri; }
+  }
   server { listen 127.0.0.1:{{.Ports.limit}} backlog=4096; limit_req zone=clients burst=10000 nodelay; location / { proxy_pass http://backend; } }
   server { listen 127.0.0.1:{{.Ports.flight}} backlog=4096; limit_conn flight 1000; location / { proxy_pass http://backend; } }
   server { listen 127.0.0.1:{{.Ports.block}} backlog=4096; location / { if ($denied) { return 403; } proxy_pass http://backend; } }
@@ -188,6 +195,15 @@ policy "basic" {
 policy "authorize" {
   authorize = "'orders:write' in claims.scope.split(' ') && request.method == 'GET'"
 }
+policy "forward" {
+  auth "forward" { url = "http://127.0.0.1:{{.Backend}}/check" }
+}
+policy "quota" {
+  quota {
+    limit = "1000000000000/month"
+    by    = "client_ip"
+  }
+}
 policy "flight" {
   limits { requests_per_ip = 1000 }
 }
@@ -213,7 +229,7 @@ route "{{$host}}" {
 // eachRoutes are the hosts of sidegateEachConf and the bundles of their routes.
 func eachRoutes() map[string]string {
 	routes := map[string]string{"bare": "", "all": `"block", "key", "limit"`, "authorize": `"jwt", "authorize"`}
-	for _, name := range []string{"key", "basic", "jwt", "limit", "flight", "block", "ban", "cors"} {
+	for _, name := range []string{"key", "basic", "jwt", "forward", "limit", "quota", "flight", "block", "ban", "cors"} {
 		routes[name] = `"` + name + `"`
 	}
 	return routes
