@@ -9,6 +9,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
@@ -30,6 +32,17 @@ type Directory struct {
 	users    map[string]*Password
 	sans     map[san]*exchange.Consumer
 	decoy    *Password // for users that nobody knows; nil: there are no users
+
+	plans map[string]*exchange.Plan
+	all   []Known
+	names func() []Known // all, sorted by name, once somebody asks
+	ring  *Keyring       // where to look for what isn't here; nil: nowhere
+}
+
+// Known is a consumer, with what is configured of it.
+type Known struct {
+	*exchange.Consumer
+	Config *Config
 }
 
 // subject is whom a token is about: a name means somebody only with who gave it
@@ -48,39 +61,9 @@ func Compile(plans []*PlanConfig, consumers []*Config) (*Directory, error) {
 		}
 		byName[c.Name] = p
 	}
-	n := 0
+	d := compiling(consumers, byName)
 	for _, c := range consumers {
-		n += len(c.Keys)
-	}
-	d := newDirectory(n)
-	d.subjects, d.users = map[subject]*exchange.Consumer{}, map[string]*Password{}
-	d.sans = map[san]*exchange.Consumer{}
-	for _, c := range consumers {
-		x := &exchange.Consumer{Name: c.Name, Plan: byName[c.Plan], Labels: c.Labels}
-		if c.Plan != "" && x.Plan == nil {
-			errs = errors.Join(errs, fmt.Errorf("consumer %q: plan: there is no plan %q", c.Name, c.Plan))
-		}
-		for _, k := range c.Keys {
-			h, err := ParseHash(k.SHA256)
-			if err == nil {
-				err = d.add(h, x)
-			}
-			if err != nil {
-				errs = errors.Join(errs, fmt.Errorf("consumer %q: api_key: sha256: %w", c.Name, err))
-				continue
-			}
-			if err := d.end(k); err != nil {
-				errs = errors.Join(errs, fmt.Errorf("consumer %q: api_key: %w", c.Name, err))
-			}
-		}
-		errs = errors.Join(errs, d.addUsers(c, x), d.addSANs(c, x))
-		for _, j := range c.JWT {
-			s := subject{j.Issuer, j.Subject}
-			if d.subjects[s] != nil {
-				errs = errors.Join(errs, fmt.Errorf("consumer %q: jwt: consumer %q has the same subject", c.Name, d.subjects[s].Name))
-			}
-			d.subjects[s] = x
-		}
+		errs = errors.Join(errs, d.admit(c, nil))
 	}
 	if errs != nil {
 		return nil, errs
@@ -186,7 +169,18 @@ func (d *Directory) Find(key []byte, at time.Time) (*exchange.Consumer, State) {
 		return nil, Unknown
 	}
 	h := Hash(sha256.Sum256(key))
-	_, n := d.slot(&h)
+	c, s := d.find(&h, at)
+	if s == Unknown && d.ring != nil {
+		return d.ring.find(&h, at)
+	}
+	return c, s
+}
+
+func (d *Directory) find(h *Hash, at time.Time) (*exchange.Consumer, State) {
+	if d == nil {
+		return nil, Unknown
+	}
+	_, n := d.slot(h)
 	switch {
 	case n < 0:
 		return nil, Unknown
@@ -200,12 +194,23 @@ func (d *Directory) Find(key []byte, at time.Time) (*exchange.Consumer, State) {
 // Describe says of a key what sidegate explain shows.
 func (d *Directory) Describe(key []byte, at time.Time) string {
 	h := Hash(sha256.Sum256(key))
-	if d == nil {
-		return "key " + h.ID()
+	text := d.describe(&h, at)
+	if text == "" && d != nil && d.ring != nil {
+		text = d.ring.describe(&h, at)
 	}
-	_, n := d.slot(&h)
+	if text == "" {
+		text = "no consumer has a key " + h.ID()
+	}
+	return text
+}
+
+func (d *Directory) describe(h *Hash, at time.Time) string {
+	if d == nil {
+		return ""
+	}
+	_, n := d.slot(h)
 	if n < 0 {
-		return "no consumer has a key " + h.ID()
+		return ""
 	}
 	text := fmt.Sprintf("key %s of consumer %q", h.ID(), d.owners[n].Name)
 	if d.ends != nil && d.ends[n] != 0 {
@@ -229,7 +234,54 @@ func (d *Directory) Subject(issuer, name string) *exchange.Consumer {
 	if d == nil || name == "" || issuer == "" {
 		return nil
 	}
-	return d.subjects[subject{issuer, name}]
+	if c := d.subjects[subject{issuer, name}]; c != nil {
+		return c
+	}
+	return d.beside().Subject(issuer, name)
+}
+
+// beside is the directory of the consumers that stand in no file; nil: none.
+func (d *Directory) beside() *Directory {
+	if d == nil || d.ring == nil {
+		return nil
+	}
+	return d.ring.more.Load()
+}
+
+// Named returns a consumer by name, nil if there is none here.
+func (d *Directory) Named(name string) *exchange.Consumer {
+	k, _ := d.Known(name)
+	return k.Consumer
+}
+
+// Known returns a consumer by name, with what is configured of it.
+func (d *Directory) Known(name string) (Known, bool) {
+	list := d.From(name)
+	if len(list) == 0 || list[0].Name != name {
+		return Known{}, false
+	}
+	return list[0], true
+}
+
+// From returns the consumers here whose names aren't before one, sorted.
+func (d *Directory) From(name string) []Known {
+	if d == nil || d.names == nil {
+		return nil
+	}
+	list := d.names()
+	i, _ := slices.BinarySearchFunc(list, name, func(k Known, name string) int { return strings.Compare(k.Name, name) })
+	return list[i:]
+}
+
+// Attach makes the directory look on a ring for what it doesn't have. It comes
+// before the first use.
+func (d *Directory) Attach(ring *Keyring) { d.ring = ring }
+
+// Use says that keys are looked for here.
+func (d *Directory) Use() {
+	if d != nil && d.ring != nil {
+		d.ring.Use()
+	}
 }
 
 // Len is the number of keys.
