@@ -178,7 +178,7 @@ func TestKeyCommand(t *testing.T) {
 
 	// Killed, it knows all of it when it starts again; and the file has no key.
 	g.stop(syscall.SIGKILL)
-	file := filepath.Join(g.dir, "state", "keys.json")
+	file := filepath.Join(g.dir, "state", "keys.jsonl")
 	info, err := os.Stat(file)
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info.Mode(), err)
@@ -351,6 +351,10 @@ func TestKeysOfFleet(t *testing.T) {
 	}
 	if _, errs, code := nodes[1].key(t, "revoke", id(gone)); code == 0 || !strings.Contains(errs, "is revoked already") {
 		t.Errorf("revoked again: %s", errs)
+	}
+	idle := newGateway(t, config) // it isn't started
+	if out, _ := run(t, "explain", "-config", filepath.Join(idle.dir, "etc"), "-header", "X-API-Key: "+theirs, "https://keys.test/"); !strings.Contains(out, `admits the consumer "umbrella" (key `+id(theirs)) {
+		t.Errorf("explain without a gateway:\n%s", out)
 	}
 	// Many at once, on both: each change is kept.
 	var wg sync.WaitGroup

@@ -30,6 +30,8 @@ type Keyring struct {
 	mu      sync.Mutex // guards what follows
 	files   *Directory // of the configuration in force
 	owners  map[string]*owner
+	sorted  []string // their names; nil: not sorted yet
+	count   [origins]int
 	lifted  map[Hash]int64 // revoked here, and where they are kept nobody has heard of it
 	clashes map[string]string
 	seen    chan struct{} // closed at the next change
@@ -148,12 +150,8 @@ func (k *Keyring) describe(h *Hash, at time.Time) string {
 	return text
 }
 
-// with returns the shard with keys added and removed.
-func (s *shard) with(add, remove []*liveKey) *shard {
-	gone := make(map[*liveKey]bool, len(remove))
-	for _, k := range remove {
-		gone[k] = true
-	}
+// with returns the shard with keys added, and without those that are gone.
+func (s *shard) with(add []*liveKey, gone map[*liveKey]bool) *shard {
 	var old []*liveKey
 	if s != nil {
 		old = s.slots

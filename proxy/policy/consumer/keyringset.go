@@ -8,14 +8,26 @@ import (
 )
 
 // change is what becomes of the shards, by shard.
-type change struct{ add, remove map[int][]*liveKey }
+type change struct {
+	add, remove map[int][]*liveKey
+	added       map[Hash]*liveKey
+	removed     map[*liveKey]bool
+}
 
-func (c *change) note(m *map[int][]*liveKey, k *liveKey) {
-	if *m == nil {
-		*m = map[int][]*liveKey{}
-	}
+func newChange() *change {
+	return &change{map[int][]*liveKey{}, map[int][]*liveKey{}, map[Hash]*liveKey{}, map[*liveKey]bool{}}
+}
+
+func (c *change) put(k *liveKey) {
 	i := shardOf(&k.Hash)
-	(*m)[i] = append((*m)[i], k)
+	c.add[i] = append(c.add[i], k)
+	c.added[k.Hash] = k
+}
+
+func (c *change) drop(k *liveKey) {
+	i := shardOf(&k.Hash)
+	c.remove[i] = append(c.remove[i], k)
+	c.removed[k] = true
 }
 
 // SetFiles tells of the directory that is in force from now on, and of the
@@ -59,16 +71,17 @@ func (k *Keyring) Changed() <-chan struct{} {
 func (k *Keyring) Update(from Origin, changed map[string]Record) (known []Hash) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var c change
-	for _, name := range slices.Sorted(maps.Keys(changed)) {
+	c := newChange()
+	names := slices.Sorted(maps.Keys(changed))
+	for _, name := range names {
 		if len(changed[name].Keys) == 0 { // first, so that another may have its keys
-			known = append(known, k.set(&c, from, name, Record{})...)
+			known = append(known, k.set(c, from, name, Record{})...)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(changed)) {
-		known = append(known, k.set(&c, from, name, changed[name])...)
+	for _, name := range names {
+		known = append(known, k.set(c, from, name, changed[name])...)
 	}
-	k.apply(&c)
+	k.apply(c)
 	return known
 }
 
@@ -78,7 +91,7 @@ func (k *Keyring) set(c *change, from Origin, name string, r Record) (known []Ha
 	if o == nil {
 		o = &owner{name: name}
 		k.resolve(o)
-		k.owners[name] = o
+		k.owners[name], k.sorted = o, nil
 	}
 	was := map[Hash]*liveKey{}
 	for _, old := range o.keys[from] {
@@ -106,35 +119,34 @@ func (k *Keyring) set(c *change, from Origin, name string, r Record) (known []Ha
 			continue
 		}
 		live := &liveKey{key, o}
-		c.note(&c.add, live)
+		c.put(live)
 		list = append(list, live)
 	}
 	for h, old := range was {
-		c.note(&c.remove, old)
+		c.drop(old)
 		if _, ok := k.lifted[h]; ok && !slices.ContainsFunc(list, func(l *liveKey) bool { return l.Hash == h }) {
 			known = append(known, h)
 			delete(k.lifted, h)
 		}
 	}
+	k.count[from] += len(list) - len(o.keys[from])
 	o.keys[from] = list
 	if len(o.keys[FromConsul])+len(o.keys[FromDisk]) == 0 {
 		delete(k.owners, name)
+		k.sorted = nil
 	}
 	return known
 }
 
 // taken is the key with a hash that stays or comes; nil: none.
 func (k *Keyring) taken(c *change, h *Hash) *liveKey {
-	for _, a := range c.add[shardOf(h)] {
-		if a.Hash == *h {
-			return a
-		}
+	if a := c.added[*h]; a != nil {
+		return a
 	}
-	found := k.key(h)
-	if found != nil && slices.Contains(c.remove[shardOf(h)], found) {
-		return nil
+	if found := k.key(h); found != nil && !c.removed[found] {
+		return found
 	}
-	return found
+	return nil
 }
 
 // apply makes the new shards. A request sees each before or after it.
@@ -148,15 +160,10 @@ func (k *Keyring) apply(c *change) {
 		shards = &[shardCount]shardAt{}
 		k.shards.Store(shards)
 	}
-	touched := maps.Clone(c.add)
-	if touched == nil {
-		touched = map[int][]*liveKey{}
-	}
-	for i := range c.remove {
-		touched[i] = c.add[i]
-	}
-	for i := range touched {
-		shards[i].Store(shards[i].Load().with(c.add[i], c.remove[i]))
+	for i := range shards {
+		if len(c.add[i])+len(c.remove[i]) > 0 {
+			shards[i].Store(shards[i].Load().with(c.add[i], c.removed))
+		}
 	}
 }
 
@@ -164,7 +171,7 @@ func (k *Keyring) apply(c *change) {
 func (k *Keyring) Lift(revoked map[Hash]int64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var c change
+	c := newChange()
 	for h, at := range revoked {
 		if k.lifted[h] == 0 {
 			k.lifted[h] = at
@@ -175,8 +182,8 @@ func (k *Keyring) Lift(revoked map[Hash]int64) {
 		}
 		live := &liveKey{old.Key, old.owner}
 		live.Revoked = at
-		c.note(&c.remove, old)
-		c.note(&c.add, live)
+		c.drop(old)
+		c.put(live)
 		for from := range live.owner.keys {
 			if i := slices.Index(live.owner.keys[from], old); i >= 0 {
 				live.owner.keys[from] = slices.Clone(live.owner.keys[from])
@@ -184,7 +191,7 @@ func (k *Keyring) Lift(revoked map[Hash]int64) {
 			}
 		}
 	}
-	k.apply(&c)
+	k.apply(c)
 }
 
 // Problems says which records have keys that aren't used.
@@ -195,15 +202,10 @@ func (k *Keyring) Problems() map[string]string {
 }
 
 // Counts are how many keys each origin has.
-func (k *Keyring) Counts() (n [origins]int) {
+func (k *Keyring) Counts() [origins]int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, o := range k.owners {
-		for from := range n {
-			n[from] += len(o.keys[from])
-		}
-	}
-	return n
+	return k.count
 }
 
 // Kept is a key on the ring, with whose it is and where it is kept.
@@ -242,14 +244,17 @@ func (k *Keyring) Of(name string) []Kept {
 	return list
 }
 
-// Owners names, sorted, all who have keys.
+// Owners names, sorted, all who have keys. The list is nobody's to change.
 func (k *Keyring) Owners() []string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return slices.Sorted(maps.Keys(k.owners))
+	if k.sorted == nil {
+		k.sorted = slices.Sorted(maps.Keys(k.owners))
+	}
+	return k.sorted
 }
 
-// ByID returns the keys whose ids begin with a text.
+// ByID returns the keys whose hashes begin with a text.
 func (k *Keyring) ByID(id string) []Kept {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -257,7 +262,7 @@ func (k *Keyring) ByID(id string) []Kept {
 	for name, o := range k.owners {
 		for from, keys := range o.keys {
 			for _, l := range keys {
-				if full := l.Hash.ID(); len(id) <= len(full) && full[:len(id)] == id {
+				if l.Hash.begins(id) {
 					list = append(list, Kept{l.Key, name, Origin(from)})
 				}
 			}

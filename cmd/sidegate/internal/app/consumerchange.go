@@ -14,6 +14,10 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 )
 
+// maxDocuments bounds the consumers that are put into Consul: they are watched
+// together with routes, and 16 MiB are the most that is.
+const maxDocuments = 8 << 20
+
 // consumersFolder is where, below consul.kv, consumers are.
 const consumersFolder = "consumers/"
 
@@ -40,6 +44,9 @@ func (a *App) PutConsumer(ctx context.Context, name string, in admin.ConsumerInp
 	}
 	if err := s.fits(name, at, text); err != nil {
 		return out, err
+	}
+	if at.from == consumer.FromConsul && s.size()+len(text) > maxDocuments {
+		return out, admin.Refuse(http.StatusConflict, "the consumers in Consul have more than %d bytes together; those beyond belong into files", maxDocuments)
 	}
 	if err := s.write(ctx, at, text); err != nil {
 		return out, refusal(err)

@@ -236,9 +236,8 @@ func (a *App) key(id string) (consumer.Kept, error) {
 	var none consumer.Kept
 	id = strings.ToLower(id)
 	if len(id) < 4 || len(id) > 64 || strings.Trim(id, "0123456789abcdef") != "" {
-		return none, admin.Refuse(http.StatusBadRequest, "%.70q isn't the id of a key: four to twelve hexadecimal digits; sidegate key list shows them", id)
+		return none, admin.Refuse(http.StatusBadRequest, "%.70q isn't the id of a key: four hexadecimal digits or more; sidegate key list shows them", id)
 	}
-	id = id[:min(len(id), 12)] // the whole hash names it, too
 	found := a.keys.ring.ByID(id)
 	configured := a.configuredKeys(id)
 	switch {

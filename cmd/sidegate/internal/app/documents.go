@@ -63,6 +63,16 @@ func (d *documents) set(from consumer.Origin, key, text string) {
 	d.texts[from] = next
 }
 
+// size is how much Consul has of consumers, in bytes.
+func (s *keyStore) size() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, text := range s.documents.texts[consumer.FromConsul] {
+		n += len(key) + len(text)
+	}
+	return n
+}
+
 // all are the documents, those of Consul first, each by key.
 func (d *documents) all() []document {
 	var list []document
@@ -134,6 +144,12 @@ func (s *keyStore) setFiles(file *config.File, known *consumer.Directory) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.documents.files, s.documents.known = file, known
+	if file.Consul == nil || file.Consul.KV == "" { // what it said holds no more than it would after a restart
+		s.documents.texts[consumer.FromConsul] = nil
+		s.documents.live, s.documents.stored = false, time.Time{}
+		s.live, s.stored = false, time.Time{}
+		s.update(nil)
+	}
 	s.combine()
 }
 

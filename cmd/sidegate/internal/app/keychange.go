@@ -44,7 +44,7 @@ func (a *App) CreateKey(ctx context.Context, name, expires string) (admin.NewKey
 	if err := s.room(s.home()); err != nil {
 		return out, err
 	}
-	secret, k := a.newKey(now)
+	secret, k := newKey(now)
 	if !end.IsZero() {
 		k.Expires = end.Unix()
 	}
@@ -58,14 +58,9 @@ func (a *App) CreateKey(ctx context.Context, name, expires string) (admin.NewKey
 	return out, nil
 }
 
-// newKey makes a key whose id no other has.
-func (a *App) newKey(now time.Time) (string, consumer.Key) {
-	for {
-		secret, h := consumer.NewSecret()
-		if len(a.keys.ring.ByID(h.ID())) == 0 {
-			return secret, consumer.Key{Hash: h, Created: now.Unix()}
-		}
-	}
+func newKey(now time.Time) (string, consumer.Key) {
+	secret, h := consumer.NewSecret()
+	return secret, consumer.Key{Hash: h, Created: now.Unix()}
 }
 
 // RotateKey makes a key in the place of another, and lets both work for a time.
@@ -99,7 +94,7 @@ func (a *App) RotateKey(ctx context.Context, id, overlap, expires string) (admin
 	if err := s.room(old.From); err != nil {
 		return out, err
 	}
-	secret, k := a.newKey(now)
+	secret, k := newKey(now)
 	switch {
 	case !end.IsZero():
 		k.Expires = end.Unix()
@@ -131,8 +126,6 @@ func (a *App) RevokeKey(ctx context.Context, id string) (admin.KeyStatus, error)
 	if err := s.use(ctx); err != nil {
 		return admin.KeyStatus{}, err
 	}
-	s.changing.Lock()
-	defer s.changing.Unlock()
 	k, err := a.key(id)
 	if err != nil {
 		return admin.KeyStatus{}, err
@@ -142,8 +135,11 @@ func (a *App) RevokeKey(ctx context.Context, id string) (admin.KeyStatus, error)
 	}
 	note := ""
 	if k.From == consumer.FromDisk {
+		s.changing.Lock()
+		defer s.changing.Unlock()
 		err = s.change(ctx, k.From, k.Consumer, func(r *consumer.Record) error { return r.Revoke(k.Hash, now) })
 	} else {
+		// Behind no other change: they wait for Consul, and this one mustn't.
 		note, err = s.revokeShared(ctx, &k, now)
 	}
 	if err != nil {

@@ -33,7 +33,7 @@ const (
 func keysPrefix(kv string) string { return strings.TrimSuffix(kv, "/") + "-keys/" }
 
 // keysFile is what, in state_dir, a node keeps of keys by itself.
-const keysFile = "keys.json"
+const keysFile = "keys.jsonl"
 
 // keyStore keeps the keyring the same as what Consul and this node's disk say.
 // Consul has the keys that were made by command, and consumers; the disk has them
@@ -125,8 +125,8 @@ func (s *keyStore) run(ctx context.Context) {
 			for key, value := range all {
 				keys[strings.TrimPrefix(key, prefix)] = value
 			}
-			s.takeKeys(keys)
 			s.snapshots.Save("keys", keys)
+			s.takeKeys(keys)
 		})
 	})
 	if err != nil {
@@ -193,10 +193,14 @@ func (s *keyStore) takeKeys(all map[string][]byte) {
 	s.live, s.stored = true, time.Time{}
 	known := s.update(all)
 	s.mu.Unlock()
-	if err := s.disk.Heard(known); err != nil {
-		s.log.WithError(err).Warn("what Consul has heard of stays on the disk")
-	}
 	s.know()
+	if len(known) == 0 {
+		return
+	}
+	_ = s.snapshots.Flush() // it has logged an error; until then the revocations are the only ones on the disk
+	if err := s.disk.Heard(known); err != nil {
+		s.log.WithError(err).Warn("revocations that Consul has heard of stay on the disk")
+	}
 }
 
 // update gives the ring the records that have changed. s.mu is held.

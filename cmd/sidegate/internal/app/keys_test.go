@@ -181,6 +181,23 @@ func TestKeysOfKV(t *testing.T) {
 	}
 }
 
+// TestWithoutConsul: what Consul had holds no longer than the consul block.
+func TestWithoutConsul(t *testing.T) {
+	a := keysApp(t, keysText)
+	secret, h := consumer.NewSecret()
+	a.keys.takeKeys(map[string][]byte{"acme": (&consumer.Record{Keys: []consumer.Key{{Hash: h}}}).Text()})
+	a.keys.setDocuments(map[string][]byte{"sidegate/consumers/kv": []byte(`consumer "kv" {}`)}, time.Time{})
+	files, more := a.keys.directories()
+	if _, s := files.Find([]byte(secret), time.Now()); s != consumer.Active || more.Named("kv") == nil {
+		t.Fatalf("%v, %v", s, more.Named("kv"))
+	}
+	a.keys.setFiles(a.file, files)
+	files, more = a.keys.directories()
+	if _, s := files.Find([]byte(secret), time.Now()); s != consumer.Unknown || more.Named("kv") != nil {
+		t.Errorf("%v, %v", s, more.Named("kv"))
+	}
+}
+
 // TestChangesAtOnce: many change keys and consumers while others ask; run it with
 // -race.
 func TestChangesAtOnce(t *testing.T) {
