@@ -110,6 +110,9 @@ func (s *Snapshots) retryLater(ctx context.Context) {
 	}
 }
 
+// Flush writes what isn't written yet, now.
+func (s *Snapshots) Flush() error { return s.flush() }
+
 // Close writes what isn't written yet.
 func (s *Snapshots) Close() error { return s.flush() }
 

@@ -56,6 +56,9 @@ func call(ctx context.Context, method, socket, path string, into any) error {
 	if err != nil {
 		return err
 	}
+	if resp.StatusCode >= 400 && resp.StatusCode < 500 { // what the caller got wrong
+		return errors.New(strings.TrimSpace(string(body)))
+	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("the gateway answered %s: %s", resp.Status, strings.TrimSpace(string(body)))
 	}

@@ -61,6 +61,7 @@ func printStatus(out io.Writer, s *admin.Status) error {
 		}
 		fmt.Fprintf(out, "consul   %s, %s, %d watches\n", c.Address, state, c.Watches)
 	}
+	printConsumers(out, s.Consumers)
 	t := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "\nLISTENER\tADDRESS\tPROTOCOLS\tCONNECTIONS\tIN FLIGHT\tACCEPTED\tREFUSED")
 	for _, l := range s.Listeners {
@@ -135,6 +136,22 @@ func printAdaptive(t io.Writer, list []upstream.PoolStatus) {
 		fmt.Fprintf(t, "%s\t%d\t%d\t%s\t%s\t%d\t%d\t%d\n", v.Service, a.Limit, a.InFlight, a.Baseline.Round(10*time.Microsecond),
 			a.Latency.Round(10*time.Microsecond), a.Shed["low"], a.Shed["normal"], a.Shed["high"])
 	}
+}
+
+// printConsumers says how consumers and keys are that stand in no file, if there
+// are any.
+func printConsumers(out io.Writer, c *admin.ConsumersStatus) {
+	if c == nil || c.Beside+c.KeysInConsul+c.KeysOnDisk+c.Untold == 0 {
+		return
+	}
+	fmt.Fprintf(out, "keys     %d made by command, %d consumers beside the files", c.KeysInConsul+c.KeysOnDisk, c.Beside)
+	if c.Stale {
+		fmt.Fprintf(out, ", LAST KNOWN %s ago", c.Age.Round(time.Second))
+	}
+	if c.Untold > 0 {
+		fmt.Fprintf(out, ", %d revoked that Consul hasn't heard of", c.Untold)
+	}
+	fmt.Fprintln(out)
 }
 
 func instanceState(i *upstream.InstanceStatus) string {

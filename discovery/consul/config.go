@@ -17,7 +17,7 @@ type Config struct {
 	CertFile string `hcl:"cert_file,attr"`
 	// Its key, PEM.
 	KeyFile string `hcl:"key_file,attr"`
-	// Prefix in Consul's KV under which routes, services and policies may live.
+	// Prefix in Consul's KV under which routes, services, policies and consumers may live.
 	KV string `hcl:"kv,attr" default:"sidegate/"`
 	// What registrations may claim by themselves; without this block, nothing.
 	Expose *ExposeConfig `hcl:"expose,block"`

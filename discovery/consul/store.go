@@ -15,6 +15,7 @@ import (
 type Store struct {
 	api    *api.Client
 	prefix string
+	dc     string // whose KV is watched
 }
 
 // Store returns the part of the KV below prefix.
@@ -23,7 +24,7 @@ func (c *Client) Store(prefix string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("consul: %w", err)
 	}
-	return &Store{client, prefix}, nil
+	return &Store{client, prefix, c.dc}, nil
 }
 
 func consistent(ctx context.Context) *api.QueryOptions {
@@ -63,6 +64,43 @@ func (s *Store) DeleteIf(ctx context.Context, key string, f func(value []byte) b
 	}
 	_, _, err = s.api.KV().DeleteCAS(pair, (&api.WriteOptions{}).WithContext(ctx))
 	return err
+}
+
+// Change replaces the value of a key by what f makes of it, nil for a key that
+// isn't there, or to have it removed. When another writer was faster, f is asked
+// again. An error of f changes nothing and is returned as it is. What it writes
+// is what WatchKV sees, also in another datacenter than the agent's.
+func (s *Store) Change(ctx context.Context, key string, f func(value []byte) ([]byte, error)) error {
+	for ctx.Err() == nil {
+		read := consistent(ctx)
+		read.Datacenter = s.dc
+		pair, _, err := s.api.KV().Get(s.prefix+key, read)
+		if err != nil {
+			return err
+		}
+		var old []byte
+		next := &api.KVPair{Key: s.prefix + key} // ModifyIndex 0: only if there is none
+		if pair != nil {
+			old, next.ModifyIndex = pair.Value, pair.ModifyIndex
+		}
+		if next.Value, err = f(old); err != nil {
+			return err
+		}
+		var done bool
+		options := (&api.WriteOptions{Datacenter: s.dc}).WithContext(ctx)
+		switch {
+		case next.Value != nil:
+			done, _, err = s.api.KV().CAS(next, options)
+		case pair != nil:
+			done, _, err = s.api.KV().DeleteCAS(pair, options)
+		default:
+			done = true
+		}
+		if done || err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
 }
 
 // List returns all keys that begin with prefix.

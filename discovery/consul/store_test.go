@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io/fs"
 	"slices"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 )
@@ -71,5 +73,51 @@ func TestAgentStore(t *testing.T) {
 	}
 	if err := <-got; err != nil {
 		t.Errorf("the second holder: %v", err)
+	}
+}
+
+// TestAgentChange: changes of several writers at once are all there, and one that
+// fails changes nothing.
+func TestAgentChange(t *testing.T) {
+	a := newAgent(t, false, "")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var stores [4]*Store
+	for i := range stores {
+		var err error
+		if stores[i], err = newClient(t, a.address(), "").Store("sidegate-keys/"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const each = 10
+	var wg sync.WaitGroup
+	for _, s := range stores {
+		wg.Go(func() {
+			for range each {
+				err := s.Change(ctx, "n", func(value []byte) ([]byte, error) {
+					n, _ := strconv.Atoi(string(value)) // nothing is 0
+					return strconv.AppendInt(nil, int64(n+1), 10), nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if v, err := stores[0].Get(ctx, "n"); err != nil || string(v) != "40" {
+		t.Errorf("%q, %v, want 40", v, err)
+	}
+	want := errors.New("no")
+	if err := stores[0].Change(ctx, "n", func([]byte) ([]byte, error) { return nil, want }); err != want {
+		t.Errorf("Change = %v, want the function's error", err)
+	}
+	for range 2 { // there, and not there
+		if err := stores[0].Change(ctx, "n", func([]byte) ([]byte, error) { return nil, nil }); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := stores[0].Get(ctx, "n"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Get of a removed key = %v", err)
 	}
 }

@@ -24,7 +24,7 @@ admin { # JSON API, /metrics, /healthz, /readyz
 consul { # absent: CONSUL_HTTP_ADDR & co., else no Consul
   address = "127.0.0.1:8500"
   # token = file("/etc/sidegate/consul.token")
-  kv = "sidegate/" # routes and services may live in KV too
+  kv = "sidegate/" # routes, services and consumers may live in KV too
   expose {         # what registrations may claim by themselves
     hosts = ["*.example.com"]
     use   = ["public-api"] # policies put on each such route
@@ -272,7 +272,7 @@ plan "gold" { # in the place of the limits by consumer
 consumer "acme" {
   plan   = "gold"
   labels = { team = "search" }
-  api_key { sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" } # printf %s "$KEY" | sha256sum
+  api_key { sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" } # printf %s "$KEY" | sha256sum; or sidegate key create acme, with nothing here
   api_key {
     sha256  = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
     expires = "2027-06-30" # from the beginning of that day on (UTC); or a time, 2027-06-30T18:00:00Z

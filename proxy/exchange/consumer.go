@@ -25,7 +25,8 @@ type Plan struct {
 	Rate Rate // in the place of a rate_limit's by consumer; zero: the route's holds
 	// In the place of a quota's by consumer, counted on all routes that have one
 	// together; zero: the route's holds.
-	Quota Quota
+	Quota    Quota
+	Priority Priority // in the place of the routes'
 }
 
 // Quota is how much may be used in a period of the calendar.

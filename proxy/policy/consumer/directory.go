@@ -4,12 +4,13 @@
 package consumer
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
@@ -27,11 +28,21 @@ type Directory struct {
 	ends   []int64              // likewise, in seconds since 1970, 0: never; nil: no key has an end
 	slots  []uint32             // index + 1 of a hash, near the place that its first bytes say; 0: free
 
-	names    map[string]*exchange.Consumer
 	subjects map[subject]*exchange.Consumer
 	users    map[string]*Password
 	sans     map[san]*exchange.Consumer
 	decoy    *Password // for users that nobody knows; nil: there are no users
+
+	plans map[string]*exchange.Plan
+	all   []Known
+	names func() []Known // all, sorted by name, once somebody asks
+	ring  *Keyring       // where to look for what isn't here; nil: nowhere
+}
+
+// Known is a consumer, with what is configured of it.
+type Known struct {
+	*exchange.Consumer
+	Config *Config
 }
 
 // subject is whom a token is about: a name means somebody only with who gave it
@@ -41,9 +52,8 @@ type subject struct{ issuer, name string }
 // Compile makes the directory of a configuration.
 func Compile(plans []*PlanConfig, consumers []*Config) (*Directory, error) {
 	var errs error
-	byName, ranks := map[string]*exchange.Plan{}, map[string]string{}
+	byName := map[string]*exchange.Plan{}
 	for _, c := range plans {
-		ranks[c.Name] = c.Priority
 		p, err := c.plan()
 		if err != nil {
 			errs = errors.Join(errs, fmt.Errorf("plan %q: %w", c.Name, err))
@@ -51,42 +61,9 @@ func Compile(plans []*PlanConfig, consumers []*Config) (*Directory, error) {
 		}
 		byName[c.Name] = p
 	}
-	n := 0
+	d := compiling(consumers, byName)
 	for _, c := range consumers {
-		n += len(c.Keys)
-	}
-	d := newDirectory(n)
-	d.subjects, d.users = map[subject]*exchange.Consumer{}, map[string]*Password{}
-	d.sans, d.names = map[san]*exchange.Consumer{}, map[string]*exchange.Consumer{}
-	for _, c := range consumers {
-		x := &exchange.Consumer{
-			Name: c.Name, Plan: byName[c.Plan], Labels: c.Labels, Priority: exchange.ParsePriority(cmp.Or(c.Priority, ranks[c.Plan])),
-		}
-		d.names[c.Name] = x
-		if c.Plan != "" && x.Plan == nil {
-			errs = errors.Join(errs, fmt.Errorf("consumer %q: plan: there is no plan %q", c.Name, c.Plan))
-		}
-		for _, k := range c.Keys {
-			h, err := ParseHash(k.SHA256)
-			if err == nil {
-				err = d.add(h, x)
-			}
-			if err != nil {
-				errs = errors.Join(errs, fmt.Errorf("consumer %q: api_key: sha256: %w", c.Name, err))
-				continue
-			}
-			if err := d.end(k); err != nil {
-				errs = errors.Join(errs, fmt.Errorf("consumer %q: api_key: %w", c.Name, err))
-			}
-		}
-		errs = errors.Join(errs, d.addUsers(c, x), d.addSANs(c, x))
-		for _, j := range c.JWT {
-			s := subject{j.Issuer, j.Subject}
-			if d.subjects[s] != nil {
-				errs = errors.Join(errs, fmt.Errorf("consumer %q: jwt: consumer %q has the same subject", c.Name, d.subjects[s].Name))
-			}
-			d.subjects[s] = x
-		}
+		errs = errors.Join(errs, d.admit(c, nil))
 	}
 	if errs != nil {
 		return nil, errs
@@ -114,7 +91,7 @@ func (d *Directory) addUsers(c *Config, x *exchange.Consumer) (errs error) {
 }
 
 func (c *PlanConfig) plan() (*exchange.Plan, error) {
-	p := &exchange.Plan{Name: c.Name}
+	p := &exchange.Plan{Name: c.Name, Priority: exchange.ParsePriority(c.Priority)}
 	var errs, err error
 	if c.Rate == "" && c.Burst != 0 {
 		errs = errors.New("burst: without a rate")
@@ -199,7 +176,18 @@ func (d *Directory) Find(key []byte, at time.Time) (*exchange.Consumer, State) {
 		return nil, Unknown
 	}
 	h := Hash(sha256.Sum256(key))
-	_, n := d.slot(&h)
+	c, s := d.find(&h, at)
+	if s == Unknown && d.ring != nil {
+		return d.ring.find(&h, at)
+	}
+	return c, s
+}
+
+func (d *Directory) find(h *Hash, at time.Time) (*exchange.Consumer, State) {
+	if d == nil {
+		return nil, Unknown
+	}
+	_, n := d.slot(h)
 	switch {
 	case n < 0:
 		return nil, Unknown
@@ -213,12 +201,23 @@ func (d *Directory) Find(key []byte, at time.Time) (*exchange.Consumer, State) {
 // Describe says of a key what sidegate explain shows.
 func (d *Directory) Describe(key []byte, at time.Time) string {
 	h := Hash(sha256.Sum256(key))
-	if d == nil {
-		return "key " + h.ID()
+	text := d.describe(&h, at)
+	if text == "" && d != nil && d.ring != nil {
+		text = d.ring.describe(&h, at)
 	}
-	_, n := d.slot(&h)
+	if text == "" {
+		text = "no consumer has a key " + h.ID()
+	}
+	return text
+}
+
+func (d *Directory) describe(h *Hash, at time.Time) string {
+	if d == nil {
+		return ""
+	}
+	_, n := d.slot(h)
 	if n < 0 {
-		return "no consumer has a key " + h.ID()
+		return ""
 	}
 	text := fmt.Sprintf("key %s of consumer %q", h.ID(), d.owners[n].Name)
 	if d.ends != nil && d.ends[n] != 0 {
@@ -242,15 +241,63 @@ func (d *Directory) Subject(issuer, name string) *exchange.Consumer {
 	if d == nil || name == "" || issuer == "" {
 		return nil
 	}
-	return d.subjects[subject{issuer, name}]
+	if c := d.subjects[subject{issuer, name}]; c != nil {
+		return c
+	}
+	return d.beside().Subject(issuer, name)
 }
 
-// Named returns the consumer of a name, nil for nobody that is known.
-func (d *Directory) Named(name string) *exchange.Consumer {
-	if d == nil {
+// beside is the directory of the consumers that stand in no file; nil: none.
+func (d *Directory) beside() *Directory {
+	if d == nil || d.ring == nil {
 		return nil
 	}
-	return d.names[name]
+	return d.ring.more.Load()
+}
+
+// Named returns a consumer by name, nil if there is none here.
+func (d *Directory) Named(name string) *exchange.Consumer {
+	k, _ := d.Known(name)
+	return k.Consumer
+}
+
+// Known returns a consumer by name, with what is configured of it.
+func (d *Directory) Known(name string) (Known, bool) {
+	list := d.From(name)
+	if len(list) == 0 || list[0].Name != name {
+		return Known{}, false
+	}
+	return list[0], true
+}
+
+// From returns the consumers here whose names aren't before one, sorted.
+func (d *Directory) From(name string) []Known {
+	if d == nil || d.names == nil {
+		return nil
+	}
+	list := d.names()
+	i, _ := slices.BinarySearchFunc(list, name, func(k Known, name string) int { return strings.Compare(k.Name, name) })
+	return list[i:]
+}
+
+// Attach makes the directory look on a ring for what it doesn't have. It comes
+// before the first use.
+func (d *Directory) Attach(ring *Keyring) { d.ring = ring }
+
+// Use says that keys are looked for here.
+func (d *Directory) Use() {
+	if d != nil && d.ring != nil {
+		d.ring.Use()
+	}
+}
+
+// Consumer returns a consumer by name, also one that stands in no file; nil for
+// nobody that is known.
+func (d *Directory) Consumer(name string) *exchange.Consumer {
+	if c := d.Named(name); c != nil {
+		return c
+	}
+	return d.beside().Named(name)
 }
 
 // Len is the number of keys.

@@ -37,6 +37,20 @@ const idLen = 12
 // whoever has a key can tell which one it is, and nobody the other way round.
 func (h *Hash) ID() string { return hex.EncodeToString(h[:idLen/2]) }
 
+// begins reports whether the hash begins with hexadecimal digits, in lower case.
+func (h *Hash) begins(digits string) bool {
+	const hexadecimal = "0123456789abcdef"
+	if len(digits) > 2*len(h) {
+		return false
+	}
+	for i := range len(digits) {
+		if digits[i] != hexadecimal[h[i/2]>>(4*(1-i%2))&15] {
+			return false
+		}
+	}
+	return true
+}
+
 // MarshalText is the hash in hexadecimal.
 func (h Hash) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h[:]), nil }
 

@@ -119,5 +119,9 @@ func (d *Directory) User(name []byte) (p *Password, ok bool) {
 	if p, ok := d.users[string(name)]; ok {
 		return p, true
 	}
-	return d.decoy, false
+	p, ok = d.beside().User(name)
+	if !ok && d.decoy != nil {
+		p = d.decoy
+	}
+	return p, ok
 }

@@ -86,13 +86,18 @@ var ErrSeveral = errors.New("the certificate has names of several consumers")
 // Every name counts; those of two consumers are an error, for who it is must not
 // depend on their order.
 func (d *Directory) Certificate(c *x509.Certificate) (*exchange.Consumer, error) {
-	if d == nil || len(d.sans) == 0 {
+	more := d.beside()
+	if d == nil || len(d.sans) == 0 && (more == nil || len(more.sans) == 0) {
 		return nil, nil
 	}
 	var found *exchange.Consumer
 	clash := false
 	see := func(s san) {
-		if o := d.sans[s]; o != nil {
+		o := d.sans[s]
+		if o == nil && more != nil {
+			o = more.sans[s]
+		}
+		if o != nil {
 			clash = clash || found != nil && found != o
 			found = o
 		}

@@ -3,9 +3,10 @@
 // and on a unix socket that the CLI uses. It is for operators, never for the
 // traffic that the gateway carries.
 //
-// The address answers only reads, and only to loopback names or a token; what
-// changes something goes through the socket, whose file only the gateway's user
-// and root may open. Server.Run owns the goroutines of both listeners.
+// The address answers only to loopback names or a token; what changes something
+// goes through the socket, whose file only the gateway's user and root may open.
+// Consumers and their keys may be changed on the address, too, where there is a
+// token. Server.Run owns the goroutines of both listeners.
 package admin
 
 import (
@@ -45,6 +46,7 @@ type Gateway interface {
 	RemoveBan(address string) (bool, error)
 	Quotas(client string) []quota.Use
 	SetQuota(quota, client, period string, used int64) (quota.Use, error)
+	Consumers
 }
 
 // Deps are what a Server works with.
@@ -159,6 +161,7 @@ func (s *Server) routes(changes bool) http.Handler {
 	m.HandleFunc("GET /api/explain", s.explain)
 	m.HandleFunc("GET /api/bans", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Bans()) })
 	m.HandleFunc("GET /api/quotas", s.quotas)
+	s.consumerRoutes(m, changes || s.closed)
 	m.HandleFunc("GET /{$}", s.page)
 	if changes {
 		m.HandleFunc("POST /api/bans", s.addBan)

@@ -23,6 +23,7 @@ type Status struct {
 	Memory      memory.Status          `json:"memory"`
 	Certificate []edgetls.CertStatus   `json:"certificates"`
 	Issuers     []IssuerStatus         `json:"issuers,omitempty"`
+	Consumers   *ConsumersStatus       `json:"consumers,omitempty"`
 	Problems    []Problem              `json:"problems"`
 	Routes      int                    `json:"routes"`
 }
@@ -60,6 +61,16 @@ type IssuerStatus struct {
 	Fetched time.Time     `json:"fetched,omitzero"`
 	Age     time.Duration `json:"age_ns"`
 	Error   string        `json:"error,omitempty"` // of the last fetch
+}
+
+// ConsumersStatus is how consumers and keys are that stand in no file.
+type ConsumersStatus struct {
+	Beside       int           `json:"consumers"` // that stand in no file
+	KeysInConsul int           `json:"keys_in_consul"`
+	KeysOnDisk   int           `json:"keys_on_disk"`
+	Stale        bool          `json:"stale"`  // Consul is away: these are the last known
+	Age          time.Duration `json:"age_ns"` // since it was there
+	Untold       int           `json:"untold"` // revocations that Consul hasn't heard of
 }
 
 // Problem is something that was isolated rather than fatal: a bad tag, a

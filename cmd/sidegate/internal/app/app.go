@@ -4,10 +4,10 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics, rate limits, quotas, requests in flight), bans, issuers' keys, what is known of tokens and passwords, connections to auth services and what they said, sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics, rate limits, quotas, requests in flight), bans, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, connections to auth services and what they said, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
-//	fed from outside   instances (each into its own pool), claims of
+//	fed from outside   instances (each into its own pool), consumers and keys (into the keyring), claims of
 //	                   registrations and KV entries (into the next table)
 //
 // All that can fail happens before anything live is touched: load, plan the
@@ -17,7 +17,7 @@
 // # Goroutines
 //
 // Run starts, and awaits: the sweeper, the watch over memory, the fetching of issuers' keys, the access log's writer, the snapshots'
-// writer, the quotas' writer, the bans' writer and their exchange with the fleet, the certificates' upkeep, the watch of the files, and the feeds from
+// writer, the quotas' writer, the bans' writer and their exchange with the fleet, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
 
@@ -99,6 +99,7 @@ type App struct {
 	bans       *ban.Store
 	memory     *memory.Guard
 	quotas     *quota.Store
+	keys       *keyStore
 	sweeper    *sweep.Sweeper
 	handler    *proxy.Handler
 	server     *proxy.Server
@@ -113,6 +114,7 @@ type App struct {
 	// build is held while a configuration is made ready and put in force.
 	build    sync.Mutex
 	file     *config.File // the one in force
+	compiled compiled     // of the last one that was made ready
 	planning *config.File // the one being made ready
 	feeds    feeds
 
@@ -163,6 +165,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a.snapshots = discovery.NewSnapshots(filepath.Join(file.StateDir, "snapshots"), a.log.WithField("component", "snapshots"))
 	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
 	a.remembered = a.snapshots.Wrap("consul", a.consul)
+	a.keys = newKeyStore(a.log.WithField("component", "keys"), filepath.Join(file.StateDir, keysFile), a.consul, a.snapshots, opt.Env)
 	deps := edgetls.Deps{Log: a.log, StateDir: file.StateDir}
 	if file.Consul != nil {
 		deps.KV = placeStore{a.consul}
@@ -268,6 +271,7 @@ func (a *App) start(end *cleanups) error {
 	end.background("bans", a.bans.Run)
 	end.background("quotas", a.quotas.Run)
 	end.background("bans of the fleet", a.shareBans)
+	end.background("keys", a.keys.run)
 	end.add("snapshots", func() { // after Run: what changed last
 		if err := a.snapshots.Close(); err != nil {
 			a.log.WithError(err).Warn("the last snapshots weren't written")

@@ -30,15 +30,16 @@ import (
 // ready is a configuration that can be put in force: everything that can fail
 // has been done.
 type ready struct {
-	file     *config.File
-	table    *proxy.Table
-	services []*upstream.Config
-	pools    *upstream.Plan
-	keys     *keyset.Plan
-	auth     *remote.Plan // the services that decide who may call
-	certs    *edgetls.Plan
-	problems []admin.Problem
-	hosts    []string
+	file      *config.File
+	table     *proxy.Table
+	services  []*upstream.Config
+	pools     *upstream.Plan
+	keys      *keyset.Plan
+	consumers *consumer.Directory
+	auth      *remote.Plan // the services that decide who may call
+	certs     *edgetls.Plan
+	problems  []admin.Problem
+	hosts     []string
 }
 
 // prepare makes a configuration ready, with what the feeds said (nil: nothing).
@@ -46,7 +47,7 @@ type ready struct {
 // wrong or in conflict becomes a problem of its own and harms nothing else.
 func (a *App) prepare(file *config.File, f *said) (*ready, error) {
 	a.planning = file
-	d := &draft{file: file, fixed: map[*config.Route]bool{}, own: file.Services}
+	d := &draft{file: file, base: file, fixed: map[*config.Route]bool{}, own: file.Services}
 	for _, r := range file.Routes {
 		d.fixed[r] = true
 	}
@@ -70,6 +71,7 @@ func (a *App) prepare(file *config.File, f *said) (*ready, error) {
 // draft is a configuration on its way into a table.
 type draft struct {
 	file     *config.File           // with what the feeds add
+	base     *config.File           // without
 	fixed    map[*config.Route]bool // the files' routes: an error in one is the whole configuration's
 	own      []*upstream.Config     // the files' services, likewise
 	problems []admin.Problem
@@ -173,10 +175,11 @@ func (a *App) compile(d *draft) (*ready, error) {
 	var rules []route.Rule
 	used := map[string]bool{}
 	unsound := a.unsound(d)
-	consumers, err := consumer.Compile(d.file.Plans, d.file.Consumers)
+	consumers, err := a.consumers(d)
 	if err != nil {
 		return nil, err
 	}
+	out.consumers = consumers
 	conditions := sync.OnceValues(condition.NewCompiler) // made for the first condition, if there is one
 	with := making{
 		bundles: bundles,
@@ -244,6 +247,27 @@ func (a *App) compile(d *draft) (*ready, error) {
 	out.table = &proxy.Table{Matcher: matcher, Routes: compiled, Trust: proxy.Trust(d.file.TrustedProxies), Log: a.accessLog, HTTPS: redirects(d.file)}
 	out.problems = d.problems
 	return out, nil
+}
+
+// compiled is the directory of a configuration's files. Feeds make many tables of
+// the same files, which may have a million keys.
+type compiled struct {
+	of        *config.File
+	directory *consumer.Directory
+}
+
+// consumers makes the directory of the files, or finds the one that was made.
+func (a *App) consumers(d *draft) (*consumer.Directory, error) {
+	if a.compiled.of == d.base {
+		return a.compiled.directory, nil
+	}
+	directory, err := consumer.Compile(d.base.Plans, d.base.Consumers)
+	if err != nil {
+		return nil, err
+	}
+	directory.Attach(a.keys.ring)
+	a.compiled = compiled{d.base, directory}
+	return directory, nil
 }
 
 // certificates is the tls block, with ACME where it goes without saying: when

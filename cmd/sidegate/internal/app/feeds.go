@@ -1,7 +1,10 @@
 package app
 
 import (
+	"bytes"
 	"context"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -134,7 +137,10 @@ func (a *App) fromDisk(ctx context.Context) {
 		}
 	}
 	if !a.feeds.isKnown(feedKV) {
-		kv := map[string][]byte{}
+		kv, consumers := map[string][]byte{}, map[string][]byte{}
+		if age, ok := a.snapshots.Load("consumers", &consumers); ok {
+			a.keys.setDocuments(consumers, time.Now().Add(-age))
+		}
 		if _, ok := a.snapshots.Load("kv", &kv); ok {
 			a.feeds.set(feedKV, func() { a.feeds.kv = kv })
 		}
@@ -163,11 +169,21 @@ func (a *App) watchKV(ctx context.Context) {
 		prefix := a.consul.config().KV
 		if prefix == "" {
 			a.feeds.set(feedKV, func() { a.feeds.kv = nil })
+			a.keys.setDocuments(nil, time.Time{})
 			<-ctx.Done()
 			return nil
 		}
+		first := true
+		var last map[string][]byte
 		return c.WatchKV(ctx, prefix, func(all map[string][]byte) {
-			kv := documents(all, prefix)
+			consumers := below(all, prefix, "consumers")
+			a.keys.setDocuments(consumers, time.Time{})
+			a.snapshots.Save("consumers", consumers)
+			kv := below(all, prefix, "routes", "services", "policies", listsFolder)
+			if !first && maps.EqualFunc(last, kv, bytes.Equal) {
+				return // a consumer needs no new table
+			}
+			first, last = false, kv
 			a.feeds.set(feedKV, func() { a.feeds.kv = kv })
 			a.snapshots.Save("kv", kv)
 		})
@@ -177,14 +193,13 @@ func (a *App) watchKV(ctx context.Context) {
 	}
 }
 
-// documents are the keys that hold configuration: those below routes/,
-// services/, policies/ and lists/. Certificates, locks and what later parts of the
-// gateway keep beside them aren't ours to parse.
-func documents(all map[string][]byte, prefix string) map[string][]byte {
+// below are the keys in some folders: those that hold configuration. Certificates,
+// locks and what later parts of the gateway keep beside them aren't ours to parse.
+func below(all map[string][]byte, prefix string, folders ...string) map[string][]byte {
 	kv := map[string][]byte{}
 	for key, value := range all {
 		folder, name, _ := strings.Cut(strings.TrimPrefix(key, prefix), "/")
-		if name != "" && (folder == "routes" || folder == "services" || folder == "policies" || folder == listsFolder) {
+		if name != "" && slices.Contains(folders, folder) {
 			kv[key] = value
 		}
 	}

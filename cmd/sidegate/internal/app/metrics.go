@@ -30,6 +30,7 @@ type descs struct {
 	authCalls, authFailed, authBusy                                     *prometheus.Desc
 	bans, banned                                                        *prometheus.Desc
 	memoryUsed, memoryLimit, memoryLevel, memoryRefused, memoryTurned   *prometheus.Desc
+	consumers, apiKeys, consumersAge, untold                            *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
 }
 
@@ -90,6 +91,10 @@ func newDescs() *descs {
 		logDropped:    d("access_log_dropped_total", "Lines that the access log's output was too slow for."),
 		bans:          d("bans", "Addresses that are banned."),
 		banned:        d("bans_total", "Bans that a route has caused.", "route"),
+		consumers:     d("consumers", "Consumers that stand in no file of the configuration."),
+		apiKeys:       d("api_keys", "API keys that were made by command, by where they are kept.", "origin"),
+		consumersAge:  d("consumers_age_seconds", "For how long consumers and keys have been the last known ones, because Consul is away."),
+		untold:        d("api_key_revocations_untold", "Keys that are revoked on this node, while Consul hasn't heard of it."),
 	}
 }
 
@@ -151,7 +156,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(d.consulAge, s.Age.Seconds())
 		gauge(d.stale, float64(len(a.stale())))
 	}
-	gauge(d.problems, float64(len(a.view.problems())))
+	c.consumers(d, gauge)
+	gauge(d.problems, float64(len(a.view.problems())+len(a.keys.problems())))
 	seen := map[[2]string]bool{}
 	for _, s := range a.certs.Status() {
 		if len(s.Names) == 0 || s.NotAfter.IsZero() || seen[[2]string{s.Names[0], s.Source}] {
@@ -287,6 +293,16 @@ func (c *collector) auth(d *descs, count, gauge emit) {
 		count(d.authFailed, float64(s.Failures), url)
 		gauge(d.authBusy, float64(s.InFlight), url)
 	}
+}
+
+// consumers shows consumers and keys that stand in no file.
+func (c *collector) consumers(d *descs, gauge emit) {
+	s := c.app.keys.status()
+	gauge(d.consumers, float64(s.Beside))
+	gauge(d.apiKeys, float64(s.KeysInConsul), "consul")
+	gauge(d.apiKeys, float64(s.KeysOnDisk), "state_dir")
+	gauge(d.consumersAge, s.Age.Seconds())
+	gauge(d.untold, float64(s.Untold))
 }
 
 func number(b bool) float64 {

@@ -61,10 +61,12 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	r.pools.Commit()
 	r.keys.Commit()
 	r.auth.Commit()
+	a.keys.setFiles(file, r.consumers)
 	r.certs.Commit(context.Background())
 	ctx, cancel := context.WithTimeout(context.Background(), firstInstances)
 	a.group.Wait(ctx)
 	a.keysets.Wait(ctx)
+	a.keys.wait(ctx)
 	cancel()
 	a.handler.SetTable(r.table)
 	if a.file.MemoryLimit != file.MemoryLimit {

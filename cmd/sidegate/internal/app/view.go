@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/memory"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 )
 
@@ -150,7 +152,9 @@ func (a *App) Status() admin.Status {
 		Version: a.opt.Version, Started: a.started, PID: os.Getpid(), Ready: a.Ready(),
 		Listeners: a.server.Status(), Services: a.group.Status(), Stale: a.stale(), Consul: a.consulStatus(), Problems: a.view.problems(),
 		Certificate: a.certs.Status(), Issuers: a.issuers(), Memory: a.memory.Status(),
+		Consumers: a.keys.status(),
 	}
+	s.Problems = append(slices.Clip(s.Problems), a.keys.problems()...)
 	for _, p := range a.certs.Problems() {
 		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "state_dir", Text: p.Error()})
 	}
@@ -397,6 +401,10 @@ func offline(ctx context.Context, opt Options, f func(*proxy.Table) error) error
 		defer cancel()
 		a.group.Close(ctx)
 	})
+	if disk, err := consumer.OpenDisk(filepath.Join(file.StateDir, keysFile)); err == nil { // read, never written
+		a.keys.load(disk)
+	}
+	end.background("keys", a.keys.run)
 	end.background("feeds", a.feed)
 	a.feeds.wait(2 * time.Second)
 	said := a.feeds.read()
@@ -407,9 +415,11 @@ func offline(ctx context.Context, opt Options, f func(*proxy.Table) error) error
 	r.pools.Commit()
 	end.background("key sets", a.keysets.Run)
 	r.keys.Commit()
+	a.keys.setFiles(file, r.consumers)
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	a.group.Wait(ctx)
 	a.keysets.Wait(ctx)
+	a.keys.wait(ctx)
 	return f(r.table)
 }

@@ -184,7 +184,9 @@ func (f *File) eachPolicy(see func(Block)) {
 	}
 }
 
-// issuers are those whose tokens the files' routes and bundles ask for.
+// Issuers are those whose tokens the files' routes and bundles ask for.
+func (f *File) Issuers() []string { return f.issuers() }
+
 func (f *File) issuers() []string {
 	var list []string
 	f.eachPolicy(func(b Block) {

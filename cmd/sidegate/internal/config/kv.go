@@ -6,6 +6,7 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 
+	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 )
 
@@ -51,13 +52,47 @@ func ParseKV(entries map[string][]byte, opt Options) ([]*Part, []Problem) {
 	return parts, problems
 }
 
-func (d *decoder) document(key string, src []byte, p *Part) {
-	if len(src) > maxDocument {
-		d.diags.Errorf(hcl.Range{Filename: key}, "", "the document is larger than %d bytes", maxDocument)
-		return
+// remoteConsumers is what a document of consumers may hold.
+type remoteConsumers struct {
+	Consumers []*consumer.Config `hcl:"consumer,block"`
+}
+
+// ParseConsumers reads a document of consumers that stands in no file. Whether
+// their plans are there, and whether they are known by what others are, is for
+// who puts them beside the files' ones.
+func ParseConsumers(name string, src []byte, opt Options) ([]*consumer.Config, *Diagnostics) {
+	d := newDecoder(opt, &Diagnostics{})
+	doc := d.remote(name, src)
+	if doc == nil {
+		return nil, d.diags
 	}
-	doc := &document{name: key, src: src, remote: true}
+	r := &remoteConsumers{}
+	d.body(doc, doc.body, r, "")
+	f := &File{Consumers: r.Consumers}
+	d.unique(f)
+	(&checker{decoder: d, file: f}).consumers()
+	if d.diags.HasErrors() {
+		return nil, d.diags
+	}
+	return r.Consumers, d.diags
+}
+
+// remote reads a document that stands in no file as blocks; nil: it can't be.
+func (d *decoder) remote(name string, src []byte) *document {
+	if len(src) > maxDocument {
+		d.diags.Errorf(hcl.Range{Filename: name}, "", "the document is larger than %d bytes", maxDocument)
+		return nil
+	}
+	doc := &document{name: name, src: src, remote: true}
 	if !doc.parse(d.diags) {
+		return nil
+	}
+	return doc
+}
+
+func (d *decoder) document(key string, src []byte, p *Part) {
+	doc := d.remote(key, src)
+	if doc == nil {
 		return
 	}
 	f := &remoteFile{}

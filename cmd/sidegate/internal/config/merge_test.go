@@ -2,11 +2,14 @@ package config
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/policytest"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 )
@@ -40,6 +43,58 @@ func feed(t *testing.T, docs map[string]string) (*File, string) {
 		fmt.Fprintf(&b, "%s\n%s", p.Origin, p.Diagnostics)
 	}
 	return merged, b.String()
+}
+
+// TestParseConsumers: a document of consumers is of consumers alone, and each is
+// checked as in a file.
+func TestParseConsumers(t *testing.T) {
+	src, err := os.ReadFile("../../../../packaging/examples/consumer.hcl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, diags := ParseConsumers("kv", src, options())
+	if len(diags.List()) > 0 || len(list) != 1 || list[0].Name != "umbrella" || len(list[0].JWT) != 1 {
+		t.Fatalf("ParseConsumers of the example: %+v\n%s", list, diags)
+	}
+	again, diags := ParseConsumers("kv", FormatConsumer(list[0]), options())
+	if diff := cmp.Diff(list, again); diff != "" || diags.HasErrors() {
+		t.Errorf("FormatConsumer (-it +again):\n%s%s", diff, diags)
+	}
+	readme, err := os.ReadFile("../../../../proxy/policy/consumer/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	snippets := policytest.Snippets(string(readme))
+	for _, s := range snippets {
+		if list, diags := ParseConsumers("README.md", []byte(s), options()); len(diags.List()) > 0 || len(list) == 0 {
+			t.Errorf("README.md:\n%s", diags)
+		}
+	}
+	if len(snippets) == 0 {
+		t.Error("README.md has no snippet")
+	}
+	odd := &consumer.Config{Name: "a${b}%{c}", Labels: map[string]string{"a b": "${x}", "c": "\n\"%{"}}
+	again, diags = ParseConsumers("kv", FormatConsumer(odd), options())
+	if diff := cmp.Diff([]*consumer.Config{odd}, again); diff != "" || diags.HasErrors() {
+		t.Errorf("FormatConsumer of odd names (-it +again):\n%s%s", diff, diags)
+	}
+	for text, want := range map[string]string{
+		`route "r" {}`:                                                  `unknown block "route"`,
+		`plan "p" {}`:                                                   `unknown block "plan"`,
+		`consumer "a" { lables = {} }`:                                  `Did you mean "labels"?`,
+		`consumer "a" { plan = env("SET") }`:                            "calls not allowed",
+		"consumer \"a\" {}\nconsumer \"a\" {}":                          `there are two blocks consumer "a"`,
+		"consumer \"a\" {\n  api_key { sha256 = \"ab\" }\n}":            "isn't a SHA-256",
+		"consumer \"a\" {\n  basic {\n    user = \"u\"\n  }\n}":         "has no password",
+		"consumer \"a\" {\n  mtls { san = \"*.test\" }\n}":              "isn't a name that a certificate may have",
+		"consumer \"a\" {\n  labels = { a = [for x in [1] : x][0] }\n}": "loops aren't allowed",
+		`{"consumer": {"a": {}}}`:                                       "error",
+		strings.Repeat("#", 600<<10):                                    "larger than",
+	} {
+		if list, diags := ParseConsumers("kv", []byte(text), options()); !strings.Contains(diags.String(), want) || !diags.HasErrors() || list != nil {
+			t.Errorf("ParseConsumers(%.60q) = %v, %s, want %q", text, list, diags, want)
+		}
+	}
 }
 
 func routeNames(f *File) []string {

@@ -32,6 +32,9 @@ func didYouMean(name string, candidates []string) string {
 	return ""
 }
 
+// DidYouMean is advice for a name that isn't among the candidates: "" for none.
+func DidYouMean(name string, candidates []string) string { return didYouMean(name, candidates) }
+
 // and lists words: a, b and c.
 func and(words []string) string { return series(words, "and") }
 

@@ -82,6 +82,7 @@ func New(c Config, d *consumer.Directory) (*Method, error) {
 	m.orphaned = auth.Refuse("key of a consumer that isn't there")
 	m.long = auth.Refuse(fmt.Sprintf("the key has more than %d bytes", maxKey))
 	m.twice = exchange.NewFault(exchange.FromClient, exchange.Malformed, "more than one key")
+	d.Use()
 	return m, nil
 }
 

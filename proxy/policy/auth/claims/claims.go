@@ -92,7 +92,7 @@ func (m *Mapping) make(c *exchange.Claims) *exchange.Consumer {
 	switch name := m.name(c); {
 	case known != nil:
 		*who = *known
-	case !m.unlisted || !usable(name) || m.consumers.Named(name) != nil:
+	case !m.unlisted || !usable(name) || m.consumers.Consumer(name) != nil:
 		return nil
 	default:
 		who.Name = name
