@@ -16,6 +16,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/answer"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
@@ -178,10 +179,10 @@ func (a *App) compile(d *draft) (*ready, error) {
 		bundles: bundles,
 		kinds: kinds(means{
 			consumers: consumers, counters: a.counters, keys: out.keys, tokens: a.tokens, passwords: a.passwords, conditions: conditions,
-			services: out.auth, answers: a.answers, known: a.known,
+			services: out.auth, answers: a.answers, known: a.known, logins: a.logins,
 			networks: &a.networks, geo: &a.geo, flight: &a.flight, bans: a.bans,
 		}),
-		conditions: conditions,
+		conditions: conditions, logins: logsIn(d.file),
 	}
 	for _, r := range d.file.Routes {
 		origin, fixed := d.file.Origin(r), d.fixed[r]
@@ -209,7 +210,17 @@ func (a *App) compile(d *draft) (*ready, error) {
 	if diags.HasErrors() {
 		return nil, &ConfigError{Text: diags.String()}
 	}
-	matcher, err := route.Compile(rules)
+	own, ownRules := ownRoutes(routes, compiled, func(r *config.Route, err error) {
+		if d.fixed[r] {
+			diags.Errorf(r.Range, "", "%v", err)
+		} else {
+			d.problem(d.file.Origin(r), "%v", err)
+		}
+	})
+	if diags.HasErrors() {
+		return nil, &ConfigError{Text: diags.String()}
+	}
+	matcher, err := route.Compile(append(rules, ownRules...))
 	if err != nil {
 		return nil, err
 	}
@@ -228,6 +239,10 @@ func (a *App) compile(d *draft) (*ready, error) {
 	for i, p := range compiled {
 		a.connect(p, routes[i], out.pools)
 	}
+	for _, p := range own {
+		p.Stats = a.stats.Route(p.Name, "")
+	}
+	compiled = append(compiled, own...)
 	out.table = &proxy.Table{Matcher: matcher, Routes: compiled, Trust: proxy.Trust(d.file.TrustedProxies), Log: a.accessLog, HTTPS: redirects(d.file)}
 	out.problems = d.problems
 	return out, nil
@@ -268,6 +283,7 @@ type making struct {
 	bundles    map[string]*config.Bundle
 	kinds      []policy.Kind
 	conditions func() (*condition.Compiler, error)
+	logins     bool // some route has users log in
 }
 
 // route makes a route's rule and chain; connect adds the pools.
@@ -341,7 +357,11 @@ func (m *making) policies(r *config.Route) ([]policy.Named, error) {
 			}
 		}
 	}
-	return append(list, late...), nil
+	list = append(list, late...)
+	if m.logins && !slices.ContainsFunc(list, func(n policy.Named) bool { return policy.Compile([]policy.Named{n}).Paths() != nil }) {
+		list = append(list, policy.Named{Name: "cookies", Policy: oidc.Hider{}})
+	}
+	return list, nil
 }
 
 // place is that of a kind in the order.

@@ -25,6 +25,7 @@ type descs struct {
 	consulUp, consulAge, stale, problems                                *prometheus.Desc
 	overRate, overRateDry, forgotten                                    *prometheus.Desc
 	keys, keysAge, keysFailed, signatures, passwords, passwordsBusy     *prometheus.Desc
+	logins, sessions                                                    *prometheus.Desc
 	authCalls, authFailed, authBusy                                     *prometheus.Desc
 	bans, banned                                                        *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
@@ -71,6 +72,8 @@ func newDescs() *descs {
 		authCalls:     d("auth_service_requests_total", "Requests to a service that decides who may call.", "url"),
 		authFailed:    d("auth_service_failures_total", "Those of them without an answer: refused for too many others, too late, 5xx.", "url"),
 		authBusy:      d("auth_service_requests_in_flight", "Those of them that are under way.", "url"),
+		logins:        d("logins_total", "Browsers sent to a provider to log in, and what became of logins.", "issuer", "outcome"),
+		sessions:      d("login_sessions_total", "What became of sessions: renewed, not_renewed (the provider takes it back, or doesn't answer), ended by their users.", "issuer", "outcome"),
 		certificate:   d("certificate_not_after_seconds", "When a certificate ends, in seconds since 1970.", "name", "source"),
 		reloads:       d("configuration_reloads_total", "Reloads that succeeded."),
 		rejected:      d("configuration_rejected", "1 while the newest configuration isn't in force because of an error."),
@@ -120,6 +123,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	count(d.passwords, float64(checks))
 	count(d.passwordsBusy, float64(busy))
 	c.auth(d, count, gauge)
+	for _, l := range a.logins.Counts() {
+		count(d.logins, float64(l.Begun), l.Issuer, "begun")
+		count(d.logins, float64(l.Done), l.Issuer, "done")
+		count(d.logins, float64(l.Failed), l.Issuer, "failed")
+		count(d.sessions, float64(l.Renewed), l.Issuer, "renewed")
+		count(d.sessions, float64(l.NotRenewed), l.Issuer, "not_renewed")
+		count(d.sessions, float64(l.Ended), l.Issuer, "ended")
+	}
 	gauge(d.bans, float64(len(a.bans.List(time.Now()))))
 	for route, n := range a.bans.Counts() {
 		count(d.banned, float64(n), route)

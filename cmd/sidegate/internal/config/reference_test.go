@@ -20,6 +20,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/introspect"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/mtls"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cors"
@@ -48,7 +49,7 @@ func realKinds() []policy.Kind {
 	return []policy.Kind{
 		block.Kind(block.Files{}), ban.Kind(nil), limits.Kind(nil), cors.Kind(),
 		apikey.Kind(nil), jwt.Kind(jwt.Deps{}), basic.Kind(nil, nil), mtls.Kind(nil),
-		introspect.Kind(introspect.Deps{}), forward.Kind(forward.Deps{}), ratelimit.Kind(nil), request.Kind(), response.Kind(),
+		oidc.Kind(oidc.Deps{}), introspect.Kind(introspect.Deps{}), forward.Kind(forward.Deps{}), ratelimit.Kind(nil), request.Kind(), response.Kind(),
 	}
 }
 
