@@ -33,6 +33,9 @@ func (m *Method) fresh(x *exchange.Exchange, s *session, sum *remote.Sum) *sessi
 		return s
 	}
 	r, ok := m.store.renewed.Get(sum, x.Start)
+	if !ok && m.away(x.Start) {
+		return s // one that doesn't answer would hold up each session anew
+	}
 	if !ok {
 		// Never an error: a renewal says what there is to say. A browser's requests
 		// come together, and a refresh token serves once.
@@ -62,6 +65,10 @@ func (m *Method) renew(s *session, place string, sum *remote.Sum, now time.Time)
 	next, err := m.refreshed(s, now)
 	r, until := &renewal{}, now.Add(retry)
 	switch {
+	case errors.Is(err, errAway):
+		counts.unrenewed.Add(1)
+		away := m.sum("away")
+		m.store.ended.Put(&away, struct{}{}, 96, now, until)
 	case errors.Is(err, errGrant):
 		counts.unrenewed.Add(1)
 		r.over, until = true, time.Unix(s.Ends, 0)
@@ -83,14 +90,27 @@ func (m *Method) renew(s *session, place string, sum *remote.Sum, now time.Time)
 	return r
 }
 
+// errAway is a provider that doesn't say whether it takes a refresh token.
+var errAway = errors.New("the provider is away")
+
+// away reports whether the provider didn't answer a moment ago.
+func (m *Method) away(now time.Time) bool {
+	sum := m.sum("away")
+	_, away := m.store.ended.Get(&sum, now)
+	return away
+}
+
 func (m *Method) refreshed(s *session, now time.Time) (*session, error) {
 	md, err := m.about(now)
 	if err != nil {
-		return nil, err
+		return nil, errAway // remote has said so in the log
 	}
 	t, err := m.grant(md, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {s.Refresh}})
-	if err != nil {
+	switch {
+	case errors.Is(err, errGrant):
 		return nil, err
+	case err != nil:
+		return nil, errAway
 	}
 	next := &session{stored: s.stored}
 	if t.id != "" {

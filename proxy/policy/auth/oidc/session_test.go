@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc/oidctest"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/policytest"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 )
@@ -199,6 +201,78 @@ func TestRefreshFails(t *testing.T) {
 				t.Errorf("asked %d times", n)
 			}
 		})
+	}
+}
+
+// TestAwayForAll: one session finds out that the provider is away, for all others.
+func TestAwayForAll(t *testing.T) {
+	r := newRig(t)
+	r.p.Lasts(5 * time.Minute)
+	p := r.policy(t, "")
+	browsers := make([]*browser, 5)
+	for i := range browsers {
+		browsers[i] = newBrowser(t, p)
+		browsers[i].login("/", "alice")
+		browsers[i].now = 5 * time.Minute
+	}
+	r.p.Down(true)
+	before := r.p.Asked("token")
+	for range 2 {
+		for _, b := range browsers {
+			if got := b.page("/"); !got.passed {
+				t.Errorf("%+v", got)
+			}
+		}
+	}
+	if n := r.p.Asked("token") - before; n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+	r.p.Down(false)
+	for _, b := range browsers {
+		b.now += retry + time.Second
+		if got := b.page("/"); !got.passed {
+			t.Errorf("again there: %+v", got)
+		}
+	}
+	if n := r.p.Asked("refresh_token"); n != len(browsers) {
+		t.Errorf("refreshed %d sessions, want %d", n, len(browsers))
+	}
+}
+
+// TestBeside: an access token that goes to the service stays, whatever the client
+// sends for another block, and the other block's client has no session.
+func TestBeside(t *testing.T) {
+	r := newRig(t)
+	k, other := Kind(r.Deps), jwt.Kind(jwt.Deps{Keys: r.Keys, Cache: r.Tokens})
+	m, err := k.New(&Config{Issuer: r.p.URL, ClientID: oidctest.Client, ClientSecret: oidctest.Secret, Scopes: []string{"openid"}, Algorithms: []string{"RS256"}, Session: time.Hour, Callback: "/.sidegate/oidc/callback", Logout: "/l", Timeout: 5 * time.Second, Forward: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := other.New(&jwt.Config{Issuer: r.p.URL, Audience: []string{"api"}, Algorithms: []string{"RS256"}, Realm: "api"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range [][]policy.Policy{{m, j}, {j, m}} {
+		p, err := k.Join("r", list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Keys.Commit()
+		b := newBrowser(t, p.(policy.Requester))
+		b.login("/", "alice")
+		got := b.do("GET "+site+"/", "Authorization: Bearer of.another.kind")
+		sent := strings.Join(policytest.Sent(&got.x.Request, &got.x.RequestEdits), ", ")
+		if !got.passed || !strings.HasPrefix(sent, "Authorization: Bearer access-") || strings.Contains(sent, ",") {
+			t.Errorf("%+v: the service gets %q", got, sent)
+		}
+		token := r.p.Sign("k", map[string]any{"iss": r.p.URL, "aud": "api", "sub": "bob", "exp": time.Now().Add(time.Hour).Unix()})
+		clear(b.cookies)
+		if got := b.do("GET "+site+"/", "Authorization: Bearer "+token, "Accept: text/html"); !got.passed || got.x.Claims.Text("sub") != "bob" {
+			t.Errorf("with a token: %+v", got)
+		}
+		if got := b.do("GET "+site+"/", "Accept: text/html"); got.status != 302 {
+			t.Errorf("with neither: %+v", got)
+		}
 	}
 }
 

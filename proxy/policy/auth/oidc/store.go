@@ -15,7 +15,7 @@ type Store struct {
 	sums     remote.Sum
 	read     *remote.Memory[*session]  // by what the browser shows
 	renewed  *remote.Memory[*renewal]  // likewise
-	ended    *remote.Memory[struct{}]  // by the session's id
+	ended    *remote.Memory[struct{}]  // by the session's id; and providers that are away
 	metadata *remote.Memory[*metadata] // by the provider
 	renewals remote.Flights[*renewal]
 	asking   remote.Flights[*metadata]
