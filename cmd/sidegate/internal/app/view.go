@@ -113,7 +113,7 @@ func (a *App) Ready() admin.Readiness {
 		}
 	}
 	for _, s := range a.services.Status() {
-		if s.Error != "" {
+		if s.Error != "" && time.Since(s.Failed) < time.Minute { // nobody may have asked since
 			degraded = append(degraded, "the auth service "+s.URL+" doesn't answer")
 		}
 	}
