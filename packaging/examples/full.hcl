@@ -244,6 +244,28 @@ route "reports" { # who may read them, another service says
     timeout  = "2s"
   }
 }
+route "app" { # people log in with a browser; https://app.example.com/.sidegate/oidc/callback is the redirect URI
+  hosts   = ["app.example.com"]
+  service = "app"
+  auth "oidc" {
+    issuer        = "https://id.example.com/"
+    client_id     = "gateway"
+    client_secret = env("OIDC_SECRET")
+    scopes        = ["openid", "email", "offline_access"]
+    subject       = "email"
+    unlisted      = true
+    # cookie_secret = env("COOKIE_SECRET"): the same on all nodes; absent: a key of this node's own
+    session      = "8h"
+    callback     = "/.sidegate/oidc/callback"
+    logout       = "/.sidegate/oidc/logout"
+    after_logout = "/bye"
+    parameters   = { prompt = "select_account" }
+    forward      = false # true: the service gets the access token
+  }
+  request {
+    set = { "X-User" = "{consumer.name}" }
+  }
+}
 route "moved" {
   hosts = ["old.example.com"]
   redirect {

@@ -73,6 +73,18 @@ func Compile(list []Named) *Chain {
 	return c
 }
 
+// Paths are those that policies answer by themselves: see Pather.
+func (c *Chain) Paths() map[string]string {
+	for _, n := range c.all {
+		if p, ok := n.Policy.(Pather); ok {
+			if paths := p.Paths(); paths != nil {
+				return paths
+			}
+		}
+	}
+	return nil
+}
+
 // Preflights reports whether some policy answers preflights.
 func (c *Chain) Preflights() bool { return c.preflight != nil }
 

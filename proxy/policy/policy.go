@@ -49,6 +49,14 @@ type Preflighter interface {
 	Preflight(x *exchange.Exchange) bool
 }
 
+// Pather is a policy that answers some paths of its route's hosts by itself,
+// whatever paths the route has: requests for them run the route's chain, and what
+// it lets through is answered with 404. The map says whose each path is: two routes
+// of one host share a path if it is the same one's.
+type Pather interface {
+	Paths() map[string]string // nil: none
+}
+
 // Splitter is a policy of which a part has to know who is calling, and so runs
 // right behind auth.
 type Splitter interface {

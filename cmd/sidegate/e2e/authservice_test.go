@@ -19,9 +19,9 @@ func TestForwardAuth(t *testing.T) {
 		asked.Add(1)
 		switch {
 		case down.Load():
-			http.Error(w, "down", 503)
+			http.Error(w, "down", http.StatusServiceUnavailable)
 		case r.Method != "GET" || r.ContentLength != 0 || r.Header.Get("X-Secret") != "" || r.Header.Get("X-Forwarded-Host") != "forward.test":
-			http.Error(w, "not what it should be", 418)
+			http.Error(w, "not what it should be", http.StatusTeapot)
 		case strings.HasPrefix(r.Header.Get("X-Forwarded-Uri"), "/admin"):
 			w.WriteHeader(403)
 		case r.Header.Get("Authorization") == "Bearer alice":
@@ -30,7 +30,7 @@ func TestForwardAuth(t *testing.T) {
 			w.Header().Set("X-Method", r.Header.Get("X-Forwarded-Method"))
 		case strings.Contains(r.Header.Get("Accept"), "text/html"):
 			w.Header().Set("Set-Cookie", "login=1; Path=/; HttpOnly")
-			http.Redirect(w, r, "https://login.test/?rd=https://"+r.Header.Get("X-Forwarded-Host")+r.Header.Get("X-Forwarded-Uri"), 302)
+			http.Redirect(w, r, "https://login.test/?rd=https://"+r.Header.Get("X-Forwarded-Host")+r.Header.Get("X-Forwarded-Uri"), http.StatusFound)
 		default:
 			w.Header().Set("WWW-Authenticate", `Bearer realm="forward"`)
 			w.WriteHeader(401)
@@ -124,7 +124,7 @@ func TestIntrospection(t *testing.T) {
 		id, password, _ := r.BasicAuth()
 		switch {
 		case down.Load():
-			http.Error(w, "down", 503)
+			http.Error(w, "down", http.StatusServiceUnavailable)
 		case r.Method != "POST" || id != "gateway" || password != "s3cret%2F":
 			w.WriteHeader(401)
 		case strings.HasPrefix(r.PostFormValue("token"), "good-"):

@@ -14,6 +14,7 @@ package auth
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -50,7 +51,7 @@ type Witness interface {
 type Answer struct {
 	Why   string          // for sidegate explain, and for the log where Fault is nil
 	Fault *exchange.Fault // for the log; nil: all is well
-	Reply func(x *exchange.Exchange)
+	Reply func(x *exchange.Exchange) error
 }
 
 func (a *Answer) Error() string { return a.Why }
@@ -60,6 +61,12 @@ func (a *Answer) Error() string { return a.Why }
 // it knows.
 type Tester interface {
 	Test(x *exchange.Exchange) (applies bool, err error)
+}
+
+// Pather is a method that answers some paths of its hosts itself, whatever paths
+// the route has: see policy.Pather.
+type Pather interface {
+	Paths() map[string]string
 }
 
 // Note is what a Tester would do.
@@ -78,6 +85,7 @@ var (
 	_ policy.Requester = (*Policy)(nil)
 	_ policy.Explainer = (*Policy)(nil)
 	_ policy.Tester    = (*Policy)(nil)
+	_ policy.Pather    = (*Policy)(nil)
 )
 
 // Kind describes a method to the configuration: the block auth "label".
@@ -137,7 +145,9 @@ func Refuse(why string) *exchange.Fault {
 func (p *Policy) Request(x *exchange.Exchange) (policy.Verdict, error) {
 	if i, err := p.identify(x, false); err != nil {
 		if a, ok := err.(*Answer); ok { //nolint:errorlint // never wrapped
-			a.Reply(x)
+			if err := a.Reply(x); err != nil {
+				return policy.Done, err
+			}
 			x.Err = a.Fault
 			return policy.Done, nil
 		}
@@ -180,6 +190,20 @@ func ask(m Method, x *exchange.Exchange, test bool) (bool, error) {
 		return t.Test(x)
 	}
 	return m.Identify(x)
+}
+
+// Paths are those that the methods answer themselves.
+func (p *Policy) Paths() map[string]string {
+	var all map[string]string
+	for _, m := range p.methods {
+		if m, ok := m.(Pather); ok {
+			if all == nil {
+				all = map[string]string{}
+			}
+			maps.Copy(all, m.Paths())
+		}
+	}
+	return all
 }
 
 // Explain says where the methods look, in their order.

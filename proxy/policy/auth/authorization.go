@@ -33,8 +33,12 @@ func Credentials(h *exchange.Head, scheme string) (credentials string, n int) {
 	return credentials, all
 }
 
-// HideCredentials keeps Authorization from being forwarded if it has the scheme.
+// HideCredentials keeps Authorization from being forwarded if it has the scheme,
+// unless a method has put another one in its place.
 func HideCredentials(x *exchange.Exchange, scheme string) {
+	if x.RequestEdits.Replaces("Authorization", exchange.Authorization) {
+		return
+	}
 	if _, n := Credentials(&x.Request, scheme); n > 0 {
 		x.RequestEdits.Remove("Authorization")
 	}

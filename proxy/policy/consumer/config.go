@@ -11,7 +11,7 @@ type Config struct {
 	Labels map[string]string `hcl:"labels,attr"`
 	// Its API keys; several while one is being replaced.
 	Keys []*KeyConfig `hcl:"api_key,block"`
-	// Tokens that are its: auth "jwt" and "introspect".
+	// Tokens that are its: auth "jwt", "introspect" and "oidc".
 	JWT []*JWTConfig `hcl:"jwt,block"`
 	// Its names and passwords: auth "basic".
 	Basic []*BasicConfig `hcl:"basic,block"`

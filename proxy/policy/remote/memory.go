@@ -26,11 +26,15 @@ const ways = 8 // places for an answer
 // Memory keeps answers for a time, within bounds: those that end first leave
 // first. Reading takes no lock. V must not change.
 type Memory[V any] struct {
-	rows    [][ways]atomic.Pointer[kept[V]]
+	entries int
+	rows    atomic.Pointer[[]row[V]] // nil: nothing was ever kept, and no memory is taken
+	make    sync.Once
 	maxSize int64
 	used    atomic.Int64 // bytes
 	swept   atomic.Int64 // when, in seconds
 }
+
+type row[V any] [ways]atomic.Pointer[kept[V]]
 
 type kept[V any] struct {
 	sum   Sum
@@ -41,16 +45,24 @@ type kept[V any] struct {
 
 // NewMemory has room for about that many answers, and for that many bytes.
 func NewMemory[V any](entries int, maxSize int64) *Memory[V] {
-	return &Memory[V]{rows: make([][ways]atomic.Pointer[kept[V]], max(1, entries/ways)), maxSize: maxSize}
+	return &Memory[V]{entries: entries, maxSize: maxSize}
 }
 
-func (m *Memory[V]) row(s *Sum) *[ways]atomic.Pointer[kept[V]] {
-	return &m.rows[binary.LittleEndian.Uint32(s[:])%uint32(len(m.rows))]
+// row is the places of an answer; nil: there are none yet.
+func (m *Memory[V]) row(s *Sum) *row[V] {
+	rows := m.rows.Load()
+	if rows == nil {
+		return nil
+	}
+	return &(*rows)[binary.LittleEndian.Uint32(s[:])%uint32(len(*rows))]
 }
 
 // Get returns an answer that still counts.
 func (m *Memory[V]) Get(s *Sum, now time.Time) (v V, ok bool) {
 	row := m.row(s)
+	if row == nil {
+		return v, false
+	}
 	for i := range row {
 		if k := row[i].Load(); k != nil && k.sum == *s && now.Before(k.until) {
 			return k.value, true
@@ -63,6 +75,10 @@ func (m *Memory[V]) Get(s *Sum, now time.Time) (v V, ok bool) {
 // the same question, else in a free one, else in that of the one that ends first.
 // Two at once may overtake each other: that costs a question.
 func (m *Memory[V]) Put(s *Sum, v V, size int64, now, until time.Time) {
+	m.make.Do(func() {
+		rows := make([]row[V], max(1, m.entries/ways))
+		m.rows.Store(&rows)
+	})
 	if m.used.Load()+size > m.maxSize {
 		m.sweep(now)
 	}
@@ -95,6 +111,9 @@ func (m *Memory[V]) Put(s *Sum, v V, size int64, now, until time.Time) {
 // Forget drops an answer.
 func (m *Memory[V]) Forget(s *Sum) {
 	row := m.row(s)
+	if row == nil {
+		return
+	}
 	for i := range row {
 		if k := row[i].Load(); k != nil && k.sum == *s && row[i].CompareAndSwap(k, nil) {
 			m.used.Add(-k.size)
@@ -108,9 +127,10 @@ func (m *Memory[V]) sweep(now time.Time) {
 	if before == now.Unix() || !m.swept.CompareAndSwap(before, now.Unix()) {
 		return
 	}
-	for i := range m.rows {
-		for j := range m.rows[i] {
-			if k := m.rows[i][j].Load(); k != nil && !now.Before(k.until) && m.rows[i][j].CompareAndSwap(k, nil) {
+	rows := *m.rows.Load()
+	for i := range rows {
+		for j := range rows[i] {
+			if k := rows[i][j].Load(); k != nil && !now.Before(k.until) && rows[i][j].CompareAndSwap(k, nil) {
 				m.used.Add(-k.size)
 			}
 		}

@@ -43,7 +43,8 @@ type Service struct {
 	waiting   atomic.Int64
 
 	calls, failures atomic.Uint64
-	failing         atomic.Bool // what is under mu is an error
+	failing         atomic.Bool  // what is under mu is an error
+	failedAt        atomic.Int64 // seconds since 1970; 0: never
 
 	mu  sync.Mutex // guards err
 	err error      // of the last request
@@ -80,6 +81,7 @@ func (s *Service) Do(r *http.Request) (*Answer, error) {
 	a, err := s.do(r.WithContext(ctx))
 	if err != nil {
 		s.failures.Add(1)
+		s.failedAt.Store(time.Now().Unix())
 	}
 	s.tell(err)
 	return a, err

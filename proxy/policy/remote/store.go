@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sirupsen/logrus"
 )
@@ -79,7 +80,8 @@ type Status struct {
 	URL             string
 	Calls, Failures uint64
 	InFlight        int
-	Error           string // of the last request
+	Error           string    // of the last request
+	Failed          time.Time // when one last failed; zero: never
 }
 
 // Status lists the services by URL.
@@ -87,6 +89,9 @@ func (s *Store) Status() []Status {
 	var out []Status
 	for _, o := range s.list() {
 		st := Status{URL: o.settings.URL, Calls: o.calls.Load(), Failures: o.failures.Load(), InFlight: len(o.places)}
+		if at := o.failedAt.Load(); at != 0 {
+			st.Failed = time.Unix(at, 0)
+		}
 		o.mu.Lock()
 		if o.err != nil {
 			st.Error = o.err.Error()

@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics, rate limits, quotas, requests in flight), bans, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, connections to auth services and what they said, sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics, rate limits, quotas, requests in flight), bans, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, connections to auth services and what they said, sessions that were read or ended, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), consumers and keys (into the keyring), claims of
@@ -47,6 +47,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/forward"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/introspect"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/geo"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
@@ -92,6 +93,7 @@ type App struct {
 	services   *remote.Store
 	answers    *forward.Cache
 	known      *introspect.Cache
+	logins     *oidc.Store
 	networks   network.Files
 	listed     network.Lists
 	geo        geo.Files
@@ -157,6 +159,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a.passwords = basic.NewVerifier()
 	a.services, a.answers = remote.NewStore(a.log.WithField("component", "auth")), forward.NewCache()
 	a.known = introspect.NewCache()
+	a.logins = oidc.NewStore(stateKey(a.log, file.StateDir, "login.key", "sessions of auth \"oidc\" won't survive a restart"))
 	var lost error
 	if a.bans, lost = ban.NewStore(ban.Deps{Log: a.log.WithField("component", "ban"), Path: filepath.Join(file.StateDir, "bans.json")}); lost != nil {
 		a.log.WithError(lost).Error("the bans from before the restart can't be read, and are lifted")
@@ -177,7 +180,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	}
 	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Memory: a.memory, Challenge: a.certs.HTTPChallenge})
 	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, TLS: a.listenerTLS})
-	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, StickyKey: stickyKey(a.log, file.StateDir)})
+	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, StickyKey: stateKey(a.log, file.StateDir, "sticky.key", "sticky cookies won't survive a restart")})
 	if file.AccessLog != nil {
 		a.accessLog = proxy.NewAccessLog(*file.AccessLog, a.log)
 	}
@@ -187,18 +190,18 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	return a, nil
 }
 
-// stickyKey is the key that names instances in sticky cookies, kept so that
-// clients stay with theirs over a restart. Without a disk it lasts as long as
-// the process.
-func stickyKey(log logrus.FieldLogger, dir string) []byte {
-	path := filepath.Join(dir, "sticky.key")
+// stateKey is a key for what browsers keep: it names instances in sticky cookies,
+// and encrypts sessions. It is kept, so that they stay over a restart; without a
+// disk it lasts as long as the process.
+func stateKey(log logrus.FieldLogger, dir, name, otherwise string) []byte {
+	path := filepath.Join(dir, name)
 	if key, err := os.ReadFile(path); err == nil && len(key) == 32 {
 		return key
 	}
 	key := make([]byte, 32)
 	rand.Read(key) // never fails (crypto/rand)
 	if err := os.WriteFile(path, key, 0o600); err != nil {
-		log.WithError(err).Warn("sticky cookies won't survive a restart")
+		log.WithError(err).Warn(otherwise)
 	}
 	return key
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/answer"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
@@ -196,8 +197,9 @@ func (a *App) compile(d *draft) (*ready, error) {
 			passwords: a.passwords,
 			answers:   a.answers,
 			known:     a.known,
+			logins:    a.logins,
 		}),
-		conditions: conditions,
+		conditions: conditions, logins: logsIn(d.file),
 	}
 	for _, r := range d.file.Routes {
 		origin, fixed := d.file.Origin(r), d.fixed[r]
@@ -225,7 +227,17 @@ func (a *App) compile(d *draft) (*ready, error) {
 	if diags.HasErrors() {
 		return nil, &ConfigError{Text: diags.String()}
 	}
-	matcher, err := route.Compile(rules)
+	own, ownRules := ownRoutes(routes, compiled, func(r *config.Route, err error) {
+		if d.fixed[r] {
+			diags.Errorf(r.Range, "", "%v", err)
+		} else {
+			d.problem(d.file.Origin(r), "%v", err)
+		}
+	})
+	if diags.HasErrors() {
+		return nil, &ConfigError{Text: diags.String()}
+	}
+	matcher, err := route.Compile(append(rules, ownRules...))
 	if err != nil {
 		return nil, err
 	}
@@ -244,6 +256,10 @@ func (a *App) compile(d *draft) (*ready, error) {
 	for i, p := range compiled {
 		a.connect(p, routes[i], out.pools)
 	}
+	for _, p := range own {
+		p.Stats = a.stats.Route(p.Name, "")
+	}
+	compiled = append(compiled, own...)
 	out.table = &proxy.Table{Matcher: matcher, Routes: compiled, Trust: proxy.Trust(d.file.TrustedProxies), Log: a.accessLog, HTTPS: redirects(d.file)}
 	out.problems = d.problems
 	return out, nil
@@ -305,6 +321,7 @@ type making struct {
 	bundles    map[string]*config.Bundle
 	kinds      []policy.Kind
 	conditions func() (*condition.Compiler, error)
+	logins     bool // some route has users log in
 }
 
 // route makes a route's rule and chain; connect adds the pools.
@@ -378,7 +395,11 @@ func (m *making) policies(r *config.Route) ([]policy.Named, error) {
 			}
 		}
 	}
-	return append(list, late...), nil
+	list = append(list, late...)
+	if m.logins && !slices.ContainsFunc(list, func(n policy.Named) bool { return policy.Compile([]policy.Named{n}).Paths() != nil }) {
+		list = append(list, policy.Named{Name: "cookies", Policy: oidc.Hider{}})
+	}
+	return list, nil
 }
 
 // place is that of a kind in the order.

@@ -27,6 +27,7 @@ type descs struct {
 	overRate, overRateDry, rateErrors, forgotten                        *prometheus.Desc
 	adaptive, adaptiveUsed, atEase, shed                                *prometheus.Desc
 	keys, keysAge, keysFailed, signatures, passwords, passwordsBusy     *prometheus.Desc
+	logins, sessions                                                    *prometheus.Desc
 	authCalls, authFailed, authBusy                                     *prometheus.Desc
 	bans, banned                                                        *prometheus.Desc
 	memoryUsed, memoryLimit, memoryLevel, memoryRefused, memoryTurned   *prometheus.Desc
@@ -85,6 +86,8 @@ func newDescs() *descs {
 		memoryLevel:   d("memory_level", "0: there is enough; 1: scarce, low priority is refused; 2: full, everything new is."),
 		memoryRefused: d("memory_refused_total", "Requests refused for want of memory, by the level.", "level"),
 		memoryTurned:  d("memory_connections_refused_total", "Connections refused for want of memory."),
+		logins:        d("logins_total", "Browsers sent to a provider to log in, and what became of logins.", "issuer", "outcome"),
+		sessions:      d("login_sessions_total", "What became of sessions: renewed, not_renewed (the provider takes it back, or doesn't answer), ended by their users.", "issuer", "outcome"),
 		certificate:   d("certificate_not_after_seconds", "When a certificate ends, in seconds since 1970.", "name", "source"),
 		reloads:       d("configuration_reloads_total", "Reloads that succeeded."),
 		rejected:      d("configuration_rejected", "1 while the newest configuration isn't in force because of an error."),
@@ -146,6 +149,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	count(d.passwords, float64(checks))
 	count(d.passwordsBusy, float64(busy))
 	c.auth(d, count, gauge)
+	for _, l := range a.logins.Counts() {
+		count(d.logins, float64(l.Begun), l.Issuer, "begun")
+		count(d.logins, float64(l.Done), l.Issuer, "done")
+		count(d.logins, float64(l.Failed), l.Issuer, "failed")
+		count(d.sessions, float64(l.Renewed), l.Issuer, "renewed")
+		count(d.sessions, float64(l.NotRenewed), l.Issuer, "not_renewed")
+		count(d.sessions, float64(l.Ended), l.Issuer, "ended")
+	}
 	gauge(d.bans, float64(len(a.bans.List(time.Now()))))
 	for route, n := range a.bans.Counts() {
 		count(d.banned, float64(n), route)

@@ -8,6 +8,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/introspect"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/mtls"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/authorize"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
@@ -48,6 +49,7 @@ type means struct {
 	passwords *basic.Verifier
 	answers   *forward.Cache
 	known     *introspect.Cache
+	logins    *oidc.Store
 }
 
 // kinds are the policies that there are, in the order in which they run on a
@@ -64,6 +66,7 @@ func kinds(m means) []policy.Kind {
 		jwt.Kind(jwt.Deps{Consumers: m.consumers, Keys: m.keys, Cache: m.tokens}),
 		basic.Kind(m.consumers, m.passwords),
 		mtls.Kind(m.consumers),
+		oidc.Kind(oidc.Deps{Consumers: m.consumers, Services: m.services, Keys: m.keys, Tokens: m.tokens, Store: m.logins}),
 		introspect.Kind(introspect.Deps{Consumers: m.consumers, Services: m.services, Cache: m.known}),
 		forward.Kind(forward.Deps{Consumers: m.consumers, Services: m.services, Cache: m.answers}),
 		authorize.Kind(m.conditions),

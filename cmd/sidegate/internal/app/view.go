@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -122,7 +123,7 @@ func (a *App) Ready() admin.Readiness {
 		}
 	}
 	for _, s := range a.services.Status() {
-		if s.Error != "" {
+		if s.Error != "" && time.Since(s.Failed) < time.Minute { // nobody may have asked since
 			degraded = append(degraded, "the auth service "+s.URL+" doesn't answer")
 		}
 	}
@@ -160,7 +161,7 @@ func (a *App) Status() admin.Status {
 	}
 	slices.SortFunc(s.Listeners, func(a, b proxy.ListenerStatus) int { return strings.Compare(a.Name, b.Name) })
 	if t := a.handler.Table(); t != nil {
-		s.Routes = len(t.Routes)
+		s.Routes = len(names(t))
 	}
 	a.view.mu.Lock()
 	s.Config = admin.ConfigStatus{Path: a.opt.Config, Loaded: a.view.loaded, Reloads: a.view.reloads, Rejected: a.view.rejectedAt, RejectedBy: a.view.rejectedBy}
@@ -306,10 +307,16 @@ func explain(t *proxy.Table, q admin.Question) (admin.Explanation, error) {
 	e.Route, e.Origin, e.Policies = r.Name, r.Origin, r.Chain.Test(x)
 	e.Priority = x.Rank().String() // of who is calling, as far as that is known
 	if r.Answer != nil {
-		if _, err := r.Answer.Request(x); err != nil {
-			return e, err
+		_, err := r.Answer.Request(x)
+		var f *exchange.Fault
+		if errors.As(err, &f) {
+			e.Status = proxy.StatusOf(f)
+			return e, nil
 		}
 		e.Status = x.Status
+		if err != nil {
+			return e, err
+		}
 		return e, nil
 	}
 	e.Forwarded = r.ForwardedPath(x)

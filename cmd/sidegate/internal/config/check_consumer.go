@@ -9,6 +9,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/introspect"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/mtls"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 )
 
@@ -196,6 +197,8 @@ func (f *File) issuers() []string {
 			issuer = c.Issuer
 		case *introspect.Config:
 			issuer = c.Tokens()
+		case *oidc.Config:
+			issuer = c.Issuer
 		}
 		if issuer != "" && !slices.Contains(list, issuer) {
 			list = append(list, issuer)

@@ -53,7 +53,7 @@ func env(vars map[string]string) func(string) (string, bool) {
 
 // options are with what the examples take from the environment.
 func options() Options {
-	return Options{Kinds: kinds(), Env: env(map[string]string{"INTROSPECT_SECRET": "a", "OIDC_SECRET": "b", "COOKIE_SECRET": "0123456789abcdef0123456789abcdef"})}
+	return Options{Kinds: kinds(), Env: env(map[string]string{"INTROSPECT_SECRET": "a", "OIDC_SECRET": "b"})}
 }
 
 // good parses a text that must be right.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"reflect"
-	"slices"
 	"strconv"
 
 	"github.com/hashicorp/hcl/v2"
@@ -269,8 +268,6 @@ func (d *decoder) unknownKind(it item, s *schema, what string) {
 	switch {
 	case len(it.labels) != 1:
 		d.diags.Errorf(it.at, fmt.Sprintf("Write: %s %q { … }", it.name, kinds[0]), "%s takes one label, its kind", it.name)
-	case slices.Contains(laterKinds(it.name), it.labels[0]) && !slices.Contains(kinds, it.labels[0]):
-		d.diags.Errorf(it.at, "Remove it for now: this version of sidegate would ignore it.", "%s %q is not available yet%s", it.name, it.labels[0], in(what))
 	default:
 		d.oneOf(it.at, it.name, it.labels[0], kinds)
 	}

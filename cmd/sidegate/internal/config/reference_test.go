@@ -20,6 +20,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/introspect"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/mtls"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cors"
@@ -55,6 +56,7 @@ func realKinds() []policy.Kind {
 		jwt.Kind(jwt.Deps{}),
 		basic.Kind(nil, nil),
 		mtls.Kind(nil),
+		oidc.Kind(oidc.Deps{}),
 		introspect.Kind(introspect.Deps{}),
 		forward.Kind(forward.Deps{}),
 		ratelimit.Kind(nil, nil),

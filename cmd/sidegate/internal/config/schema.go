@@ -215,15 +215,6 @@ func later(t reflect.Type) []string {
 	}
 }
 
-// laterKinds are the labels of a policy's block that the language has, but this
-// version hasn't.
-func laterKinds(name string) []string {
-	if name == "auth" {
-		return []string{"oidc"}
-	}
-	return nil
-}
-
 // kindText is how the type of an argument is written.
 func (f *field) kindText() string {
 	t := f.typ

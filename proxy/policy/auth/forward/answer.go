@@ -137,10 +137,11 @@ func freshness(fields []string) time.Duration {
 }
 
 // redirect answers x as the service did.
-func (a *answer) redirect(x *exchange.Exchange) {
+func (a *answer) redirect(x *exchange.Exchange) error {
 	x.Reply(a.status, "", nil)
 	x.Response.Append("Location", a.location)
 	x.Response.Append("Cache-Control", "no-store")
+	return nil
 }
 
 // Cache remembers answers, those that admit apart from those that refuse: who

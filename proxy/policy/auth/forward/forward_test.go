@@ -1,6 +1,8 @@
 package forward
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/policytest"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
@@ -188,6 +191,45 @@ func TestQuestion(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"Cookie: a=1"}, policytest.Sent(&x.Request, &x.RequestEdits)); d != "" {
 		t.Errorf("the service behind gets: %s", d)
+	}
+}
+
+// TestBeside: what clients send under the names of copied fields is dropped where
+// another block decides, too.
+func TestBeside(t *testing.T) {
+	s := newService(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-User", "alice") })
+	sum := sha256.Sum256([]byte("key"))
+	d, err := consumer.Compile(nil, []*consumer.Config{{Name: "acme", Keys: []*consumer.KeyConfig{{SHA256: hex.EncodeToString(sum[:])}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	k := Kind(Deps{Services: remote.NewStore(log).Plan(), Cache: NewCache()})
+	first, err := apikey.Kind(d).New(&apikey.Config{Header: "X-API-Key"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := k.New(&Config{URL: s.URL, Headers: []string{"Authorization"}, Copy: []string{"X-User"}, Timeout: 5 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := k.Join("r", []policy.Policy{first, second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{"X-API-Key: key": "", "X-Other: key": "X-Other: key, X-User: alice"} {
+		x := policytest.Exchange(t, "GET https://a.test/", key, "X-User: root", "x-user: root", "Authorization: Bearer t")
+		if _, err := p.(policy.Requester).Request(x); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(policytest.Sent(&x.Request, &x.RequestEdits), ", "); got != want {
+			t.Errorf("%s: the service behind gets %q, want %q", key, got, want)
+		}
+	}
+	x := policytest.Exchange(t, "GET https://a.test/", "X-API-Key: wrong")
+	if _, err := p.(policy.Requester).Request(x); kind(err) != exchange.Unauthenticated || s.asked.Load() != 1 {
+		t.Errorf("a wrong key: %v, asked %d times", err, s.asked.Load())
 	}
 }
 

@@ -130,7 +130,7 @@ func New(c Config, d Deps) (*Method, error) {
 	if errs != nil {
 		return nil, errs
 	}
-	m.basic = Basic(c.ClientID, c.ClientSecret)
+	m.basic = auth.Basic(c.ClientID, c.ClientSecret)
 	// RFC 6750, 3 and 3.1.
 	m.plain = `Bearer realm="` + c.Realm + `"`
 	m.wrong = m.plain + `, error="invalid_token"`

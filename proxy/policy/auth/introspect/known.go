@@ -2,16 +2,13 @@ package introspect
 
 import (
 	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"net/url"
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/claims"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
-	"github.com/sidegate-proxy/sidegate/proxy/secret"
 )
 
 // known is what the server said of a token (RFC 7662, 2.2). It never changes.
@@ -67,13 +64,6 @@ func parse(body []byte) (*known, error) {
 	}
 	k.claims = exchange.NewClaims(values)
 	return k, nil
-}
-
-// Basic is Authorization with a client's name and password, each encoded as a
-// form is before it comes to base64 (RFC 6749, 2.3.1).
-func Basic(id string, password secret.String) string {
-	text := url.QueryEscape(id) + ":" + url.QueryEscape(password.Reveal())
-	return "Basic " + base64.StdEncoding.EncodeToString([]byte(text))
 }
 
 // Cache remembers what was said of tokens, by a hash of them, the good ones apart

@@ -25,7 +25,8 @@ import (
 // Issuer is a server that issues tokens.
 type Issuer struct {
 	*httptest.Server
-	t testing.TB
+	t   testing.TB
+	mux *http.ServeMux
 
 	mu        sync.Mutex // guards what follows
 	keys      []*key
@@ -43,14 +44,17 @@ type key struct {
 
 // New starts an issuer without keys.
 func New(t testing.TB) *Issuer {
-	i := &Issuer{t: t}
 	mux := http.NewServeMux()
+	i := &Issuer{t: t, mux: mux}
 	mux.HandleFunc("/jwks", i.serveKeys)
 	mux.HandleFunc("/.well-known/openid-configuration", i.serveDiscovery)
 	i.Server = httptest.NewServer(mux)
 	t.Cleanup(i.Close)
 	return i
 }
+
+// Handle has h answer what the issuer itself doesn't.
+func (i *Issuer) Handle(pattern string, h http.HandlerFunc) { i.mux.HandleFunc(pattern, h) }
 
 // JWKS is where the keys are.
 func (i *Issuer) JWKS() string { return i.URL + "/jwks" }

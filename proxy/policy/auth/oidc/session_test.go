@@ -1,0 +1,549 @@
+package oidc
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc/oidctest"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/policytest"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
+)
+
+// only is the browser's only cookie.
+func (b *browser) only() (name, value string) {
+	b.t.Helper()
+	if len(b.cookies) != 1 {
+		b.t.Fatalf("%d cookies", len(b.cookies))
+	}
+	for name, value = range b.cookies {
+	}
+	return name, value
+}
+
+// TestSession: it is one on its host, for its time, as it was written, and for who
+// has the key.
+func TestSession(t *testing.T) {
+	r := newRig(t)
+	p := r.policy(t, "")
+	b := newBrowser(t, p)
+	b.login("/", "alice")
+	name, value := b.only()
+	other := newNode(t, r.p, "another key")
+	secret := "cookie_secret = \"" + strings.Repeat("s", 32) + "\""
+	shared, same := newNode(t, r.p, "a"), newNode(t, r.p, "b")
+	tests := []struct {
+		name   string
+		p      policy.Requester
+		url    string
+		cookie string
+		later  time.Duration
+		want   bool
+	}{
+		{"as it was written", p, site, name + "=" + value, 0, true},
+		{"at the end of its time", p, site, name + "=" + value, 8*time.Hour - 5*time.Second, true},
+		{"over", p, site, name + "=" + value, 8*time.Hour + time.Second, false},
+		{"on another host", p, "https://b.test", name + "=" + value, 0, false},
+		{"on another port", p, site + ":8443", name + "=" + value, 0, true},
+		{"in another case", p, site, strings.ToUpper(name) + "=" + value, 0, false},
+		{"twice", p, site, name + "=" + value + "; " + name + "=" + value, 0, false},
+		{"with another before it", p, site, name + "=x; " + name + "=" + value, 0, false},
+		{"changed at its end", p, site, name + "=" + value[:len(value)-8] + flip(value[len(value)-8:len(value)-7]) + value[len(value)-7:], 0, false},
+		{"changed at its start", p, site, name + "=1" + flip(value[1:2]) + value[2:], 0, false},
+		{"cut", p, site, name + "=" + value[:len(value)-4], 0, false},
+		{"longer", p, site, name + "=" + value + "AAAA", 0, false},
+		{"of more cookies than there are", p, site, name + "=2" + value[1:], 0, false},
+		{"of no cookies", p, site, name + "=0" + value[1:], 0, false},
+		{"of too many", p, site, name + "=9" + value[1:], 0, false},
+		{"empty", p, site, name + "=", 0, false},
+		{"of a login", p, site, name + "=1" + attemptOf(t, r), 0, false},
+		{"with another key", other.policy(t, ""), site, name + "=" + value, 0, false},
+		{"with other scopes", r.policy(t, `scopes = ["openid", "email"]`), site, name + "=" + value, 0, false},
+		{"with a secret", r.policy(t, secret), site, name + "=" + value, 0, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			x := policytest.Exchange(t, "GET "+tt.url+"/", "Cookie: "+tt.cookie)
+			x.Start = x.Start.Add(tt.later)
+			_, err := tt.p.Request(x)
+			if (err == nil) != tt.want || err != nil && (!strings.HasPrefix(err.Error(), "unauthenticated: ") || x.Claims != nil) {
+				t.Errorf("Request = %v, want %v", err, tt.want)
+			}
+		})
+	}
+	b = newBrowser(t, shared.policy(t, secret))
+	b.login("/", "alice")
+	if b.p = same.policy(t, secret); !b.page("/").passed {
+		t.Error("two nodes with one secret don't share a session")
+	}
+}
+
+// attemptOf is the cookie of a login that has begun.
+func attemptOf(t *testing.T, r *rig) string {
+	t.Helper()
+	b := newBrowser(t, r.policy(t, ""))
+	b.page("/")
+	_, value := b.only()
+	return value
+}
+
+// TestLargeSession: one that doesn't fit into a cookie is in several, and what is
+// left of it goes with the next.
+func TestLargeSession(t *testing.T) {
+	r := newRig(t)
+	b := newBrowser(t, r.policy(t, `labels = { groups = "groups" }`))
+	for _, tt := range []struct{ groups, cookies int }{{6000, 4}, {8000, 4}, {2500, 2}, {10, 1}} {
+		r.p.Change(func(c map[string]any) { c["groups"] = strings.Repeat("g", tt.groups) })
+		for name := range b.cookies { // as a session of another block would be
+			if strings.HasSuffix(name, ".1") {
+				b.cookies[name] = "x"
+			}
+		}
+		b.login("/", "alice")
+		got := b.page("/")
+		if !got.passed || len(b.cookies) != tt.cookies || len(got.x.Consumer.Labels["groups"]) != tt.groups {
+			t.Errorf("%d bytes: %+v with %d cookies, want %d", tt.groups, got.err, len(b.cookies), tt.cookies)
+		}
+	}
+}
+
+// TestRefresh: before the access token ends, once for all that ask at a time, and
+// the session's end doesn't move.
+func TestRefresh(t *testing.T) {
+	r := newRig(t)
+	r.p.Lasts(5 * time.Minute)
+	b := newBrowser(t, r.policy(t, "forward = true\nsession = \"1h\""))
+	b.login("/", "alice")
+	name, first := b.only()
+	bearer := func(got result) string {
+		for _, f := range policytest.Sent(&got.x.Request, &got.x.RequestEdits) {
+			if token, ok := strings.CutPrefix(f, "Authorization: Bearer "); ok {
+				return token
+			}
+		}
+		return ""
+	}
+	b.now = 3 * time.Minute
+	old := bearer(b.do("GET "+site+"/", "Authorization: Bearer of-mine"))
+	if _, value := b.only(); value != first || !strings.HasPrefix(old, "access-") || r.p.Asked("refresh_token") != 0 {
+		t.Fatalf("long before: the service gets %q", old)
+	}
+	b.now = 4*time.Minute + 30*time.Second
+	var wg sync.WaitGroup
+	results := make([]result, 16)
+	tabs := make([]*browser, len(results))
+	for i := range results {
+		tabs[i] = newBrowser(t, b.p)
+		tabs[i].now, tabs[i].cookies[name] = b.now, first
+		wg.Go(func() { results[i] = tabs[i].page("/") })
+	}
+	wg.Wait()
+	_, second := tabs[0].only()
+	for i, got := range results {
+		if _, value := tabs[i].only(); !got.passed || bearer(got) == old || value == first || value != second {
+			t.Fatalf("tab %d: %q, %v", i, bearer(got), got.err)
+		}
+	}
+	if n := r.p.Asked("refresh_token"); n != 1 {
+		t.Errorf("16 requests at once refreshed %d times", n)
+	}
+	b.now = 8 * time.Minute // who still has the old cookie gets what came of it
+	if got := b.page("/"); !got.passed || bearer(got) == old || r.p.Asked("refresh_token") != 1 {
+		t.Errorf("with the old cookie: %q, refreshed %d times", bearer(got), r.p.Asked("refresh_token"))
+	}
+	b.now = 9 * time.Minute
+	if got := b.page("/"); !got.passed || r.p.Asked("refresh_token") != 2 {
+		t.Errorf("again: %v, refreshed %d times", got.err, r.p.Asked("refresh_token"))
+	}
+	b.now = time.Hour + time.Second
+	if got := b.page("/"); got.passed || got.status != 302 {
+		t.Errorf("after its end: %+v", got)
+	}
+}
+
+// TestRefreshFails: a provider that is away ends no session, one that takes it back
+// does.
+func TestRefreshFails(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		break_ func(r *rig)
+		want   bool
+	}{
+		{"away", func(r *rig) { r.p.Down(true) }, true},
+		{"not the client any more", func(r *rig) { r.p.Answers(func(v map[string]any) { v["token_type"] = "x" }) }, true},
+		{"an ID token that isn't right", func(r *rig) { r.p.Change(func(c map[string]any) { c["aud"] = "x" }) }, true},
+		{"taken back", func(r *rig) { r.p.Revoke() }, false},
+		{"another user", func(r *rig) { r.p.Change(func(c map[string]any) { c["sub"] = "mallory" }) }, false},
+		{"no ID token", func(r *rig) { r.p.Answers(func(v map[string]any) { delete(v, "id_token") }) }, true},
+		{"no new refresh token", func(r *rig) { r.p.Answers(func(v map[string]any) { delete(v, "refresh_token") }) }, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t)
+			r.p.Lasts(5 * time.Minute)
+			b := newBrowser(t, r.policy(t, ""))
+			b.login("/", "alice")
+			tt.break_(r)
+			b.now = 5 * time.Minute
+			for range 3 {
+				got := b.page("/")
+				if got.passed != tt.want || tt.want && got.x.Claims.Text("sub") != "alice" || !tt.want && got.status != 302 {
+					t.Errorf("%+v", got)
+				}
+			}
+			if got := b.do("GET " + site + "/"); !tt.want && got.err != "unauthenticated: the session has ended, or isn't one" {
+				t.Errorf("a program: %+v", got)
+			}
+			if n := r.p.Asked("refresh_token"); n > 1 {
+				t.Errorf("asked %d times", n)
+			}
+		})
+	}
+}
+
+// TestAwayForAll: one session finds out that the provider is away, for all others.
+func TestAwayForAll(t *testing.T) {
+	r := newRig(t)
+	r.p.Lasts(5 * time.Minute)
+	p := r.policy(t, "")
+	browsers := make([]*browser, 5)
+	for i := range browsers {
+		browsers[i] = newBrowser(t, p)
+		browsers[i].login("/", "alice")
+		browsers[i].now = 5 * time.Minute
+	}
+	r.p.Down(true)
+	before := r.p.Asked("token")
+	for range 2 {
+		for _, b := range browsers {
+			if got := b.page("/"); !got.passed {
+				t.Errorf("%+v", got)
+			}
+		}
+	}
+	if n := r.p.Asked("token") - before; n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+	r.p.Down(false)
+	for _, b := range browsers {
+		b.now += retry + time.Second
+		if got := b.page("/"); !got.passed {
+			t.Errorf("again there: %+v", got)
+		}
+	}
+	if n := r.p.Asked("refresh_token"); n != len(browsers) {
+		t.Errorf("refreshed %d sessions, want %d", n, len(browsers))
+	}
+}
+
+// TestBeside: an access token that goes to the service stays, whatever the client
+// sends for another block, and the other block's client has no session.
+func TestBeside(t *testing.T) {
+	r := newRig(t)
+	k, other := Kind(r.Deps), jwt.Kind(jwt.Deps{Keys: r.Keys, Cache: r.Tokens})
+	m, err := k.New(&Config{Issuer: r.p.URL, ClientID: oidctest.Client, ClientSecret: oidctest.Secret, Scopes: []string{"openid"}, Algorithms: []string{"RS256"}, Session: time.Hour, Callback: "/.sidegate/oidc/callback", Logout: "/l", Timeout: 5 * time.Second, Forward: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := other.New(&jwt.Config{Issuer: r.p.URL, Audience: []string{"api"}, Algorithms: []string{"RS256"}, Realm: "api"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range [][]policy.Policy{{m, j}, {j, m}} {
+		p, err := k.Join("r", list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Keys.Commit()
+		b := newBrowser(t, p.(policy.Requester))
+		b.login("/", "alice")
+		got := b.do("GET "+site+"/", "Authorization: Bearer of.another.kind")
+		sent := strings.Join(policytest.Sent(&got.x.Request, &got.x.RequestEdits), ", ")
+		if !got.passed || !strings.HasPrefix(sent, "Authorization: Bearer access-") || strings.Contains(sent, ",") {
+			t.Errorf("%+v: the service gets %q", got, sent)
+		}
+		token := r.p.Sign("k", map[string]any{"iss": r.p.URL, "aud": "api", "sub": "bob", "exp": time.Now().Add(time.Hour).Unix()})
+		clear(b.cookies)
+		if got := b.do("GET "+site+"/", "Authorization: Bearer "+token, "Accept: text/html"); !got.passed || got.x.Claims.Text("sub") != "bob" {
+			t.Errorf("with a token: %+v", got)
+		}
+		if got := b.do("GET "+site+"/", "Accept: text/html"); got.status != 302 {
+			t.Errorf("with neither: %+v", got)
+		}
+	}
+}
+
+// TestProviderAway: sessions go on, logins wait.
+func TestProviderAway(t *testing.T) {
+	r := newRig(t)
+	p := r.policy(t, "")
+	r.p.Discovery(func(d map[string]any) { d["issuer"] = "https://evil.test" })
+	b := newBrowser(t, p)
+	if got := b.page("/"); !strings.HasPrefix(got.err, "auth-unavailable: oidc: "+r.p.URL+"/.well-known/openid-configuration is about the issuer \"https://evil.test\"") {
+		t.Errorf("a document of another issuer: %+v", got)
+	}
+	r.p.Discovery(func(d map[string]any) {
+		d["authorization_endpoint"], d["token_endpoint"] = "http://evil.test", r.p.URL+"/token"
+	})
+	if got := b.page("/"); !strings.Contains(got.err, `authorization_endpoint: "http://evil.test" isn't an https URL`) {
+		t.Errorf("an endpoint without TLS: %+v", got)
+	}
+	r = newRig(t)
+	p = r.policy(t, "")
+	b = newBrowser(t, p)
+	b.login("/", "alice")
+	r.p.Down(true)
+	if got := b.page("/"); !got.passed {
+		t.Errorf("a session while the provider is away: %+v", got)
+	}
+	other := newBrowser(t, p)
+	begun := other.page("/")
+	r.p.Down(false)
+	back := other.approve(begun.location, "alice")
+	r.p.Down(true)
+	if got := other.page(back); got.err != "auth-unavailable: oidc: the provider can't be asked for tokens: it answers 502 Bad Gateway" {
+		t.Errorf("a callback: %+v", got)
+	}
+	r.p.Close()
+	fresh := newNode(t, r.p, "k")
+	if got := newBrowser(t, fresh.policy(t, "")).page("/"); !strings.HasPrefix(got.err, "auth-unavailable: oidc: the provider can't be asked: ") {
+		t.Errorf("a login: %+v", got)
+	}
+}
+
+// TestLogout: from this site only; then the session is over, also for who has a
+// copy of its cookie, and at the provider.
+func TestLogout(t *testing.T) {
+	r := newRig(t)
+	const path = "/.sidegate/oidc/logout"
+	p := r.policy(t, `after_logout = "/bye"`)
+	b := newBrowser(t, p)
+	b.login("/", "alice")
+	for name, fields := range map[string][]string{
+		"another site's page": {"Sec-Fetch-Site: cross-site"}, "a neighbour": {"Sec-Fetch-Site: same-site"}, "an old browser, another site": {"Origin: https://evil.test"},
+		"an old browser, a link": {"Referer: https://app.test.evil.test/"}, "no word of it": nil, "an old browser, an opaque origin": {"Origin: null"},
+	} {
+		for _, method := range []string{"GET ", "POST "} {
+			if got := b.do(method+site+path, fields...); got.err != "forbidden: oidc: another site asks to end the session" {
+				t.Errorf("%s: %+v", name, got)
+			}
+		}
+	}
+	if got := b.do("PUT "+site+path, "Sec-Fetch-Site: same-origin"); got.err != "method-not-allowed: oidc: not a method of this path" {
+		t.Errorf("PUT: %+v", got)
+	}
+	if !b.page("/").passed {
+		t.Fatal("a refused logout has ended the session")
+	}
+	name, value := b.only()
+	b.page("/") // nothing
+	got := b.do("GET "+site+path, "Sec-Fetch-Site: same-origin")
+	if got.status != 303 || !strings.HasPrefix(got.location, r.p.URL+"/logout?client_id=gate%3Away&id_token_hint=eyJ") || !strings.HasSuffix(got.location, "&post_logout_redirect_uri=https%3A%2F%2Fapp.test%2Fbye") || len(b.cookies) != 0 {
+		t.Errorf("logout: %+v, %d cookies", got, len(b.cookies))
+	}
+	copied := newBrowser(t, p)
+	copied.cookies[name] = value
+	if got := copied.page("/"); got.passed {
+		t.Error("a copy of the cookie goes on")
+	}
+	if got := b.do("POST "+site+path, "Origin: "+site); got.status != 303 || strings.Contains(got.location, "id_token_hint") {
+		t.Errorf("without a session: %+v", got)
+	}
+	r.p.Discovery(func(d map[string]any) {
+		d["authorization_endpoint"], d["token_endpoint"] = r.p.URL+"/authorize", r.p.URL+"/token"
+	})
+	plain := newNode(t, r.p, "k")
+	if got := newBrowser(t, plain.policy(t, "")).do("GET "+site+path, "Sec-Fetch-Site: none"); got.status != 200 || got.location != "" {
+		t.Errorf("a provider without an end of session: %+v", got)
+	}
+	if got := newBrowser(t, plain.policy(t, `after_logout = "https://bye.test/"`)).do("GET "+site+path, "Referer: "+site+"/x"); got.status != 303 || got.location != "https://bye.test/" {
+		t.Errorf("likewise, with a place to go: %+v", got)
+	}
+	if c := r.Store.Counts(); len(c) != 1 || c[0].Ended != 1 {
+		t.Errorf("counts = %+v", c)
+	}
+}
+
+// TestPlain: no login without TLS, but where a trusted proxy has it, or on this
+// machine.
+func TestPlain(t *testing.T) {
+	r := newRig(t)
+	b := newBrowser(t, r.policy(t, ""))
+	page := []string{"Accept: text/html"}
+	for url, want := range map[string]string{
+		"http://app.test/": "", "http://localhost:8080/": "http://localhost:8080/.sidegate", "http://127.0.0.1/": "http://127.0.0.1/.sidegate",
+		"http://[::1]:80/": "http://[::1]:80/.sidegate", "http://localhost.test/": "",
+	} {
+		got := b.do("GET "+url, page...)
+		if want == "" && got.err != "forbidden: oidc: logging in needs https: browsers keep no session otherwise" || !strings.Contains(strings.NewReplacer("%3A", ":", "%2F", "/", "%5B", "[", "%5D", "]").Replace(got.location), want) {
+			t.Errorf("%s: %+v", url, got)
+		}
+	}
+	if got := b.do("GET http://app.test/", append(page, "X-Forwarded-Proto: https")...); !strings.Contains(got.location, "redirect_uri=https%3A%2F%2Fapp.test") {
+		t.Errorf("behind a trusted proxy: %+v", got)
+	}
+}
+
+// TestOpenRedirect: a login leads back to this host, whatever was asked for.
+func TestOpenRedirect(t *testing.T) {
+	r := newRig(t)
+	b := newBrowser(t, r.policy(t, ""))
+	for target, want := range map[string]string{
+		"//evil.test/x": "/evil.test/x", "/x?to=https://evil.test": "/x?to=https://evil.test", "/" + strings.Repeat("x", 2*maxURL): "/",
+	} {
+		if got := b.login(target, "alice"); got.location != want {
+			t.Errorf("%.40s leads to %q, want %q", target, got.location, want)
+		}
+		clear(b.cookies)
+	}
+}
+
+// TestParameters: what the block adds is sent, and a public client has no password.
+func TestParameters(t *testing.T) {
+	r := newRig(t)
+	b := newBrowser(t, r.policy(t, "parameters = { prompt = \"login\", audience = \"api\" }\nscopes = [\"openid\", \"email\", \"offline_access\"]"))
+	if got := b.page("/").location; !strings.Contains(got, "&prompt=login&") || !strings.Contains(got, "audience=api&") || !strings.Contains(got, "&scope=openid+email+offline_access&") {
+		t.Errorf("the provider gets %s", got)
+	}
+	r.p.Discovery(func(d map[string]any) {
+		d["authorization_endpoint"], d["token_endpoint"], d["token_endpoint_auth_methods_supported"] = r.p.URL+"/authorize", r.p.URL+"/token", []string{"client_secret_post"}
+	})
+	post := newNode(t, r.p, "k")
+	if got := newBrowser(t, post.policy(t, "")).login("/x", "alice"); got.location != "/x" {
+		t.Errorf("a provider that wants the password in the form: %+v", got)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	r := newRig(t)
+	p := r.policy(t, "")
+	test := func(line string, fields ...string) string {
+		return p.(policy.Tester).Test(policytest.Exchange(t, line, fields...))
+	}
+	b := newBrowser(t, p)
+	b.login("/", "alice")
+	name, value := b.only()
+	asked := r.p.Asked("token")
+	for got, want := range map[string]string{
+		test("GET "+site+"/", "Accept: text/html"):                      "sends the browser to log in at " + r.p.URL,
+		test("GET " + site + "/"):                                       "refuses: unauthenticated: no credential: a session of a login at " + r.p.URL,
+		test("GET " + site + "/.sidegate/oidc/callback?code=x&state=y"): "takes a login of " + r.p.URL,
+		test("GET " + site + "/.sidegate/oidc/logout"):                  "ends the session",
+		test("GET "+site+"/", "Cookie: "+name+"="+value):                `admits the consumer "acme"`,
+	} {
+		if got != want {
+			t.Errorf("Test = %q, want %q", got, want)
+		}
+	}
+	if r.p.Asked("token") != asked || !b.page("/").passed {
+		t.Error("explaining leaves a trace")
+	}
+}
+
+func TestErrors(t *testing.T) {
+	for more, want := range map[string]string{
+		`issuer = "http://id.test"`:                                           `issuer: "http://id.test" isn't an https URL: logins from another host need TLS`,
+		"issuer = \"https://id.test\"\nscopes = [\"email\"]":                  `scopes: "openid" must be among them`,
+		"issuer = \"https://id.test\"\nscopes = [\"openid\", \"a b\"]":        `scopes: "a b" isn't a scope`,
+		"issuer = \"https://id.test\"\ncookie_secret = \"short\"":             `cookie_secret: has 5 characters, and needs 32`,
+		"issuer = \"https://id.test\"\ncallback = \"/x/../y\"":                `callback: "/x/../y" isn't a path of its own`,
+		"issuer = \"https://id.test\"\ncallback = \"/\"":                      `callback: "/" isn't a path of its own`,
+		"issuer = \"https://id.test\"\ncallback = \"https://a/b\"":            `callback: "https://a/b" isn't a path of its own`,
+		"issuer = \"https://id.test\"\nlogout = \"/x?y\"":                     `logout: "/x?y" isn't a path of its own`,
+		"issuer = \"https://id.test\"\nlogout = \"/x/*\"":                     `logout: "/x/*" isn't a path of its own`,
+		"issuer = \"https://id.test\"\nlogout = \"/.sidegate/oidc/callback\"": `logout: is the same path as callback`,
+		"issuer = \"https://id.test\"\nafter_logout = \"//evil.test\"":        `after_logout: "//evil.test" is neither a path nor an https URL`,
+		"issuer = \"https://id.test\"\nparameters = { state = \"x\" }":        `parameters: "state" is the gateway's own to set`,
+		"issuer = \"https://id.test\"\nca_file = \"seal.go\"":                 `ca_file: has no certificate in PEM`,
+		"issuer = \"https://id.test\"\nlabels = { a = \"\" }":                 `labels: "a" = "" names nothing`,
+	} {
+		if _, err := policytest.Try(t, Kind(Deps{}), "auth \"oidc\" {\nclient_id = \"a\"\n"+more+"\n}"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", more, err, want)
+		}
+	}
+	if _, err := policytest.Try(t, Kind(Deps{}), "auth \"oidc\" {\nissuer = \"https://id.test\"\nclient_id = \"\"\n}"); err == nil || err.Error() != "client_id: is empty" {
+		t.Errorf("without a client: %v", err)
+	}
+}
+
+// TestHider: a service without logins gets no session of its host either.
+func TestHider(t *testing.T) {
+	for cookie, want := range map[string]string{
+		"a=1; __Host-sidegate-x=2; b=3": "Cookie: a=1; b=3", "__Host-sidegate-x=2; __Host-sidegate-x.1=3": "", "a=1": "Cookie: a=1", "a=__Host-sidegate-": "Cookie: a=__Host-sidegate-",
+	} {
+		x := policytest.Exchange(t, "GET https://a.test/", "Cookie: "+cookie)
+		if _, err := (Hider{}).Request(x); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(policytest.Sent(&x.Request, &x.RequestEdits), "\n"); got != want {
+			t.Errorf("%s: the service gets %q, want %q", cookie, got, want)
+		}
+	}
+}
+
+func TestNoAllocations(t *testing.T) {
+	r := newRig(t)
+	b := newBrowser(t, r.policy(t, "forward = true\nlabels = { team = \"department\" }"))
+	b.login("/", "alice")
+	name, value := b.only()
+	x := policytest.Exchange(t, "GET "+site+"/", "Cookie: a=1; "+name+"="+value)
+	if n := testing.AllocsPerRun(100, func() {
+		x.RequestEdits.Reset()
+		if _, err := b.p.Request(x); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestREADME(t *testing.T) { policytest.README(t, "README.md", Kind(Deps{})) }
+
+// FuzzCookies: whatever a browser shows, it is no session of ours, and never more
+// than it was.
+func FuzzCookies(f *testing.F) {
+	for _, s := range []string{"a=b", Prefix + "00000000=1abc", "=;;=", Prefix + "x.1=x", "a; b=; c"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return // no field has such
+		}
+		x := policytest.Exchange(t, "GET https://a.test/")
+		x.Request.Append("Cookie", text)
+		HideCookies(x)
+		for _, field := range policytest.Sent(&x.Request, &x.RequestEdits) {
+			_, value, _ := strings.Cut(field, ": ")
+			for part := range strings.SplitSeq(value, ";") {
+				if strings.HasPrefix(strings.Trim(part, " \t"), Prefix) {
+					t.Errorf("%q goes on as %q", text, value)
+				}
+			}
+		}
+	})
+}
+
+func BenchmarkSession(b *testing.B) {
+	r := newRig(b)
+	br := newBrowser(b, r.policy(b, ""))
+	br.login("/", "alice")
+	name, value := br.only()
+	for _, known := range []bool{true, false} {
+		b.Run(fmt.Sprintf("remembered=%v", known), func(b *testing.B) {
+			x := policytest.Exchange(b, "GET "+site+"/", "Cookie: a=1; "+name+"="+value)
+			b.ReportAllocs()
+			for b.Loop() {
+				if !known {
+					r.Store.read = remote.NewMemory[*session](8, 1<<20)
+				}
+				x.RequestEdits.Reset()
+				if _, err := br.p.Request(x); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
