@@ -74,6 +74,11 @@ func appendLine(b []byte, x *exchange.Exchange, end time.Time) []byte {
 		b = append(b, `,"user_agent":`...)
 		b = appendJSON(b, ua)
 	}
+	if x.Attack != "" {
+		b = append(b, `,"waf":"`...)
+		b = append(b, x.Attack...)
+		b = append(b, '"')
+	}
 	if x.Err != nil {
 		b = append(b, `,"fault":"`...)
 		b = append(b, x.Err.Kind...)

@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics, rate limits, requests in flight), bans, issuers' keys, what is known of tokens and passwords, sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics, rate limits, requests in flight), bans, the waf's rules, issuers' keys, what is known of tokens and passwords, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), claims of
@@ -16,7 +16,7 @@
 //
 // # Goroutines
 //
-// Run starts, and awaits: the sweeper, the memory's tidying, the fetching of issuers' keys, the access log's writer, the snapshots'
+// Run starts, and awaits: the sweeper, the memory's tidying, the fetching of issuers' keys, the access and audit logs' writers, the snapshots'
 // writer, the bans' writer and their exchange with the fleet, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
@@ -42,6 +42,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/linelog"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
@@ -50,6 +51,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/waf"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 	"github.com/sidegate-proxy/sidegate/systemd"
@@ -88,6 +90,7 @@ type App struct {
 	geo        geo.Files
 	flight     limits.Store
 	bans       *ban.Store
+	waf        *waf.Store
 	sweeper    *sweep.Sweeper
 	handler    *proxy.Handler
 	server     *proxy.Server
@@ -97,6 +100,7 @@ type App struct {
 	consul     *consulPlace
 	remembered discovery.Source // consul, with the last known instances behind it
 	accessLog  *proxy.AccessLog // that of the first configuration: its output isn't changed by a reload
+	auditLog   *linelog.Writer  // likewise
 	admin      *admin.Server
 
 	// build is held while a configuration is made ready and put in force.
@@ -163,6 +167,12 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	if file.AccessLog != nil {
 		a.accessLog = proxy.NewAccessLog(*file.AccessLog, a.log)
 	}
+	guard := waf.Deps{Log: a.log.WithField("component", "waf")}
+	if file.AuditLog != nil {
+		a.auditLog = linelog.New("audit_log", file.AuditLog.Output, a.log)
+		guard.Audit = a.auditLog.Append
+	}
+	a.waf = waf.NewStore(guard)
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{app: a})
 	a.admin = admin.New(admin.Deps{Log: a.log.WithField("component", "admin"), Gateway: a, Metrics: metrics})
@@ -274,6 +284,13 @@ func (a *App) start(end *cleanups) error {
 		}
 		end.background("access log", func(ctx context.Context) { a.accessLog.Run(ctx.Done(), out) })
 	}
+	if a.auditLog != nil {
+		out, err := a.auditLog.Open()
+		if err != nil {
+			return err
+		}
+		end.background("audit log", func(ctx context.Context) { a.auditLog.Run(ctx.Done(), out) })
+	}
 	end.add("pools", func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
@@ -319,6 +336,9 @@ func (a *App) signals(ctx context.Context) {
 			if s == syscall.SIGUSR1 {
 				if a.accessLog != nil {
 					a.accessLog.Reopen()
+				}
+				if a.auditLog != nil {
+					a.auditLog.Reopen()
 				}
 				continue
 			}

@@ -176,7 +176,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 		bundles: bundles,
 		kinds: kinds(means{
 			consumers: consumers, counters: a.counters, keys: out.keys, tokens: a.tokens, passwords: a.passwords, conditions: conditions,
-			networks: &a.networks, geo: &a.geo, flight: &a.flight, bans: a.bans,
+			networks: &a.networks, geo: &a.geo, flight: &a.flight, bans: a.bans, waf: a.waf,
 		}),
 		conditions: conditions,
 	}

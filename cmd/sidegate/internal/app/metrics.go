@@ -25,6 +25,7 @@ type descs struct {
 	overRate, overRateDry, forgotten                                    *prometheus.Desc
 	keys, keysAge, keysFailed, signatures, passwords, passwordsBusy     *prometheus.Desc
 	bans, banned                                                        *prometheus.Desc
+	inspected, attacks, unseen, inspecting, wafBusy, auditDropped       *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
 }
 
@@ -72,6 +73,12 @@ func newDescs() *descs {
 		logDropped:    d("access_log_dropped_total", "Lines that the access log's output was too slow for."),
 		bans:          d("bans", "Addresses that are banned."),
 		banned:        d("bans_total", "Bans that a route has caused.", "route"),
+		inspected:     d("waf_requests_total", "Requests that the waf has inspected.", "route", "mode"),
+		attacks:       d("waf_attacks_total", "Requests in which the waf has found an attack.", "route", "mode"),
+		unseen:        d("waf_unseen_total", "Requests that passed without the waf having seen all of them: a body beyond its bound, or what mode block would have refused unread.", "route", "mode"),
+		inspecting:    d("waf_inspection_seconds_total", "Time spent inspecting.", "route", "mode"),
+		wafBusy:       d("waf_overloads_total", "Requests that the waf had no room to inspect."),
+		auditDropped:  d("audit_log_dropped_total", "Lines that the audit log's output was too slow for."),
 	}
 }
 
@@ -118,6 +125,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for route, n := range a.bans.Counts() {
 		count(d.banned, float64(n), route)
 	}
+	c.waf(d, count)
 	if s := a.consulStatus(); s != nil {
 		gauge(d.consulUp, number(s.Connected))
 		gauge(d.consulAge, s.Age.Seconds())
@@ -189,6 +197,23 @@ func (c *collector) services(d *descs, count, gauge emit) {
 		count(d.retries, float64(s.OverBudget), s.Service)
 		gauge(d.queue, float64(s.Queue), s.Service)
 		gauge(d.panic, number(s.Panic), s.Service)
+	}
+}
+
+// waf shows what has been inspected; nothing without a waf.
+func (c *collector) waf(d *descs, count emit) {
+	list := c.app.waf.Counts()
+	for _, r := range list {
+		count(d.inspected, float64(r.Requests), r.Route, r.Mode)
+		count(d.attacks, float64(r.Attacks), r.Route, r.Mode)
+		count(d.unseen, float64(r.Unseen), r.Route, r.Mode)
+		count(d.inspecting, r.Time.Seconds(), r.Route, r.Mode)
+	}
+	if len(list) > 0 {
+		count(d.wafBusy, float64(c.app.waf.Overloads()))
+	}
+	if c.app.auditLog != nil {
+		count(d.auditDropped, float64(c.app.auditLog.Dropped()))
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/waf"
 )
 
 // means are what policies work with beside their blocks. Without them, kinds
@@ -30,6 +31,7 @@ type means struct {
 	geo       *geo.Files          // the gateway's
 	flight    *limits.Store       // the gateway's
 	bans      *ban.Store          // the gateway's
+	waf       *waf.Store          // the gateway's
 	keys      *keyset.Plan        // of the configuration being compiled
 	tokens    *jwt.Cache          // the gateway's
 	passwords *basic.Verifier     // the gateway's
@@ -46,6 +48,7 @@ func kinds(m means) []policy.Kind {
 		block.Kind(block.Files{Networks: m.networks, Geo: m.geo}),
 		ban.Kind(m.bans),
 		limits.Kind(m.flight),
+		waf.Kind(m.waf),
 		cors.Kind(),
 		apikey.Kind(m.consumers),
 		jwt.Kind(jwt.Deps{Consumers: m.consumers, Keys: m.keys, Cache: m.tokens}),
