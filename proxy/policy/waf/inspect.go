@@ -68,6 +68,7 @@ func (p *Policy) run(tx ctypes.Transaction, r *reading) *ctypes.Interruption {
 		set(vars.ArgumentsLimitReached(), "1")
 	}
 	body := p.prepare(tx, vars, r)
+	set(vars.RequestBodyLength(), strconv.Itoa(len(r.body)))
 	if i := tx.ProcessRequestHeaders(); i != nil {
 		return i
 	}
