@@ -17,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/net/websocket"
 )
 
 // digest is a backend that says what of a request came: length, hash, the
@@ -406,5 +408,58 @@ route "watches" {
 				t.Errorf("others: %d", got)
 			}
 		})
+	}
+}
+
+// TestWAFStreams: a WebSocket's handshake is inspected and what follows passes;
+// gRPC streams pass where the block says that their bodies do.
+func TestWAFStreams(t *testing.T) {
+	real(t)
+	p := ports(t, 5)[3] // beyond the gateway's three
+	start(t, tool(t, "grpc-interop-server"), fmt.Sprintf("-port=%d", p))
+	eventually(t, "gRPC server", func() error { return dial(p) })
+	echo := websocket.Handler(func(c *websocket.Conn) { _, _ = io.Copy(c, c) })
+	g := newGateway(t, twin(t, echo)+fmt.Sprintf(`
+route "ws" {
+  hosts   = ["ws.test"]
+  service = "one"
+  waf {}
+}
+service "grpc" {
+  instances = ["127.0.0.1:%d"]
+  protocol  = "h2c"
+}
+route "grpc" {
+  hosts   = ["127.0.0.1"]
+  service = "grpc"
+  waf { uninspected = ["application/grpc"] }
+}`, p)).start(t)
+	ws, err := g.tryWebSocket(t, "ws.test/echo?room=7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"hello", "<script>alert(1)</script>", strings.Repeat("a", 200<<10)} {
+		if err := websocket.Message.Send(ws, want); err != nil {
+			t.Fatal(err)
+		}
+		var got string
+		for len(got) < len(want) {
+			var part string
+			if err := websocket.Message.Receive(ws, &part); err != nil {
+				t.Fatal(err)
+			}
+			got += part
+		}
+		if got != want {
+			t.Fatalf("%d bytes of %d came back", len(got), len(want))
+		}
+	}
+	if _, err := g.tryWebSocket(t, "ws.test/echo?room=%3Cscript%3Ealert(1)%3C/script%3E"); err == nil {
+		t.Error("an attack in the handshake passes")
+	}
+	for _, test := range []string{"empty_unary", "large_unary", "client_streaming", "server_streaming", "ping_pong", "cancel_after_begin"} {
+		if out, err := interop(t, fmt.Sprintf("-server_port=%d", g.http), "-test_case="+test); err != nil {
+			t.Errorf("%s: %v: %s", test, err, out)
+		}
 	}
 }
