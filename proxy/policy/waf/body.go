@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
@@ -143,43 +144,57 @@ func (p *Policy) pass(r *reading, f *exchange.Fault) error {
 	return nil
 }
 
-const firstRead = 8 << 10 // most bodies are shorter
+const (
+	firstRead = 8 << 10 // most bodies are shorter
+	// A body that keeps memory has to come: in slack, and at this rate.
+	slack, bytesPerSecond = 10 * time.Second, 8 << 10
+)
 
 // take reads the body of x up to one byte more than is inspected, which tells
-// whether it is longer. What grows with what has come can't be had for a
-// promise.
+// whether it is longer. Memory grows with what has come, and isn't to be had for
+// a promise. Mode detect goes without what it can't have.
 func (p *Policy) take(r *reading) (b []byte, whole bool, err error) {
 	x, most := r.x, int(p.Body)+1
 	if n := x.RequestLength; n > 0 {
 		most = int(min(int64(most), n+1))
 	}
-	if !p.hold(r, min(firstRead, most)) {
-		return nil, false, p.busy
-	}
-	b = make([]byte, 0, r.held)
+	var late *time.Timer // nil: all came at once so far
 	for {
-		n, err := x.RequestBody.Read(b[len(b):cap(b)])
+		if len(b) == cap(b) {
+			more := min(max(firstRead, 2*cap(b)), most)
+			if !p.hold(r, more) {
+				break
+			}
+			b = append(make([]byte, 0, more), b...)
+		}
+		var n int
+		n, err = x.RequestBody.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
-		switch {
-		case err == io.EOF:
-			return b, true, nil
-		case err != nil:
-			return nil, false, gone(err)
-		case len(b) == most:
-			return b, false, nil
-		case len(b) < cap(b):
-			continue
+		if err != nil || len(b) == most {
+			break
 		}
-		if !p.hold(r, min(2*cap(b), most)) {
-			return nil, false, p.busy
+		if late == nil && p.blocks() {
+			body := x.RequestBody
+			late = time.AfterFunc(p.within, func() { _ = body.Close() }) // its reader says why
 		}
-		b = append(make([]byte, 0, r.held), b...)
+	}
+	switch {
+	case late != nil && !late.Stop():
+		return nil, false, p.slow
+	case err == io.EOF:
+		return b, true, nil
+	case err != nil:
+		return nil, false, gone(err)
+	case len(b) < most && p.blocks():
+		return nil, false, p.busy
+	default:
+		return b, false, nil
 	}
 }
 
 // hold makes the request hold n bytes, and reports whether there is room.
 func (p *Policy) hold(r *reading, n int) bool {
-	if !p.store.hold(n - r.held) {
+	if !p.store.hold(r.x.ClientIP, n-r.held) {
 		return false
 	}
 	r.held = n

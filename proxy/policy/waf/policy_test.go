@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -342,6 +344,46 @@ func TestBrokenBody(t *testing.T) {
 	}
 }
 
+// TestSlowBody: a body that doesn't come to its end is given up, in mode block:
+// in mode detect it takes the time that it would without.
+func TestSlowBody(t *testing.T) {
+	s, _ := newStore()
+	p := newPolicy(t, s, `waf {}`)
+	p.within = time.Millisecond
+	x := request(t, "POST /", asText)
+	body := &stuck{closed: make(chan struct{})}
+	x.RequestBody, x.RequestLength = body, -1
+	if got := verdict(t, p, x); got != "request-timeout" {
+		t.Errorf("%q, want request-timeout", got)
+	}
+	if s.held.Load() != 0 {
+		t.Error("it holds memory")
+	}
+}
+
+// stuck is a body of one byte, and no end before it is closed.
+type stuck struct {
+	once   sync.Once
+	begun  bool
+	closed chan struct{}
+}
+
+func (s *stuck) Read(p []byte) (int, error) {
+	if !s.begun {
+		s.begun = true
+		return copy(p, "a"), nil
+	}
+	<-s.closed
+	return 0, io.ErrUnexpectedEOF
+}
+
+func (*stuck) Next() ([]byte, bool) { return nil, false }
+
+func (s *stuck) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return nil
+}
+
 // TestCrowded: what has too many parts is an attack, whatever the parts are.
 func TestCrowded(t *testing.T) {
 	p := newPolicy(t, shared(), `waf { arguments = 100 }`)
@@ -420,9 +462,8 @@ func TestOverload(t *testing.T) {
 	if got := verdict(t, watch, request(t, "GET /")); got != "" {
 		t.Errorf("mode detect: %q", got)
 	}
-	s.turns.waiting.Store(int32(mostWaiting * cap(s.turns.free) / 2))
-	x := request(t, "GET /")
-	s.turns.account(x.ClientIP).Store(int64(time.Since(s.turns.begin) + time.Hour))
+	x := request(t, "GET /") // others wait
+	s.turns.account(x.ClientIP).paid.Store(int64(time.Since(s.turns.begin) + time.Hour))
 	if got := verdict(t, p, x); got != "rate-limited" {
 		t.Errorf("an address that has had more than its share: %q", got)
 	}
@@ -431,12 +472,22 @@ func TestOverload(t *testing.T) {
 	if got := verdict(t, p, x); got != "" {
 		t.Errorf("the same with nobody waiting: %q", got)
 	}
-	s.held.Store(mostHeld)
-	if got := verdict(t, p, request(t, "POST /", asJSON, "", "{}")); got != "service-overloaded" {
-		t.Errorf("no memory: %q", got)
+	for _, held := range []*atomic.Int64{&s.held, &s.turns.account(x.ClientIP).held} {
+		held.Store(mostHeld)
+		if got := verdict(t, p, request(t, "POST /", asJSON, "", "{}")); got != "service-overloaded" {
+			t.Errorf("no memory: %q", got)
+		}
+		x := request(t, "POST /", asJSON, "", "{}")
+		if got := verdict(t, watch, x); got != "" {
+			t.Errorf("no memory in mode detect: %q", got)
+		}
+		if b, err := io.ReadAll(x.RequestBody); err != nil || string(b) != "{}" {
+			t.Errorf("no memory in mode detect: %q, %v", b, err)
+		}
+		held.Store(0)
 	}
-	if n := s.Overloads(); n != 4 {
-		t.Errorf("%d overloads, want 4", n)
+	if n := s.Overloads(); n != 7 {
+		t.Errorf("%d overloads, want 7", n)
 	}
 }
 
@@ -453,6 +504,19 @@ func TestTurns(t *testing.T) {
 	turns.leave(a, time.Hour)
 	if turns.ahead(neighbour) <= credit || turns.ahead(other) > 0 || turns.account(netip.MustParseAddr("::ffff:192.0.2.9")) != turns.account(netip.MustParseAddr("192.0.2.9")) {
 		t.Errorf("ahead: %v, of another: %v", turns.ahead(neighbour), turns.ahead(other))
+	}
+	// It waits like others as long as none of them does.
+	for range cap(turns.free) {
+		turns.free <- struct{}{}
+	}
+	got := make(chan refusal)
+	go func() { got <- turns.take(a) }()
+	<-turns.free
+	if no := <-got; no != granted {
+		t.Errorf("alone: %d", no)
+	}
+	if n := turns.yielding.Load() + turns.waiting.Load(); n != 0 {
+		t.Errorf("%d still wait", n)
 	}
 }
 

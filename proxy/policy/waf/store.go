@@ -1,6 +1,7 @@
 package waf
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -99,15 +100,23 @@ func (s *Store) Counts() []Count {
 // Overloads is how often there was no room to inspect a request.
 func (s *Store) Overloads() uint64 { return s.overloads.Load() }
 
-// hold takes room for n bytes of a body, and reports whether there is any.
-func (s *Store) hold(n int) bool {
-	if s.held.Add(int64(n)) <= mostHeld {
+// hold takes room for n bytes of a body, and reports whether there is any. One
+// address has a portion of all.
+func (s *Store) hold(client netip.Addr, n int) bool {
+	by := &s.turns.account(client).held
+	all, own := s.held.Add(int64(n)), by.Add(int64(n))
+	if all <= mostHeld && own <= mostHeld/portion {
 		return true
 	}
-	s.held.Add(-int64(n))
+	s.release(client, n)
 	s.overloads.Add(1)
 	return false
 }
 
 // release gives it back.
-func (s *Store) release(n int) { s.held.Add(-int64(n)) }
+func (s *Store) release(client netip.Addr, n int) {
+	if n > 0 {
+		s.held.Add(-int64(n))
+		s.turns.account(client).held.Add(-int64(n))
+	}
+}

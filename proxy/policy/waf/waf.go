@@ -69,8 +69,9 @@ type Policy struct {
 	store  *Store
 	engine *engine
 	counts *counts
+	within time.Duration // in which a body has to come
 
-	tooLarge, badType, encoded, busy, greedy *exchange.Fault
+	tooLarge, badType, encoded, busy, greedy, slow *exchange.Fault
 }
 
 var (
@@ -135,6 +136,7 @@ func New(c Config) (*Policy, error) {
 		return nil, errs
 	}
 	p.text = directives(&c, own)
+	p.within = slack + time.Duration(c.Body/bytesPerSecond)*time.Second
 	fault := func(s exchange.Source, k exchange.Kind, format string, args ...any) *exchange.Fault {
 		return exchange.NewFault(s, k, "waf: "+format, args...) // made once: refusing many must not cost
 	}
@@ -142,6 +144,7 @@ func New(c Config) (*Policy, error) {
 	p.badType = fault(exchange.FromClient, exchange.UnsupportedMedia, "a body of a type that the rules can't read and uninspected doesn't name")
 	p.encoded = fault(exchange.FromClient, exchange.UnsupportedMedia, "a body with a Content-Encoding, which the rules can't read")
 	p.busy = fault(exchange.FromPolicy, exchange.Overloaded, "too many requests to inspect at once")
+	p.slow = fault(exchange.FromClient, exchange.ClientTimeout, "the body takes too long to come")
 	p.greedy = fault(exchange.FromPolicy, exchange.RateLimited, "others wait, and inspecting this address's requests has taken more than its share of the time")
 	return p, nil
 }
@@ -168,7 +171,7 @@ func (p *Policy) blocks() bool { return p.Mode == "block" }
 // Request inspects the request, and refuses it if it is an attack.
 func (p *Policy) Request(x *exchange.Exchange) (policy.Verdict, error) {
 	r := reading{x: x}
-	defer func() { p.store.release(r.held) }()
+	defer func() { p.store.release(x.ClientIP, r.held) }()
 	if err := p.read(&r); err != nil {
 		return policy.Done, err
 	}
