@@ -1,148 +1,36 @@
 package proxy
 
 import (
-	"bytes"
-	"fmt"
-	"io"
+	"cmp"
 	"math/rand/v2"
-	"os"
 	"strconv"
-	"sync"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/linelog"
 )
 
 // AccessLog writes one JSON line for each exchange, in the shape of logrus's
-// JSON formatter. Lines are gathered in memory and written by one goroutine
-// (Run), off the request path; when the output can't keep up, lines are dropped
-// and counted rather than requests delayed.
+// JSON formatter.
 type AccessLog struct {
-	cfg     AccessLogConfig
-	log     logrus.FieldLogger
-	dropped atomic.Uint64
-	shards  []logShard
-	wake    chan struct{}
-	reopen  chan struct{}
+	*linelog.Writer
+	sample float64
 }
-
-type logShard struct {
-	mu  sync.Mutex // guards buf
-	buf []byte
-	_   [64]byte
-}
-
-const (
-	logFlush = 200 * time.Millisecond
-	logWake  = 32 << 10 // bytes in a shard that wake the writer early
-	logLimit = 1 << 20  // bytes in a shard from which lines are dropped
-)
 
 // NewAccessLog returns a log that is written while Run runs.
 func NewAccessLog(cfg AccessLogConfig, log logrus.FieldLogger) *AccessLog {
-	return &AccessLog{cfg: cfg, log: log, shards: make([]logShard, 16), wake: make(chan struct{}, 1), reopen: make(chan struct{}, 1)}
-}
-
-// Dropped is how many lines the output was too slow for.
-func (l *AccessLog) Dropped() uint64 { return l.dropped.Load() }
-
-// Reopen makes Run open the file again, for log rotation.
-func (l *AccessLog) Reopen() {
-	select {
-	case l.reopen <- struct{}{}:
-	default:
-	}
-}
-
-// Open opens the output, so that a bad path is known before Run.
-func (l *AccessLog) Open() (io.WriteCloser, error) {
-	switch l.cfg.Output {
-	case "stdout", "":
-		return keepOpen{os.Stdout}, nil
-	case "stderr":
-		return keepOpen{os.Stderr}, nil
-	}
-	f, err := os.OpenFile(l.cfg.Output, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
-	if err != nil {
-		return nil, fmt.Errorf("access_log: %w", err)
-	}
-	return f, nil
-}
-
-type keepOpen struct{ io.Writer }
-
-func (keepOpen) Close() error { return nil }
-
-// Run writes lines to out until done is closed, then what is left.
-func (l *AccessLog) Run(done <-chan struct{}, out io.WriteCloser) {
-	t := time.NewTicker(logFlush)
-	defer t.Stop()
-	var spare []byte
-	for {
-		select {
-		case <-done:
-			l.flush(out, spare)
-			_ = out.Close() // nobody is left to tell
-			return
-		case <-l.reopen:
-			next, err := l.Open()
-			if err != nil {
-				l.log.WithError(err).Error("the access log can't be opened again; the old file goes on")
-				break
-			}
-			spare = l.flush(out, spare) // what came before belongs to the old file
-			_ = out.Close()             // everything is written
-			out = next
-		case <-l.wake:
-		case <-t.C:
-		}
-		spare = l.flush(out, spare)
-	}
-}
-
-func (l *AccessLog) flush(out io.Writer, spare []byte) []byte {
-	for i := range l.shards {
-		s := &l.shards[i]
-		s.mu.Lock()
-		full := s.buf
-		s.buf = spare[:0]
-		s.mu.Unlock()
-		if len(full) > 0 {
-			if _, err := out.Write(full); err != nil {
-				l.dropped.Add(uint64(bytes.Count(full, []byte{'\n'})))
-			}
-		}
-		spare = full
-	}
-	return spare
+	return &AccessLog{linelog.New("access_log", cmp.Or(cfg.Output, "stdout"), log), cfg.Sample}
 }
 
 // Log adds the line of a finished exchange.
 func (l *AccessLog) Log(x *exchange.Exchange, end time.Time) {
-	if l.cfg.Sample < 1 && x.Status < 500 && rand.Float64() >= l.cfg.Sample {
+	if l.sample < 1 && x.Status < 500 && rand.Float64() >= l.sample {
 		return
 	}
-	s := &l.shards[x.Conn.Shard&15]
-	s.mu.Lock()
-	if len(s.buf) > logLimit {
-		s.mu.Unlock()
-		l.dropped.Add(1)
-		return
-	}
-	before := len(s.buf)
-	s.buf = appendLine(s.buf, x, end)
-	early := before < logWake && len(s.buf) >= logWake
-	s.mu.Unlock()
-	if early {
-		select {
-		case l.wake <- struct{}{}:
-		default:
-		}
-	}
+	l.Append(x.Conn.Shard, func(b []byte) []byte { return appendLine(b, x, end) })
 }
 
 // appendLine appends what an operator wants to know of an exchange. Query,
@@ -185,6 +73,11 @@ func appendLine(b []byte, x *exchange.Exchange, end time.Time) []byte {
 	if ua := x.Request.Get(exchange.UserAgent); ua != "" {
 		b = append(b, `,"user_agent":`...)
 		b = appendJSON(b, ua)
+	}
+	if x.Attack != "" {
+		b = append(b, `,"waf":"`...)
+		b = append(b, x.Attack...)
+		b = append(b, '"')
 	}
 	if x.Err != nil {
 		b = append(b, `,"fault":"`...)

@@ -72,3 +72,11 @@ type AccessLogConfig struct {
 	// Share of the requests that are logged; failed ones (5xx) always are.
 	Sample float64 `hcl:"sample,attr" default:"1.0" min:"0" max:"1"`
 }
+
+// AuditLogConfig is the audit_log block: one JSON line for each request in which
+// waf has found an attack, with the rules and where they matched, never with
+// what stands there.
+type AuditLogConfig struct {
+	// stdout, stderr or a file's path; a file is opened again on SIGUSR1.
+	Output string `hcl:"output,attr" default:"stderr"`
+}

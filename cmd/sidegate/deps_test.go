@@ -14,6 +14,7 @@ var layers = map[string][]string{
 	"proxy/exchange":              nil,
 	"proxy/sweep":                 nil,
 	"proxy/secret":                nil,
+	"proxy/linelog":               nil,
 	"proxy/balance":               nil,
 	"proxy/memory":                nil,
 	"proxy/gradient":              nil,
@@ -30,7 +31,7 @@ var layers = map[string][]string{
 	"discovery/*":                 {"discovery", "proxy/secret"},
 	"tls":                         {"proxy/secret"},
 	"proxy/upstream":              {"proxy/exchange", "proxy/socket", "proxy/sweep", "proxy/balance", "proxy/gradient", "proxy/h1", "proxy/h2", "discovery"},
-	"proxy":                       {"proxy/exchange", "proxy/memory", "proxy/socket", "proxy/sweep", "proxy/h1", "proxy/h2", "proxy/h3", "proxy/route", "proxy/policy", "proxy/upstream", "proxy/proxyproto"},
+	"proxy":                       {"proxy/exchange", "proxy/memory", "proxy/socket", "proxy/sweep", "proxy/h1", "proxy/h2", "proxy/h3", "proxy/route", "proxy/policy", "proxy/upstream", "proxy/proxyproto", "proxy/linelog"},
 	"proxy/bench":                 nil,
 	"cmd/sidegate/internal/admin": {"proxy", "proxy/memory", "proxy/policy/ban", "proxy/policy/quota", "proxy/secret", "proxy/upstream", "tls"},
 	"cmd/sidegate/internal/config": {

@@ -11,6 +11,9 @@ access_log {        # off when the block is absent
   format = "json"
   sample = 1.0
 }
+audit_log {         # what waf finds; off when the block is absent
+  output = "stderr" # or a file
+}
 state_dir       = "/var/lib/sidegate" # certificates, last known instances
 drain           = "30s"               # how long shutdown waits for requests in flight
 memory_limit    = "2GiB"              # beside MemoryMax and MemoryHigh of the unit; 503 before it is used up
@@ -135,6 +138,22 @@ policy "public-api" { # a named bundle of policy blocks; routes take it with use
     statuses = [401, 403, 404, 429]
     for      = "10m" # the first time; then twice as long each time
     longest  = "24h"
+
+    waf_after = 1 # so many requests that waf has refused ban, too; 0: none does
+  }
+  waf {                 # OWASP Core Rule Set through Coraza
+    mode      = "block" # detect only counts and logs; off is for a route whose bundle has a waf
+    paranoia  = 1
+    threshold = 5
+    body      = "128KiB" # of it so much is inspected
+    beyond    = "refuse" # or pass: what is longer passes, the rest unseen
+    arguments = 1000
+
+    uninspected = ["image/*", "application/grpc"] # their bodies pass unseen
+    exclude {                                     # rules that are wrong here, by id, range or tag
+      rules   = ["942100-942199", "attack-xss"]
+      targets = ["ARGS:q"] # without targets, they don't run at all
+    }
   }
   cors {
     origins     = ["https://app.example.com", "https://*.example.org"] # or "*", never with credentials

@@ -138,8 +138,10 @@ type Exchange struct {
 	InstanceAddr string // the instance that the last try went to
 	Tries        int    // how often a backend was tried
 	Params       []Param
-	Held         uint8 // places that the policy limits gives back
-	Seen         int   // policies of the route that saw the request; policy.Chain counts, also for who recovers from a panic
+	Held         uint8  // places that the policy limits gives back
+	Attack       string // the ids of the rules by which the policy waf found an attack; "": it found none
+	Blocked      bool   // the policy waf refused it for that
+	Seen         int    // policies of the route that saw the request; policy.Chain counts, also for who recovers from a panic
 
 	// Towards the backend.
 	Out          Outgoing

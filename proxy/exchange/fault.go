@@ -34,19 +34,20 @@ type Kind string
 // The kinds of faults.
 const (
 	// Of the client.
-	Malformed       Kind = "malformed-request"        // 400
-	BadPath         Kind = "unacceptable-path"        // 400
-	BadHost         Kind = "unacceptable-host"        // 400
-	HeadersTooLarge Kind = "headers-too-large"        // 431
-	URITooLong      Kind = "uri-too-long"             // 414
-	BodyTooLarge    Kind = "body-too-large"           // 413
-	ClientTimeout   Kind = "request-timeout"          // 408
-	ClientGone      Kind = "client-closed-request"    // 499, in the log only
-	Misdirected     Kind = "misdirected-request"      // 421
-	Expectation     Kind = "expectation-failed"       // 417
-	NotImplemented  Kind = "not-implemented"          // 501
-	Version         Kind = "http-version-unsupported" // 505
-	TooEarly        Kind = "too-early"                // 425
+	Malformed        Kind = "malformed-request"        // 400
+	BadPath          Kind = "unacceptable-path"        // 400
+	BadHost          Kind = "unacceptable-host"        // 400
+	HeadersTooLarge  Kind = "headers-too-large"        // 431
+	URITooLong       Kind = "uri-too-long"             // 414
+	BodyTooLarge     Kind = "body-too-large"           // 413
+	UnsupportedMedia Kind = "unsupported-media-type"   // 415
+	ClientTimeout    Kind = "request-timeout"          // 408
+	ClientGone       Kind = "client-closed-request"    // 499, in the log only
+	Misdirected      Kind = "misdirected-request"      // 421
+	Expectation      Kind = "expectation-failed"       // 417
+	NotImplemented   Kind = "not-implemented"          // 501
+	Version          Kind = "http-version-unsupported" // 505
+	TooEarly         Kind = "too-early"                // 425
 
 	// Of the routing table.
 	NoRoute          Kind = "no-route"           // 404

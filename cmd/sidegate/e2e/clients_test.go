@@ -124,10 +124,10 @@ func ask(c net.Conn, request string) (*http.Response, string, error) {
 
 // logLine is a part of a line of the access log.
 type logLine struct {
-	Path, Host, Fault, Source, Error, Protocol, Instance string
-	ClientIP                                             string `json:"client_ip"`
-	RequestID                                            string `json:"request_id"`
-	Status                                               int
+	Path, Host, Fault, Source, Error, Protocol, Instance, WAF string
+	ClientIP                                                  string `json:"client_ip"`
+	RequestID                                                 string `json:"request_id"`
+	Status                                                    int
 }
 
 const accessLog = "access_log { output = \"stdout\" }\n"

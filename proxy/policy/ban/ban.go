@@ -33,6 +33,8 @@ type Config struct {
 	Window time.Duration `hcl:"window,attr" default:"1m" min:"1s" max:"24h"`
 	// The statuses that count, the gateway's own and the service's.
 	Statuses []int `hcl:"statuses,attr" default:"[401, 403, 404, 429]"`
+	// How many requests that waf has refused ban an address, in the same time; 0: waf bans nobody.
+	WAFAfter int `hcl:"waf_after,attr" default:"1" min:"0" max:"1000000"`
 	// How long the first ban lasts; each further one twice as long.
 	For time.Duration `hcl:"for,attr" default:"10m" min:"1s" max:"8760h"`
 	// The longest that a ban becomes, and how long after its end the next one still counts as a further one.
@@ -47,6 +49,7 @@ type Policy struct {
 	store    *Store
 	route    string
 	id       uint64
+	wafID    uint64
 	statuses [10]uint64 // bits of 0 to 639
 	except   *network.Set
 	banned   *exchange.Fault
@@ -71,6 +74,7 @@ func Kind(s *Store) policy.Kind {
 			p.store, p.route = s, route
 			// A block that says something else counts anew.
 			p.id = s.hash(fmt.Sprintf("%s\x00%d %s %v", route, p.After, p.Window, p.Statuses))
+			p.wafID = s.hash(fmt.Sprintf("%s\x00waf %d %s", route, p.WAFAfter, p.Window))
 			return &p, nil
 		},
 	}
@@ -117,14 +121,16 @@ func (p *Policy) Request(x *exchange.Exchange) (policy.Verdict, error) {
 	return policy.Next, nil
 }
 
-// Finish counts the response. A refusal of its own doesn't: a ban would never
-// end.
+// Finish counts the response, and an attack that waf has refused: what it has
+// only detected changes nothing for the client, so that rules can be tried. A
+// refusal of its own doesn't count: a ban would never end.
 func (p *Policy) Finish(x *exchange.Exchange) {
-	if !p.counts(x.Status) || x.Err == p.banned || !x.ClientIP.IsValid() || p.except.Has(x.ClientIP) {
+	attack := x.Blocked && p.WAFAfter > 0
+	if !attack && !p.counts(x.Status) || x.Err == p.banned || !x.ClientIP.IsValid() || p.except.Has(x.ClientIP) {
 		return
 	}
 	c := clientOf(x.ClientIP)
-	if p.store.strike(p.id, c, x.Start, p.After, p.Window) {
+	if attack && p.store.strike(p.wafID, c, x.Start, p.WAFAfter, p.Window) || p.counts(x.Status) && p.store.strike(p.id, c, x.Start, p.After, p.Window) {
 		p.store.ban(c, p.route, x.Start, p.For, p.Longest)
 	}
 }
@@ -135,7 +141,11 @@ func (p *Policy) Explain() string {
 	for _, s := range slices.Sorted(slices.Values(p.Statuses)) {
 		list = append(list, fmt.Sprint(s))
 	}
-	return fmt.Sprintf("%s after %d responses of %s in %s", text(p.For), p.After, strings.Join(list, ", "), text(p.Window))
+	told := fmt.Sprintf("%s after %d responses of %s in %s", text(p.For), p.After, strings.Join(list, ", "), text(p.Window))
+	if p.WAFAfter > 0 {
+		told += fmt.Sprintf(", or %d refused by waf", p.WAFAfter)
+	}
+	return told
 }
 
 // text is a duration without the zeros at its end.

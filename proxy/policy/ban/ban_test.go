@@ -265,9 +265,40 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestAttacks: requests that waf has refused count by themselves, and those that
+// it has only detected don't.
+func TestAttacks(t *testing.T) {
+	for block, want := range map[string]int{
+		"ban {}":                                      1,
+		"ban { waf_after = 3 }":                       3,
+		"ban {\n waf_after = 0\n after = 5\n}":        5, // by its status
+		"ban {\n waf_after = 4\n after = 2\n}":        2,
+		"ban {\n waf_after = 2\n statuses = [500]\n}": 2,
+	} {
+		p := policytest.Policy(t, Kind(store(t, "")), block).(*Policy)
+		ask := func(attack string, blocked bool, status int) (banned bool) {
+			x := policytest.Exchange(t, "GET https://a.test/")
+			_, err := p.Request(x)
+			x.Attack, x.Blocked, x.Status = attack, blocked, status
+			p.Finish(x)
+			return err != nil
+		}
+		for range 10 {
+			ask("942100", false, 200)
+		}
+		n := 0
+		for ; !ask("", false, 200) && n < 10; n++ {
+			ask("942100", true, 403)
+		}
+		if n != want {
+			t.Errorf("%s: banned after %d attacks, want %d", block, n, want)
+		}
+	}
+}
+
 func TestExplain(t *testing.T) {
 	p := policytest.Policy(t, Kind(store(t, "")), "ban {}").(*Policy)
-	if got, want := p.Explain(), "10m after 20 responses of 401, 403, 404, 429 in 1m"; got != want {
+	if got, want := p.Explain(), "10m after 20 responses of 401, 403, 404, 429 in 1m, or 1 refused by waf"; got != want {
 		t.Errorf("Explain = %q, want %q", got, want)
 	}
 	x := policytest.Exchange(t, "GET https://a.test/")

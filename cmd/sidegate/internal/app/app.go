@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics, rate limits, quotas, requests in flight), bans, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, connections to auth services and what they said, sessions that were read or ended, sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics, rate limits, quotas, requests in flight), bans, the waf's rules, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, connections to auth services and what they said, sessions that were read or ended, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), consumers and keys (into the keyring), claims of
@@ -16,7 +16,7 @@
 //
 // # Goroutines
 //
-// Run starts, and awaits: the sweeper, the watch over memory, the fetching of issuers' keys, the access log's writer, the snapshots'
+// Run starts, and awaits: the sweeper, the watch over memory, the fetching of issuers' keys, the access and audit logs' writers, the snapshots'
 // writer, the quotas' writer, the bans' writer and their exchange with the fleet, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
@@ -42,6 +42,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/linelog"
 	"github.com/sidegate-proxy/sidegate/proxy/memory"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/forward"
@@ -56,6 +57,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/waf"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 	"github.com/sidegate-proxy/sidegate/systemd"
@@ -102,6 +104,7 @@ type App struct {
 	memory     *memory.Guard
 	quotas     *quota.Store
 	keys       *keyStore
+	waf        *waf.Store
 	sweeper    *sweep.Sweeper
 	handler    *proxy.Handler
 	server     *proxy.Server
@@ -111,6 +114,7 @@ type App struct {
 	consul     *consulPlace
 	remembered discovery.Source // consul, with the last known instances behind it
 	accessLog  *proxy.AccessLog // that of the first configuration: its output isn't changed by a reload
+	auditLog   *linelog.Writer  // likewise
 	admin      *admin.Server
 
 	// build is held while a configuration is made ready and put in force.
@@ -184,6 +188,12 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	if file.AccessLog != nil {
 		a.accessLog = proxy.NewAccessLog(*file.AccessLog, a.log)
 	}
+	guard := waf.Deps{Log: a.log.WithField("component", "waf")}
+	if file.AuditLog != nil {
+		a.auditLog = linelog.New("audit_log", file.AuditLog.Output, a.log)
+		guard.Audit = a.auditLog.Append
+	}
+	a.waf = waf.NewStore(guard)
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{app: a})
 	a.admin = admin.New(admin.Deps{Log: a.log.WithField("component", "admin"), Gateway: a, Metrics: metrics})
@@ -298,6 +308,13 @@ func (a *App) start(end *cleanups) error {
 		}
 		end.background("access log", func(ctx context.Context) { a.accessLog.Run(ctx.Done(), out) })
 	}
+	if a.auditLog != nil {
+		out, err := a.auditLog.Open()
+		if err != nil {
+			return err
+		}
+		end.background("audit log", func(ctx context.Context) { a.auditLog.Run(ctx.Done(), out) })
+	}
 	end.add("pools", func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
@@ -343,6 +360,9 @@ func (a *App) signals(ctx context.Context) {
 			if s == syscall.SIGUSR1 {
 				if a.accessLog != nil {
 					a.accessLog.Reopen()
+				}
+				if a.auditLog != nil {
+					a.auditLog.Reopen()
 				}
 				continue
 			}

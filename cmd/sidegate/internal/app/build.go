@@ -190,6 +190,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 			networks:  &a.networks,
 			geo:       &a.geo,
 			bans:      a.bans,
+			waf:       a.waf,
 			flight:    &a.flight,
 			counters:  a.counters,
 			quotas:    a.quotas,

@@ -32,6 +32,7 @@ type descs struct {
 	bans, banned                                                        *prometheus.Desc
 	memoryUsed, memoryLimit, memoryLevel, memoryRefused, memoryTurned   *prometheus.Desc
 	consumers, apiKeys, consumersAge, untold                            *prometheus.Desc
+	inspected, attacks, unseen, inspecting, wafBusy, auditDropped       *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
 }
 
@@ -98,6 +99,12 @@ func newDescs() *descs {
 		apiKeys:       d("api_keys", "API keys that were made by command, by where they are kept.", "origin"),
 		consumersAge:  d("consumers_age_seconds", "For how long consumers and keys have been the last known ones, because Consul is away."),
 		untold:        d("api_key_revocations_untold", "Keys that are revoked on this node, while Consul hasn't heard of it."),
+		inspected:     d("waf_requests_total", "Requests that the waf has inspected.", "route", "mode"),
+		attacks:       d("waf_attacks_total", "Requests in which the waf has found an attack.", "route", "mode"),
+		unseen:        d("waf_unseen_total", "Requests that passed without the waf having seen all of them: a body beyond its bound, or what mode block would have refused unread.", "route", "mode"),
+		inspecting:    d("waf_inspection_seconds_total", "Time spent inspecting.", "route", "mode"),
+		wafBusy:       d("waf_overloads_total", "Requests that the waf had no room to inspect."),
+		auditDropped:  d("audit_log_dropped_total", "Lines that the audit log's output was too slow for."),
 	}
 }
 
@@ -162,6 +169,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(d.banned, float64(n), route)
 	}
 	c.memory(d, count, gauge)
+	c.waf(d, count)
 	if s := a.consulStatus(); s != nil {
 		gauge(d.consulUp, number(s.Connected))
 		gauge(d.consulAge, s.Age.Seconds())
@@ -253,6 +261,23 @@ func (c *collector) memory(d *descs, count, gauge emit) {
 	count(d.memoryRefused, float64(s.RefusedScarce), memory.Scarce.String())
 	count(d.memoryRefused, float64(s.RefusedFull), memory.Full.String())
 	count(d.memoryTurned, float64(s.TurnedAway))
+}
+
+// waf shows what has been inspected; nothing without a waf.
+func (c *collector) waf(d *descs, count emit) {
+	list := c.app.waf.Counts()
+	for _, r := range list {
+		count(d.inspected, float64(r.Requests), r.Route, r.Mode)
+		count(d.attacks, float64(r.Attacks), r.Route, r.Mode)
+		count(d.unseen, float64(r.Unseen), r.Route, r.Mode)
+		count(d.inspecting, r.Time.Seconds(), r.Route, r.Mode)
+	}
+	if len(list) > 0 {
+		count(d.wafBusy, float64(c.app.waf.Overloads()))
+	}
+	if c.app.auditLog != nil {
+		count(d.auditDropped, float64(c.app.auditLog.Dropped()))
+	}
 }
 
 // issuers shows the keys of each issuer; of one that has several sources, the

@@ -24,6 +24,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/waf"
 )
 
 // means are what policies work with beside their blocks. Without them, kinds
@@ -42,6 +43,7 @@ type means struct {
 	networks  *network.Files
 	geo       *geo.Files
 	bans      *ban.Store
+	waf       *waf.Store
 	flight    *limits.Store
 	counters  *ratelimit.Store
 	quotas    *quota.Store
@@ -61,6 +63,7 @@ func kinds(m means) []policy.Kind {
 		block.Kind(block.Files{Networks: m.networks, Geo: m.geo, List: m.list}),
 		ban.Kind(m.bans),
 		limits.Kind(m.flight),
+		waf.Kind(m.waf),
 		cors.Kind(),
 		apikey.Kind(m.consumers),
 		jwt.Kind(jwt.Deps{Consumers: m.consumers, Keys: m.keys, Cache: m.tokens}),

@@ -84,6 +84,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	a.quotas.Retain(names(r.table))
 	a.flight.Retain(names(r.table))
 	a.bans.Retain(names(r.table))
+	a.waf.Retain(names(r.table))
 	a.view.enforced(r, said.version, listeners)
 	return nil
 }
@@ -177,6 +178,9 @@ func (a *App) pinned(file *config.File) error {
 	}
 	if (file.AccessLog == nil) != (now.AccessLog == nil) || file.AccessLog != nil && *file.AccessLog != *now.AccessLog {
 		errs = append(errs, errors.New("the access_log block changed"))
+	}
+	if (file.AuditLog == nil) != (now.AuditLog == nil) || file.AuditLog != nil && *file.AuditLog != *now.AuditLog {
+		errs = append(errs, errors.New("the audit_log block changed"))
 	}
 	if len(errs) > 0 {
 		errs = append(errs, errors.New("that takes a restart"))

@@ -25,6 +25,8 @@ type File struct {
 	Log LogConfig `hcl:"log,block"`
 	// One line for each request; off without this block.
 	AccessLog *proxy.AccessLogConfig `hcl:"access_log,block"`
+	// One line for each request in which waf has found an attack; without it there is none.
+	AuditLog *proxy.AuditLogConfig `hcl:"audit_log,block"`
 	// Folder for certificates, the last known instances and the CLI's socket; $STATE_DIRECTORY unless given.
 	StateDir string `hcl:"state_dir,attr" default:"/var/lib/sidegate"`
 	// How long a shutdown waits for requests in flight.

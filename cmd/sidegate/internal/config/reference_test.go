@@ -29,6 +29,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/waf"
 )
 
 const module = "github.com/sidegate-proxy/sidegate/"
@@ -51,6 +52,7 @@ func realKinds() []policy.Kind {
 		block.Kind(block.Files{}),
 		ban.Kind(nil),
 		limits.Kind(nil),
+		waf.Kind(nil),
 		cors.Kind(),
 		apikey.Kind(nil),
 		jwt.Kind(jwt.Deps{}),

@@ -5,7 +5,7 @@ sidecar "orders" {}
 usage {}
 tracing {}
 policy "p" {
-  waf {}
+  cache {}
 }
 service "s" {
   instances = ["127.0.0.1:1"]
