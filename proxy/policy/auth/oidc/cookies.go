@@ -40,8 +40,12 @@ func eachCookie(h *exchange.Head, f func(name, value string)) {
 	}
 }
 
-// HideCookies takes the cookies of logins out of what goes to the backend.
+// HideCookies takes the cookies of logins out of what goes to the backend. Where
+// Cookie is removed or set already, there are none.
 func HideCookies(x *exchange.Exchange) {
+	if x.RequestEdits.Replaces("Cookie", exchange.Cookie) {
+		return
+	}
 	ours := false
 	eachCookie(&x.Request, func(name, _ string) { ours = ours || strings.HasPrefix(name, Prefix) })
 	if !ours {

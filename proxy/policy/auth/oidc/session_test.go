@@ -484,6 +484,22 @@ func TestHider(t *testing.T) {
 	}
 }
 
+// TestHiderAndRequest: what a route removes isn't brought back.
+func TestHiderAndRequest(t *testing.T) {
+	x := policytest.Exchange(t, "GET https://a.test/", "Cookie: a=1; __Host-sidegate-x=2")
+	x.RequestEdits.Remove("Cookie")
+	if _, err := (Hider{}).Request(x); err != nil {
+		t.Fatal(err)
+	}
+	if got := policytest.Sent(&x.Request, &x.RequestEdits); len(got) > 0 {
+		t.Errorf("the service gets %q", got)
+	}
+	y := policytest.Exchange(t, "GET https://a.test/", "Cookie: a=1; b=2")
+	if n := testing.AllocsPerRun(100, func() { _, _ = Hider{}.Request(y) }); n != 0 {
+		t.Errorf("%v allocations without a session", n)
+	}
+}
+
 func TestNoAllocations(t *testing.T) {
 	r := newRig(t)
 	b := newBrowser(t, r.policy(t, "forward = true\nlabels = { team = \"department\" }"))
