@@ -48,7 +48,7 @@ type serving struct {
 	perIP map[netip.Addr]int
 }
 
-func newServing(d ServerDeps, cfg *ListenerConfig, trust Trust) (*serving, error) {
+func newServing(d ServerDeps, a *abuses, cfg *ListenerConfig, trust Trust) (*serving, error) {
 	v := &serving{cfg: *cfg, trust: trust, log: d.Log.WithField("listener", cfg.Name), perIP: map[netip.Addr]int{}}
 	lim := cfg.Limits
 	speaks := func(p string) bool { return slices.Contains(cfg.Protocols, p) }
@@ -71,7 +71,7 @@ func newServing(d ServerDeps, cfg *ListenerConfig, trust Trust) (*serving, error
 		v.h3 = h3.NewFront(h3.FrontConfig{
 			Handler: d.Handler, MaxHeaders: int(lim.Headers), MaxFields: lim.Fields, MaxURI: int(lim.URI), MaxStreams: lim.Streams,
 			HeaderTimeout: lim.HeaderTimeout, StallTimeout: lim.StallTimeout, IdleTimeout: lim.IdleTimeout,
-			MaxConns: lim.Connections, MaxConnsPerIP: lim.ConnectionsPerIP, Log: v.log, TLS: quic, EarlyData: cfg.EarlyData, Listener: cfg.Name, TurnsAway: d.Memory.TurnsAway,
+			MaxConns: lim.Connections, MaxConnsPerIP: lim.ConnectionsPerIP, Log: v.log, TLS: quic, EarlyData: cfg.EarlyData, Listener: cfg.Name, TurnsAway: d.Memory.TurnsAway, Abusive: v.abusive(&d, a, "h3"),
 		})
 		value := `h3=":` + port + `"; ma=86400`
 		altSvc = func() string { return value }
@@ -80,12 +80,14 @@ func newServing(d ServerDeps, cfg *ListenerConfig, trust Trust) (*serving, error
 		v.h1 = h1.NewFront(h1.FrontConfig{
 			Handler: d.Handler, Sweeper: d.Sweeper, MaxHeaders: int(lim.Headers), MaxFields: lim.Fields, MaxURI: int(lim.URI),
 			HeaderTimeout: lim.HeaderTimeout, StallTimeout: lim.StallTimeout, IdleTimeout: lim.IdleTimeout, AltSvc: altSvc, Log: v.log, Ended: v.ended,
+			Abusive: v.abusive(&d, a, "h1"),
 		})
 	}
 	if speaks("h2") {
 		v.h2 = h2.NewFront(h2.FrontConfig{
 			Handler: d.Handler, Sweeper: d.Sweeper, MaxHeaders: int(lim.Headers), MaxFields: lim.Fields, MaxURI: int(lim.URI), MaxStreams: lim.Streams,
 			HeaderTimeout: lim.HeaderTimeout, StallTimeout: lim.StallTimeout, IdleTimeout: lim.IdleTimeout, AltSvc: altSvc, Log: v.log, Ended: v.ended,
+			Abusive: v.abusive(&d, a, "h2"),
 		})
 	}
 	return v, nil

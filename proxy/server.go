@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strconv"
@@ -28,6 +29,9 @@ type ServerDeps struct {
 	Sweeper *sweep.Sweeper
 	// Memory says whether new connections may come; nil: they may.
 	Memory *memory.Guard
+	// Abused is told of each address whose connection was closed for what it sent;
+	// nil: nobody is.
+	Abused func(netip.Addr)
 	// TLS returns the configuration of a listener's handshakes, for TCP or for
 	// QUIC.
 	TLS func(cfg *ListenerConfig, quic bool) (*tls.Config, error)
@@ -39,6 +43,7 @@ type ServerDeps struct {
 type Server struct {
 	ServerDeps
 	secrets *h3.Secrets
+	abuses  *abuses
 
 	mu        sync.Mutex           // guards what follows
 	listeners map[string]*listener // by address
@@ -49,7 +54,7 @@ type Server struct {
 
 // NewServer returns a server without listeners.
 func NewServer(d ServerDeps) *Server {
-	return &Server{ServerDeps: d, secrets: h3.NewSecrets(), listeners: map[string]*listener{}, ports: map[string]*h3.Port{}}
+	return &Server{ServerDeps: d, secrets: h3.NewSecrets(), abuses: newAbuses(), listeners: map[string]*listener{}, ports: map[string]*h3.Port{}}
 }
 
 // ServerPlan is a set of listeners that is ready, with sockets bound, but
@@ -103,7 +108,7 @@ func (s *Server) plan(cfg *ListenerConfig, trust Trust) (step, error) {
 			return step{old: old}, nil
 		}
 	}
-	next, err := newServing(s.ServerDeps, cfg, trust)
+	next, err := newServing(s.ServerDeps, s.abuses, cfg, trust)
 	if err != nil {
 		return step{}, err
 	}

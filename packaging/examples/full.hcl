@@ -136,6 +136,7 @@ policy "public-api" { # a named bundle of policy blocks; routes take it with use
     after    = 20
     window   = "1m"
     statuses = [401, 403, 404, 429]
+    abuse    = 5     # connections closed for floods, resets, malformed messages
     for      = "10m" # the first time; then twice as long each time
     longest  = "24h"
 

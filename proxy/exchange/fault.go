@@ -77,6 +77,17 @@ const (
 	GatewayOverloaded Kind = "gateway-overloaded" // 503
 )
 
+// Breach reports whether a client caused the fault by the form of its request:
+// what no client in earnest sends again and again.
+func (f *Fault) Breach() bool {
+	switch f.Kind {
+	case Malformed, BadPath, BadHost, HeadersTooLarge, URITooLong:
+		return true
+	default:
+		return false
+	}
+}
+
 // Fault is an error of an exchange: who caused it, of what kind, and why. Err
 // goes to the log, never to the client.
 type Fault struct {

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sidegate-proxy/sidegate/proxy/abuse"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 )
@@ -52,6 +53,9 @@ type conn struct {
 	awaits     bool // the client awaits 100; under continueMu
 
 	trailer []byte // memory of the request's trailers
+
+	score   *abuse.Score // nil: nothing was amiss so far
+	leaving bool         // the next response is the last, for the score
 }
 
 // turn is what a connection needs for one exchange, and not while it is idle.
@@ -101,6 +105,9 @@ func (c *conn) serveOne() bool {
 	if ok {
 		t.x.Start = c.f.cfg.Sweeper.Time()
 		c.f.cfg.Handler.Serve(&t.x)
+		if f := t.x.Err; f != nil {
+			c.judge(f)
+		}
 		ok = c.finish()
 	}
 	c.turn = nil

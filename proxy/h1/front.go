@@ -9,6 +9,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/sidegate-proxy/sidegate/proxy/abuse"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/socket"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
@@ -30,6 +31,10 @@ type FrontConfig struct {
 	ServerHeader string        // Server field of answers that have none; "": none
 	AltSvc       func() string // Alt-Svc field of each answer, "" for none; may be nil
 	Log          logrus.FieldLogger
+
+	// Abusive is told of each connection that is asked to end, or closed, for what
+	// its client does; may be nil.
+	Abusive func(c *exchange.Conn, k abuse.Kind, closed bool)
 
 	Ended func(*exchange.Conn) // told of the end of each connection that ServeConn took; may be nil
 }

@@ -62,7 +62,7 @@ func (c *conn) frame(x *exchange.Exchange) {
 	if x.Err != nil && (x.Err.Kind == exchange.Malformed || x.Err.Kind == exchange.BadHost) {
 		c.keep, c.unread = false, true
 	}
-	if c.keep && (c.f.draining.Load() || c.hasBody && !c.body.done.Load() && !c.worthDraining()) {
+	if c.keep && (c.leaving || c.f.draining.Load() || c.hasBody && !c.body.done.Load() && !c.worthDraining()) {
 		c.keep = false
 	}
 }

@@ -235,7 +235,7 @@ func (st *call) start() {
 	st.lane.open(&c.link, c.nextID)
 	c.nextID += 2
 	c.calls[st.id] = st
-	c.meter.open(c.clock.Now())
+	c.meter.opened++
 	now := c.clock.Now()
 	st.askedAt, st.movedAt = now, now
 	// A body that turned out empty still ends with a DATA frame: gRPC asks for

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/sidegate-proxy/sidegate/proxy/abuse"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
@@ -41,14 +42,14 @@ func (c *ClientConn) frame(f http2.Frame) error {
 	case *http2.PushPromiseFrame:
 		return http2.ConnectionError(http2.ErrCodeProtocol) // we said no
 	default:
-		return c.charge(costUnknown)
+		return c.charge(abuse.Unknown)
 	}
 }
 
-func (c *ClientConn) charge(cost int) error {
+func (c *ClientConn) charge(k abuse.Kind) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.meter.add(c.clock.Now(), cost) {
+	if !c.meter.add(c.clock.Now(), k) {
 		return errCalm
 	}
 	return nil
@@ -58,7 +59,7 @@ func (c *ClientConn) charge(cost int) error {
 func (c *ClientConn) resetCall(id uint32, code http2.ErrCode) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.meter.add(c.clock.Now(), costStreamError) {
+	if !c.meter.add(c.clock.Now(), abuse.Malformed) {
 		return errCalm
 	}
 	if st := c.calls[id]; st != nil {
@@ -73,7 +74,7 @@ func (c *ClientConn) stray(id uint32) error {
 	if id >= c.nextID || id&1 == 0 {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
-	if !c.ours.has(id) && !c.meter.add(c.clock.Now(), costStray) {
+	if !c.ours.has(id) && !c.meter.add(c.clock.Now(), abuse.Stray) {
 		return errCalm
 	}
 	return nil // we may have reset it
@@ -88,7 +89,7 @@ func (c *ClientConn) data(f *http2.DataFrame) error {
 		return http2.ConnectionError(http2.ErrCodeFlowControl)
 	}
 	c.meter.earn()
-	if len(f.Data()) == 0 && !f.StreamEnded() && !c.meter.add(c.clock.Now(), costEmpty) {
+	if len(f.Data()) == 0 && !f.StreamEnded() && !c.meter.add(c.clock.Now(), abuse.Empty) {
 		return errCalm
 	}
 	st := c.calls[f.StreamID]
@@ -114,7 +115,7 @@ func (c *ClientConn) data(f *http2.DataFrame) error {
 func (c *ClientConn) windowUpdate(f *http2.WindowUpdateFrame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.meter.spend(c.clock.Now(), costWindow) {
+	if !c.meter.widened() && !c.meter.add(c.clock.Now(), abuse.Window) {
 		return errCalm
 	}
 	n := int64(f.Increment)
@@ -158,7 +159,7 @@ func (c *ClientConn) rstStream(f *http2.RSTStreamFrame) error {
 	if f.ErrCode == http2.ErrCodeRefusedStream && !st.answered {
 		st.progress = exchange.NotSent // RFC 9113, 8.7
 	}
-	if !c.meter.reset(c.clock.Now(), c.maxStreams) {
+	if c.meter.reset(c.clock.Now(), c.maxStreams) {
 		return errCalm // it breaks most of what it gets
 	}
 	return nil
@@ -177,7 +178,7 @@ func (c *ClientConn) settings(f *http2.SettingsFrame) error {
 	if f.IsAck() {
 		return nil
 	}
-	if !c.meter.add(c.clock.Now(), costSettings) || f.NumSettings() > maxSettings {
+	if !c.meter.add(c.clock.Now(), abuse.Settings) || f.NumSettings() > maxSettings {
 		return errCalm
 	}
 	window, err := c.applySettings(f)
@@ -214,7 +215,7 @@ func (c *ClientConn) pong(f *http2.PingFrame) error {
 		c.pingAt = 0
 		return nil
 	}
-	if !c.meter.spend(c.clock.Now(), costPing) {
+	if !c.meter.explained() && !c.meter.add(c.clock.Now(), abuse.Ping) {
 		return errCalm
 	}
 	c.putPing(true, f.Data)
@@ -227,7 +228,7 @@ func (c *ClientConn) pong(f *http2.PingFrame) error {
 func (c *ClientConn) goAway(f *http2.GoAwayFrame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.meter.add(c.clock.Now(), costSettings) {
+	if !c.meter.add(c.clock.Now(), abuse.Settings) {
 		return errCalm
 	}
 	c.leaving, c.goneAway = true, true
@@ -268,7 +269,7 @@ func (c *ClientConn) headers(f *http2.HeadersFrame) error {
 // fragment takes a piece of the field block, and acts on a complete one.
 func (c *ClientConn) fragment(p []byte, last bool) error {
 	if len(p) == 0 && !last {
-		if err := c.charge(costEmpty); err != nil {
+		if err := c.charge(abuse.Empty); err != nil {
 			return err
 		}
 	}

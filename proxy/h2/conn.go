@@ -11,6 +11,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/sidegate-proxy/sidegate/proxy/abuse"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/socket"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
@@ -25,8 +26,12 @@ const (
 	silent     = -2 // value of conn.ending: without a GOAWAY
 )
 
-// errCalm ends a connection that costs more than it is worth.
-var errCalm = error(http2.ConnectionError(http2.ErrCodeEnhanceYourCalm))
+// errCodeCalm ends a connection that costs more than it is worth (RFC 9113, 10.5).
+const errCodeCalm = http2.ErrCodeEnhanceYourCalm
+
+var errCalm = error(http2.ConnectionError(errCodeCalm))
+
+func isProtocolError(err error) bool { return errors.As(err, new(http2.ConnectionError)) }
 
 // conn is a client's connection. Its methods whose comment doesn't say
 // otherwise belong to the reader, the goroutine in serve or, when the connection
@@ -50,6 +55,7 @@ type conn struct {
 	frameAt  atomic.Int64 // since when the reader waits for the rest of a frame; 0: it doesn't
 	headAt   atomic.Int64 // since when it waits for the rest of a field block
 	slowData atomic.Bool  // the frame in progress is DATA
+	cutOff   bool         // the client left within a frame
 
 	// Guarded by link.mu.
 	streams  map[uint32]*stream
@@ -61,6 +67,7 @@ type conn struct {
 	drainAt  int64  // when the first did
 	lastID   uint32 // the last stream that is served when draining is 2
 	parked   bool   // nobody reads: resume waits for something to read
+	sluggish bool   // it ends because a head wasn't complete in time
 	ours     resetLog
 	idle     sync.Cond // broadcast when running becomes 0
 }
@@ -179,9 +186,15 @@ func (c *conn) frameError(err error) error {
 		return c.refuse(se.StreamID, se.Code)
 	}
 	switch {
-	case errors.Is(err, http2.ErrFrameTooLarge), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		c.cutOff = true
+		return http2.ConnectionError(http2.ErrCodeFrameSize)
+	case errors.Is(err, http2.ErrFrameTooLarge):
 		return http2.ConnectionError(http2.ErrCodeFrameSize)
 	case errors.Is(err, errFlood):
+		c.mu.Lock()
+		c.meter.Exceed(abuse.Headers)
+		c.mu.Unlock()
 		return errCalm
 	}
 	return err
@@ -263,12 +276,10 @@ func (c *conn) finish(e *engine, err error) {
 	switch {
 	case errors.As(err, &ce):
 		code = int(ce)
-		if c.f.cfg.Log != nil && http2.ErrCode(ce) != http2.ErrCodeProtocol {
-			c.f.cfg.Log.WithField("client", c.info.Remote).WithField("code", http2.ErrCode(ce)).Debug("connection refused")
-		}
 	case !errors.Is(err, errEnding):
 		code = silent // it is the client who ended
 	}
+	kind, blamed := c.blame(err, code)
 	polite := code >= 0 && !c.broken
 	if polite {
 		c.putGoAway(c.maxID, http2.ErrCode(code))
@@ -285,6 +296,9 @@ func (c *conn) finish(e *engine, err error) {
 		c.sayGoodbye()
 	}
 	c.mu.Unlock()
+	if blamed {
+		c.f.abusive(c.info, kind, true)
+	}
 	if polite && e != nil {
 		c.linger(e)
 	}

@@ -2,6 +2,8 @@ package h2
 
 import (
 	"golang.org/x/net/http2"
+
+	"github.com/sidegate-proxy/sidegate/proxy/abuse"
 )
 
 // frame takes one frame from the client. An error ends the connection, but a
@@ -26,13 +28,13 @@ func (c *conn) frame(f http2.Frame) error {
 		if f.StreamDep == f.StreamID {
 			return streamError(f.StreamID, http2.ErrCodeProtocol) // RFC 7540, 5.3.1
 		}
-		return c.charge(costPriority)
+		return c.charge(abuse.Priority)
 	case *http2.PushPromiseFrame:
 		return http2.ConnectionError(http2.ErrCodeProtocol) // RFC 9113, 8.4
 	case *http2.GoAwayFrame:
-		return c.charge(costUnknown) // what runs is served all the same
+		return c.charge(abuse.Unknown) // what runs is served all the same
 	default:
-		return c.charge(costUnknown) // ignored (RFC 9113, 5.5)
+		return c.charge(abuse.Unknown) // ignored (RFC 9113, 5.5)
 	}
 }
 
@@ -41,10 +43,10 @@ func streamError(id uint32, code http2.ErrCode) error {
 }
 
 // charge counts a frame that costs the client nothing.
-func (c *conn) charge(cost int) error {
+func (c *conn) charge(k abuse.Kind) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.meter.add(c.clock.Now(), cost) {
+	if !c.bear(k) {
 		return errCalm
 	}
 	return nil
@@ -55,14 +57,13 @@ func (c *conn) charge(cost int) error {
 func (c *conn) refuse(id uint32, code http2.ErrCode) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := c.clock.Now()
-	cost := costStreamError
+	kind := abuse.Malformed
 	if code == http2.ErrCodeRefusedStream {
-		cost = costRefused
+		kind = abuse.Refused
 	}
-	bearable := c.meter.add(now, cost)
+	bearable := c.bear(kind)
 	if st := c.streams[id]; st != nil {
-		bearable = c.meter.reset(now, c.f.cfg.MaxStreams) && bearable
+		bearable = c.gaveUp() && bearable
 		c.forget(st)
 		st.drop(faultMalformed)
 	}
@@ -93,7 +94,7 @@ func (c *conn) data(f *http2.DataFrame) error {
 		return http2.ConnectionError(http2.ErrCodeFlowControl)
 	}
 	c.meter.earn()
-	if len(f.Data()) == 0 && !f.StreamEnded() && !c.meter.add(c.clock.Now(), costEmpty) {
+	if len(f.Data()) == 0 && !f.StreamEnded() && !c.bear(abuse.Empty) {
 		return errCalm
 	}
 	st := c.streams[id]
@@ -120,7 +121,7 @@ func (c *conn) stray(id uint32) error {
 	if id > c.maxID || id&1 == 0 {
 		return http2.ConnectionError(http2.ErrCodeProtocol) // idle
 	}
-	if !c.meter.add(c.clock.Now(), costStray) {
+	if !c.bear(abuse.Stray) {
 		return errCalm
 	}
 	if c.draining == drained && id > c.lastID || c.ours.has(id) {
@@ -132,7 +133,7 @@ func (c *conn) stray(id uint32) error {
 func (c *conn) windowUpdate(f *http2.WindowUpdateFrame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.meter.spend(c.clock.Now(), costWindow) {
+	if !c.meter.widened() && !c.bear(abuse.Window) {
 		return errCalm
 	}
 	n := int64(f.Increment)
@@ -165,14 +166,14 @@ func (c *conn) rstStream(f *http2.RSTStreamFrame) error {
 		if f.StreamID > c.maxID || f.StreamID&1 == 0 {
 			return http2.ConnectionError(http2.ErrCodeProtocol)
 		}
-		if !c.meter.add(c.clock.Now(), costStray) {
+		if !c.bear(abuse.Stray) {
 			return errCalm
 		}
 		return nil
 	}
 	c.forget(st)
 	st.drop(faultGone)
-	if !c.meter.reset(c.clock.Now(), c.f.cfg.MaxStreams) {
+	if !c.gaveUp() {
 		return errCalm
 	}
 	return nil
@@ -185,12 +186,16 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if f.IsAck() {
-		if !c.meter.add(c.clock.Now(), costUnknown) {
+		if !c.bear(abuse.Unknown) {
 			return errCalm
 		}
 		return nil
 	}
-	if !c.meter.add(c.clock.Now(), costSettings) || f.NumSettings() > maxSettings {
+	if f.NumSettings() > maxSettings {
+		c.meter.Exceed(abuse.Settings)
+		return errCalm
+	}
+	if !c.bear(abuse.Settings) {
 		return errCalm
 	}
 	window, err := c.applySettings(f)
@@ -240,13 +245,13 @@ func (c *conn) ping(f *http2.PingFrame) error {
 			c.settle()
 			return nil
 		}
-		if !c.meter.add(c.clock.Now(), costPing) {
+		if !c.bear(abuse.Ping) {
 			return errCalm
 		}
 		return nil
 	}
 	// Clients that measure the path ping as often as data comes.
-	if !c.meter.spend(c.clock.Now(), costPing) {
+	if !c.meter.explained() && !c.bear(abuse.Ping) {
 		return errCalm
 	}
 	c.putPing(true, f.Data)
@@ -267,17 +272,19 @@ var drainPing = [8]byte{'d', 'r', 'a', 'i', 'n', 'i', 'n', 'g'}
 // drain begins to end the connection. Any goroutine may call it.
 func (c *conn) drain() {
 	c.mu.Lock()
-	if c.draining != 0 || c.err != nil {
-		c.mu.Unlock()
-		return
+	defer c.mu.Unlock()
+	if c.draining == 0 && c.err == nil {
+		c.announce()
 	}
+}
+
+// announce is the first step of a drain; mu is held.
+func (c *conn) announce() {
 	c.draining = announced
 	c.drainAt = c.clock.Now()
 	c.putGoAway(maxWindow, http2.ErrCodeNo)
 	c.putPing(false, drainPing)
-	waiting := !c.writing
-	c.mu.Unlock()
-	if waiting {
+	if !c.writing {
 		c.later()
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/sidegate-proxy/sidegate/proxy/abuse"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 )
@@ -29,6 +30,10 @@ type FrontConfig struct {
 
 	ServerHeader string        // Server of responses that have none; "": no such field
 	AltSvc       func() string // Alt-Svc of responses; nil or "": no such field
+
+	// Abusive is told of each connection that is asked to end, or closed, for what
+	// its client does; may be nil.
+	Abusive func(c *exchange.Conn, k abuse.Kind, closed bool)
 
 	Ended func(*exchange.Conn) // told of the end of each connection that ServeConn took; may be nil
 
@@ -129,6 +134,12 @@ func (f *Front) remove(c *conn) {
 func (f *Front) ended(info *exchange.Conn) {
 	if f.cfg.Ended != nil {
 		f.cfg.Ended(info)
+	}
+}
+
+func (f *Front) abusive(info *exchange.Conn, k abuse.Kind, closed bool) {
+	if f.cfg.Abusive != nil {
+		f.cfg.Abusive(info, k, closed)
 	}
 }
 

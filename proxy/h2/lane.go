@@ -166,7 +166,7 @@ func (s *lane) send(p []byte, end bool) (err error) {
 		l.out = append(b, p[:n]...)
 		s.window -= int64(n)
 		l.sendWindow -= int64(n)
-		l.meter.earn()
+		l.meter.sent(n, n < len(p))
 		p = p[n:]
 		l.leave(s) // and to the end of the line, with what is left
 		if len(p) == 0 {

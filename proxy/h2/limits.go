@@ -33,6 +33,7 @@ func (c *conn) Sweep(now int64) {
 		c.ending = silent // it doesn't read: there is no use in talking
 		c.breakOff()
 	case late(frame, frameLimit), late(c.headAt.Load(), head):
+		c.sluggish = late(c.headAt.Load(), head) || !c.slowData.Load()
 		c.end(int(http2.ErrCodeNo))
 	case c.running > 0:
 		c.sweepStreams(now, stall)

@@ -1,58 +1,51 @@
 package h2
 
-import "time"
+import (
+	"time"
 
-// What frames that cost the sender nothing, and us something, add to a
-// connection's score. The score halves each second; at maxScore the connection
-// is told to calm down and closed (RFC 9113, 10.5).
-const (
-	maxScore = 2000
-
-	costSettings     = 50
-	costPing         = 20
-	costPriority     = 4
-	costEmpty        = 20 // a DATA, HEADERS or CONTINUATION frame with nothing in it
-	costWindow       = 10 // a WINDOW_UPDATE that no DATA of ours explains
-	costUnknown      = 10
-	costStray        = 10 // a frame for a stream that is over
-	costStreamError  = 40
-	costRefused      = 20
-	costHeadTooLarge = 40
+	"github.com/sidegate-proxy/sidegate/proxy/abuse"
 )
 
 const (
-	second     = int64(time.Second)
-	resetFloor = 100 // streams in a second before their share of resets counts
+	second = int64(time.Second)
+	// tinyData is how small a DATA frame of ours must be, for want of window, to
+	// be held against who gave so little.
+	tinyData = 256
 )
 
-// meter is the abuse score of a connection. Times are the sweeper's.
+// meter is the abuse score of a connection, and what is free of it. Times are
+// the sweeper's.
 type meter struct {
-	score   int
-	at      int64 // when the score was last halved
-	credit  int   // control frames that data of ours explains
-	opened  int   // streams in the second since
-	resets  int   // of them reset by the peer, or because of an error of the peer's
-	started int64
+	abuse.Score
+	resets  abuse.Resets
+	opened  uint64 // streams so far
+	credit  int    // control frames that data of ours explains
+	starved int    // DATA frames of ours that a window cut to a few bytes
 }
 
-// add counts cost and reports whether the connection is still bearable.
-func (m *meter) add(now int64, cost int) bool {
-	if n := (now - m.at) / second; n > 0 {
-		m.score >>= min(n, 31)
-		m.at = now
+// add counts what costs us something, and reports whether the connection is
+// still bearable.
+func (m *meter) add(now int64, k abuse.Kind) bool { return m.Add(now, k, 1) != abuse.Cut }
+
+// explained reports whether a frame answers data of ours: such frames are free
+// as long as there are no more of them than twice the data.
+func (m *meter) explained() bool {
+	if m.credit == 0 {
+		return false
 	}
-	m.score += cost
-	return m.score < maxScore
+	m.credit--
+	return true
 }
 
-// spend is add for a frame that answers data of ours: such frames are free as
-// long as there are no more of them than twice the data.
-func (m *meter) spend(now int64, cost int) bool {
-	if m.credit > 0 {
-		m.credit--
-		return true
+// widened is explained for a WINDOW_UPDATE. What follows a window of a few bytes
+// is never free: a client that reads in such pieces costs a frame, and a write,
+// for each.
+func (m *meter) widened() bool {
+	if m.starved > 0 {
+		m.starved--
+		return false
 	}
-	return m.add(now, cost)
+	return m.explained()
 }
 
 // earn counts a DATA frame, sent or received.
@@ -62,26 +55,53 @@ func (m *meter) earn() {
 	}
 }
 
-func (m *meter) roll(now int64) {
-	if now-m.started >= second {
-		m.started, m.opened, m.resets = now, 0, 0
+// sent counts a DATA frame of ours with n bytes; cut says that there were more,
+// and no window.
+func (m *meter) sent(n int, cut bool) {
+	if cut && n < tinyData {
+		m.starved = min(m.starved+1, 1000)
+		return
 	}
-}
-
-func (m *meter) open(now int64) {
-	m.roll(now)
-	m.opened++
+	m.earn()
 }
 
 // reset counts a stream that ended early by the peer's doing, and reports
-// whether that is bearable: not when more than half of at least resetFloor
-// streams of a second end so (CVE-2023-44487), nor when twice as many as may be
-// open at a time do, unless they are less than a quarter of all.
+// whether that is one too many.
 func (m *meter) reset(now int64, maxStreams int) bool {
-	m.roll(now)
-	m.resets++
-	if m.opened >= resetFloor && m.resets*2 > m.opened {
+	return m.resets.Reset(now, m.opened, maxStreams)
+}
+
+// bear charges the client, and reports whether its connection goes on; asked to
+// end when its streams have it may be. mu is held.
+func (c *conn) bear(k abuse.Kind) bool {
+	switch c.meter.Add(c.clock.Now(), k, 1) {
+	case abuse.Cut:
 		return false
+	case abuse.Leave:
+		if c.draining == 0 && c.err == nil {
+			c.announce()
+			c.f.abusive(c.info, c.meter.Worst(), false)
+		}
 	}
-	return m.resets <= 2*maxStreams || m.resets*4 <= m.opened
+	return true
+}
+
+// gaveUp charges a stream that the client reset, or that broke because of what it
+// sent, unless it is one of the few of which there are in earnest. mu is held.
+func (c *conn) gaveUp() bool {
+	return !c.meter.reset(c.clock.Now(), c.f.cfg.MaxStreams) || c.bear(abuse.Reset)
+}
+
+// blame is what a connection is closed for, if it is for what the client did. mu
+// is held.
+func (c *conn) blame(err error, code int) (abuse.Kind, bool) {
+	switch {
+	case code == int(errCodeCalm):
+		return c.meter.Worst(), true
+	case c.sluggish:
+		return abuse.Slow, true
+	case isProtocolError(err) && !c.cutOff:
+		return abuse.Malformed, true
+	}
+	return 0, false
 }

@@ -2,12 +2,14 @@ package h2
 
 import (
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
 
+	"github.com/sidegate-proxy/sidegate/proxy/abuse"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
@@ -192,56 +194,90 @@ func TestBodyRefusals(t *testing.T) {
 	}
 }
 
-// TestBudgets floods a connection with what is cheap to send: it must end, and
-// before that cause a bounded number of requests and answering frames.
+// blamed keeps what connections are asked to end and closed for.
+type blamed struct {
+	mu           sync.Mutex
+	asked, ended []abuse.Kind
+}
+
+func (b *blamed) take(_ *exchange.Conn, k abuse.Kind, closed bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if closed {
+		b.ended = append(b.ended, k)
+	} else {
+		b.asked = append(b.asked, k)
+	}
+}
+
+// want waits for the end of one connection, for that reason, and checks that it
+// was asked to end before.
+func (b *blamed) want(t *testing.T, k abuse.Kind, asked bool) {
+	t.Helper()
+	until(t, "the end of the connection is told", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.ended) > 0 })
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if (k == abuse.Reset || k == abuse.Malformed) && b.ended[0] == abuse.Refused {
+		k = abuse.Refused // handlers of requests that are over still ran
+	}
+	if len(b.ended) != 1 || b.ended[0] != k || (len(b.asked) == 1) != asked || len(b.asked) > 1 {
+		t.Errorf("asked to end for %v, closed for %v; want %v, and asked before: %t", b.asked, b.ended, k, asked)
+	}
+}
+
+// TestBudgets floods a connection with what is cheap to send: it is asked to end
+// and then closed, and before that causes a bounded number of requests and
+// answering frames.
 func TestBudgets(t *testing.T) {
 	const calm = "GOAWAY ENHANCE_YOUR_CALM"
 	tests := []struct {
-		name string
-		n    int
-		send func(p *raw, i int)
+		name   string
+		n      int
+		kind   abuse.Kind
+		abrupt bool // it isn't asked to end before
+		send   func(p *raw, i int)
 	}{
-		{"rapid reset", 1000, func(p *raw, i int) {
+		{"rapid reset", 1000, abuse.Reset, false, func(p *raw, i int) {
 			id := uint32(2*i + 1)
 			p.request(id, "/wait")
 			p.fr.WriteRSTStream(id, http2.ErrCodeCancel)
 		}},
-		{"we reset", 1000, func(p *raw, i int) { // CVE-2025-8671
+		{"we reset", 1000, abuse.Malformed, false, func(p *raw, i int) { // CVE-2025-8671
 			id := uint32(2*i + 1)
 			p.request(id, "/wait")
 			p.fr.WriteRawFrame(http2.FrameWindowUpdate, 0, id, []byte{0, 0, 0, 0})
 		}},
-		{"malformed requests", 1000, func(p *raw, i int) { p.head(uint32(2*i+1), true, "upgrade", "x") }},
-		{"refused streams", 5000, func(p *raw, i int) { p.request(uint32(2*i+1), "/wait") }},
-		{"settings", 5000, func(p *raw, _ int) { p.fr.WriteSettings() }},
-		{"long settings", 2, func(p *raw, _ int) {
+		{"malformed requests", 1000, abuse.Malformed, false, func(p *raw, i int) { p.head(uint32(2*i+1), true, "upgrade", "x") }},
+		{"refused streams", 5000, abuse.Refused, false, func(p *raw, i int) { p.request(uint32(2*i+1), "/wait") }},
+		{"settings", 5000, abuse.Settings, false, func(p *raw, _ int) { p.fr.WriteSettings() }},
+		{"long settings", 2, abuse.Settings, true, func(p *raw, _ int) {
 			p.fr.WriteSettings(make([]http2.Setting, 1000)...)
 		}},
-		{"settings acks", 5000, func(p *raw, _ int) { p.fr.WriteSettingsAck() }},
-		{"pings", 5000, func(p *raw, _ int) { p.fr.WritePing(false, [8]byte{}) }},
-		{"ping acks", 5000, func(p *raw, _ int) { p.fr.WritePing(true, [8]byte{}) }},
-		{"priority", 10000, func(p *raw, _ int) { p.fr.WritePriority(1, http2.PriorityParam{StreamDep: 3}) }},
-		{"unknown frames", 5000, func(p *raw, _ int) { p.fr.WriteRawFrame(0x77, 0, 0, nil) }},
-		{"window updates", 5000, func(p *raw, _ int) { p.fr.WriteWindowUpdate(0, 1) }},
-		{"empty data", 5000, func(p *raw, i int) {
+		{"settings acks", 5000, abuse.Unknown, false, func(p *raw, _ int) { p.fr.WriteSettingsAck() }},
+		{"pings", 5000, abuse.Ping, false, func(p *raw, _ int) { p.fr.WritePing(false, [8]byte{}) }},
+		{"ping acks", 5000, abuse.Ping, false, func(p *raw, _ int) { p.fr.WritePing(true, [8]byte{}) }},
+		{"priority", 10000, abuse.Priority, false, func(p *raw, _ int) { p.fr.WritePriority(1, http2.PriorityParam{StreamDep: 3}) }},
+		{"unknown frames", 5000, abuse.Unknown, false, func(p *raw, _ int) { p.fr.WriteRawFrame(0x77, 0, 0, nil) }},
+		{"window updates", 5000, abuse.Window, false, func(p *raw, _ int) { p.fr.WriteWindowUpdate(0, 1) }},
+		{"empty data", 5000, abuse.Empty, false, func(p *raw, i int) {
 			if i == 0 {
 				p.head(1, false)
 			}
 			p.fr.WriteData(1, false, nil)
 		}},
-		{"empty continuations", 100, func(p *raw, i int) {
+		{"empty continuations", 100, abuse.Headers, true, func(p *raw, i int) {
 			if i == 0 {
 				p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1})
 			}
 			p.fr.WriteContinuation(1, false, nil)
 		}},
-		{"continuation bytes", 100, func(p *raw, i int) {
+		{"continuation bytes", 100, abuse.Headers, true, func(p *raw, i int) {
 			if i == 0 {
 				p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1})
 			}
 			p.fr.WriteContinuation(1, false, p.block("x", strings.Repeat("y", 10000)))
 		}},
-		{"data for streams that are over", 5000, func(p *raw, i int) {
+		{"data for streams that are over", 5000, abuse.Stray, false, func(p *raw, i int) {
 			if i == 0 {
 				p.request(1, "/")
 			}
@@ -252,7 +288,8 @@ func TestBudgets(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			noLeaks(t)
 			var served atomic.Int32
-			s := serve(t, FrontConfig{MaxStreams: 20, Handler: handlerFunc(func(x *exchange.Exchange) {
+			var b blamed
+			s := serve(t, FrontConfig{MaxStreams: 20, Abusive: b.take, Handler: handlerFunc(func(x *exchange.Exchange) {
 				served.Add(1)
 				if x.Target.Path == "/wait" {
 					until(t, "client leaves", func() bool { return x.Front.Gone(x) })
@@ -265,20 +302,134 @@ func TestBudgets(t *testing.T) {
 					tt.send(p, i)
 				}
 			}()
+			asked := false
 			for frames := 1; ; frames++ {
 				f, err := p.fr.ReadFrame()
 				if err != nil {
 					t.Fatalf("%v, want %s", err, calm)
 				}
 				if g, ok := f.(*http2.GoAwayFrame); ok {
+					if g.ErrCode == http2.ErrCodeNo && !asked {
+						asked = true
+						continue
+					}
 					if got := "GOAWAY " + g.ErrCode.String(); got != calm {
 						t.Errorf("got %s, want %s", got, calm)
 					}
-					if n := served.Load(); n > 2*resetFloor || frames > 2*resetFloor {
+					if n := served.Load(); n > 200 || frames > 200 {
 						t.Errorf("%d requests and %d frames before that", n, frames)
 					}
 					break
 				}
+			}
+			if asked == tt.abrupt {
+				t.Errorf("asked to end before: %t", asked)
+			}
+			b.want(t, tt.kind, !tt.abrupt)
+		})
+	}
+}
+
+// TestTinyWindows: a client that lets us send a byte at a time doesn't get the
+// whole of a response that way, nor many bytes of it.
+func TestTinyWindows(t *testing.T) {
+	noLeaks(t)
+	var b blamed
+	s := serve(t, FrontConfig{Abusive: b.take, Handler: handlerFunc(func(x *exchange.Exchange) { x.Reply(200, "", make([]byte, 20000)) })}, false)
+	p := dialRaw(t, s)
+	p.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1})
+	p.request(1, "/")
+	for frames := 1; ; frames++ {
+		f, err := p.fr.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch f := f.(type) {
+		case *http2.DataFrame:
+			p.fr.WriteWindowUpdate(1, 1)
+		case *http2.GoAwayFrame:
+			if f.ErrCode == http2.ErrCodeNo {
+				continue
+			}
+			if f.ErrCode != http2.ErrCodeEnhanceYourCalm || frames > 300 {
+				t.Errorf("GOAWAY %v after %d frames", f.ErrCode, frames)
+			}
+			b.want(t, abuse.Window, true)
+			return
+		}
+	}
+}
+
+// TestRefusedRequests: requests that can't be served for their form end the
+// connection in the end, though each has its answer.
+func TestRefusedRequests(t *testing.T) {
+	noLeaks(t)
+	var b blamed
+	s := serve(t, FrontConfig{Abusive: b.take, Handler: handlerFunc(func(x *exchange.Exchange) {
+		x.Err = exchange.NewFault(exchange.FromClient, exchange.BadPath, "no such path can be")
+		x.Reply(400, "", nil)
+		_ = x.Front.Respond(x)
+	})}, false)
+	p := dialRaw(t, s)
+	go func() {
+		for i := range 1000 {
+			p.request(uint32(2*i+1), "/%00")
+		}
+	}()
+	for {
+		f, err := p.fr.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g, ok := f.(*http2.GoAwayFrame); ok && g.ErrCode != http2.ErrCodeNo {
+			if g.ErrCode != http2.ErrCodeEnhanceYourCalm {
+				t.Errorf("GOAWAY %v", g.ErrCode)
+			}
+			break
+		}
+	}
+	b.want(t, abuse.Refused, true)
+}
+
+// TestBlame: which ends of a connection are put down to the client.
+func TestBlame(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		cfg  FrontConfig
+		do   func(p *raw)
+		want string
+	}{
+		{"protocol error", FrontConfig{}, func(p *raw) { p.head(2, true) }, "malformed"},
+		{"no HTTP/2", FrontConfig{}, func(p *raw) { p.nc.Write(make([]byte, 100)) }, "malformed"},
+		{"half a head", FrontConfig{HeaderTimeout: time.Millisecond}, func(p *raw) {
+			p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(":method", "GET")})
+		}, "slow"},
+		{"half a frame", FrontConfig{HeaderTimeout: time.Millisecond}, func(p *raw) { p.nc.Write([]byte{0, 0, 9, 1}) }, "slow"},
+		{"no request", FrontConfig{HeaderTimeout: time.Millisecond}, func(*raw) {}, ""},
+		{"idle", FrontConfig{IdleTimeout: time.Millisecond}, func(p *raw) { p.request(1, "/") }, ""},
+		{"leaves", FrontConfig{}, func(p *raw) { p.request(1, "/"); p.nc.Close() }, ""},
+		{"leaves within a frame", FrontConfig{}, func(p *raw) { p.nc.Write([]byte{0, 0, 9, 1}); p.nc.Close() }, ""},
+		{"leaves within a head", FrontConfig{}, func(p *raw) {
+			p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(":method", "GET")})
+			p.nc.Close()
+		}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			noLeaks(t)
+			var b blamed
+			ended := make(chan struct{})
+			tt.cfg.Handler, tt.cfg.Abusive = handlerFunc(echo), b.take
+			tt.cfg.Ended = func(*exchange.Conn) { close(ended) }
+			s := serve(t, tt.cfg, false)
+			p := dialRaw(t, s)
+			tt.do(p)
+			<-ended
+			got := ""
+			for _, k := range b.ended {
+				got += k.String()
+			}
+			if got != tt.want || len(b.asked) > 0 {
+				t.Errorf("blamed for %q, want %q (asked: %v)", got, tt.want, b.asked)
 			}
 		})
 	}

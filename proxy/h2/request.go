@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/sidegate-proxy/sidegate/proxy/abuse"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
@@ -32,7 +33,7 @@ func (c *conn) headers(f *http2.HeadersFrame) error {
 	if !f.HeadersEnded() {
 		c.headAt.Store(c.clock.Now())
 		if len(f.HeaderBlockFragment()) == 0 {
-			if err := c.charge(costEmpty); err != nil {
+			if err := c.charge(abuse.Empty); err != nil {
 				return err
 			}
 		}
@@ -47,7 +48,7 @@ func (c *conn) takes(id uint32) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.maxID = id
-	c.meter.open(c.clock.Now())
+	c.meter.opened++
 	limit := c.f.cfg.MaxStreams
 	return c.draining != drained && len(c.streams) < limit && c.running < 2*limit
 }
@@ -55,7 +56,7 @@ func (c *conn) takes(id uint32) bool {
 // fragment takes a piece of the field block, and acts on a complete one.
 func (c *conn) fragment(p []byte, last bool) error {
 	if len(p) == 0 && !last {
-		if err := c.charge(costEmpty); err != nil {
+		if err := c.charge(abuse.Empty); err != nil {
 			return err
 		}
 	}
@@ -105,12 +106,15 @@ func (c *conn) request() error {
 	c.mu.Lock()
 	bearable := true
 	if f := st.x.Fault; f != nil {
-		cost := costHeadTooLarge
-		if st.malformed {
-			bearable = c.meter.reset(c.clock.Now(), c.f.cfg.MaxStreams)
-			cost = costStreamError
+		kind := abuse.Headers
+		switch {
+		case st.malformed:
+			bearable = c.gaveUp()
+			kind = abuse.Malformed
+		case f.Kind == exchange.Malformed:
+			kind = abuse.Refused
 		}
-		bearable = c.meter.add(c.clock.Now(), cost) && bearable
+		bearable = c.bear(kind) && bearable
 	}
 	if !bearable {
 		c.mu.Unlock()
@@ -144,7 +148,7 @@ func (c *conn) trailers() error {
 	st := c.streams[c.headFor]
 	switch {
 	case st == nil && c.ours.has(c.headFor):
-		if !c.meter.add(c.clock.Now(), costStray) {
+		if !c.bear(abuse.Stray) {
 			return errCalm
 		}
 		return nil // sent before our RST_STREAM arrived

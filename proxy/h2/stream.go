@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/sidegate-proxy/sidegate/proxy/abuse"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
@@ -55,6 +56,10 @@ func (st *stream) serve() {
 	c.f.cfg.Handler.Serve(&st.x)
 	c.f.busy.Add(-1)
 	c.mu.Lock()
+	// What the front refuses it has charged already.
+	if f := st.x.Err; f != nil && st.x.Fault == nil && f.Breach() && !c.bear(abuse.Refused) {
+		c.end(int(errCodeCalm))
+	}
 	if st.known {
 		// The handler gave no answer, or broke it off.
 		if c.err == nil {

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sidegate-proxy/sidegate/proxy/abuse"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
@@ -34,6 +35,9 @@ func (b *body) init(st *stream) {
 func (b *body) begin(n uint64) error {
 	if b.declared >= 0 && n > uint64(b.declared-b.received) {
 		return b.st.malformed("more content than Content-Length says")
+	}
+	if n == 0 {
+		b.st.odd(abuse.Empty)
 	}
 	b.left = n
 	return nil

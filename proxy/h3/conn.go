@@ -5,11 +5,13 @@ import (
 	"crypto/tls"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
 
+	"github.com/sidegate-proxy/sidegate/proxy/abuse"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
@@ -43,6 +45,12 @@ type conn struct {
 	last    atomic.Bool  // no further request is served
 
 	seen [4]atomic.Bool // the client's unidirectional streams, by type
+
+	blamed atomic.Bool // it has been closed for what the client did
+
+	mu     sync.Mutex // guards what follows
+	score  abuse.Score
+	resets abuse.Resets
 }
 
 // serve is the life of a connection.
@@ -146,8 +154,11 @@ func (c *conn) close(code code) {
 
 // fail ends the connection for what the client did.
 func (c *conn) fail(e *connError) {
-	c.f.log.WithError(e).WithField("client", c.quic.RemoteAddr()).Debug("connection closed")
-	c.close(e.code)
+	k := abuse.Malformed
+	if e.code == codeExcessiveLoad {
+		k = abuse.Unknown
+	}
+	c.closeFor(k, e)
 }
 
 // request hands a new stream to a worker.
@@ -179,10 +190,11 @@ func (c *conn) ended(str *quic.Stream) {
 }
 
 // leave asks the client to go, in two steps (RFC 9114, 5.2): first it learns
-// that it should send no more; what it has sent by then is still served.
-func (c *conn) leave() {
+// that it should send no more; what it has sent by then is still served. It
+// reports false when that has been done already.
+func (c *conn) leave() bool {
 	if c.leaving.Swap(true) {
-		return
+		return false
 	}
 	c.goAway(maxStreamID)
 	time.AfterFunc(goAwayGrace, func() {
@@ -190,6 +202,7 @@ func (c *conn) leave() {
 		c.goAway(uint64(c.next.Load()))
 		c.look()
 	})
+	return true
 }
 
 func (c *conn) goAway(id uint64) {

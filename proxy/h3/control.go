@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/quic-go/quic-go"
+
+	"github.com/sidegate-proxy/sidegate/proxy/abuse"
 )
 
 // maxControlFrame bounds the frames of the control stream that mean something.
@@ -29,6 +31,7 @@ func (c *conn) uni(str *quic.ReceiveStream) {
 	in := &input{from: str, buf: make([]byte, 64)} // mostly there is no more to it
 	kind, err := in.number()
 	if err != nil {
+		c.bear(abuse.Stray)
 		return // it ended before it began: no error
 	}
 	switch kind {
@@ -41,16 +44,17 @@ func (c *conn) uni(str *quic.ReceiveStream) {
 		c.fail(&connError{codeStreamCreation, "a push from a client"}) // RFC 9114, 6.2.2
 		return
 	default:
+		c.bear(abuse.Stray)
 		str.CancelRead(quic.StreamErrorCode(codeStreamCreation))
 		return
 	}
 	switch kind {
 	case streamControl:
-		err = readControl(in)
+		err = c.readControl(in)
 	case streamEncoder:
-		err = readEncoder(in)
+		err = c.readEncoder(in)
 	default:
-		err = readDecoder(in)
+		err = c.readDecoder(in)
 	}
 	var e *connError
 	var reset *quic.StreamError
@@ -63,7 +67,7 @@ func (c *conn) uni(str *quic.ReceiveStream) {
 }
 
 // readControl reads the control stream to its end, which must not be.
-func readControl(in *input) error {
+func (c *conn) readControl(in *input) error {
 	typ, n, err := in.header()
 	if err != nil {
 		return err
@@ -85,6 +89,11 @@ func readControl(in *input) error {
 		}
 		if err := ids.frame(in, typ, n); err != nil {
 			return err
+		}
+		if typ == framePriorityRequest {
+			c.bear(abuse.Priority)
+		} else {
+			c.bear(abuse.Unknown)
 		}
 	}
 }
@@ -169,7 +178,7 @@ func (c *control) frame(in *input, typ, n uint64) error {
 
 // readEncoder reads what the client's encoder says. Without a dynamic table,
 // that is at most that its capacity is 0 (RFC 9204, 4.3.1).
-func readEncoder(in *input) error {
+func (c *conn) readEncoder(in *input) error {
 	for {
 		if err := in.fill(1); err != nil {
 			return err
@@ -179,13 +188,14 @@ func readEncoder(in *input) error {
 				return &connError{codeEncoderStream, "an entry for a table that there isn't"}
 			}
 		}
+		c.bear(abuse.Settings)
 		in.r = in.w
 	}
 }
 
 // readDecoder reads what the client's decoder says. It has nothing to confirm,
 // but may have given up streams (RFC 9204, 4.4.2).
-func readDecoder(in *input) error {
+func (c *conn) readDecoder(in *input) error {
 	within := false // a stream's id
 	for {
 		if err := in.fill(1); err != nil {
@@ -201,6 +211,7 @@ func readDecoder(in *input) error {
 				return &connError{codeDecoderStream, "an acknowledgement of nothing"}
 			}
 		}
+		c.bear(abuse.Stray)
 		in.r = in.w
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/sirupsen/logrus"
 
+	"github.com/sidegate-proxy/sidegate/proxy/abuse"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
@@ -30,7 +31,10 @@ type FrontConfig struct {
 	EarlyData bool
 	// TurnsAway reports whether no connection is taken at the moment; may be nil.
 	TurnsAway func() bool
-	Log       logrus.FieldLogger
+	// Abusive is told of each connection that is asked to end, or closed, for what
+	// its client does; may be nil.
+	Abusive func(c *exchange.Conn, k abuse.Kind, closed bool)
+	Log     logrus.FieldLogger
 
 	MaxHeaders    int // bytes of a request's head, names and values (32 KiB)
 	MaxFields     int // fields of a request (100)
@@ -207,7 +211,7 @@ func (f *Front) Drain() {
 	f.draining = true
 	f.mu.Unlock()
 	if !again {
-		f.each((*conn).leave)
+		f.each(func(c *conn) { c.leave() })
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/sirupsen/logrus"
 
+	"github.com/sidegate-proxy/sidegate/proxy/abuse"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
@@ -29,6 +30,7 @@ type stream struct {
 	body  body
 	reset code // the code for a stream that doesn't end well
 	mute  bool // it ends so without a response
+	odds  int  // frames that brought nothing
 
 	mu    sync.Mutex // guards begun and writing: a body may send 100 (Continue) from another goroutine
 	begun bool       // the response has
@@ -70,12 +72,15 @@ func (st *stream) run() {
 	x.RequestTrailer.Reset(st.trailer[:0])
 	st.in.reset(st.str)
 	st.body.init(st)
-	st.begun, st.whole, st.mute, st.reset, st.armed = false, false, false, codeInternal, time.Time{}
+	st.begun, st.whole, st.mute, st.reset, st.armed, st.odds = false, false, false, codeInternal, time.Time{}, 0
 	if err := st.readHead(); err != nil {
 		st.fail(err)
 		return
 	}
 	st.f.cfg.Handler.Serve(x)
+	if x.Err != nil {
+		st.judge(x.Err)
+	}
 	if !st.whole {
 		abort(st.str, st.reset)
 		return
@@ -93,6 +98,8 @@ func (st *stream) fail(err error) {
 	var e *connError
 	if errors.As(err, &e) {
 		st.c.fail(e)
+	} else if st.abandoned(err) {
+		st.c.gaveUp()
 	}
 	abort(st.str, codeRequestIncomplete) // for a stream that is reset already, of no effect
 }
@@ -191,6 +198,7 @@ func (st *stream) unknown(typ, n uint64) error {
 	if reserved(typ) {
 		return &connError{codeFrameUnexpected, "a frame of HTTP/2"}
 	}
+	st.odd(abuse.Unknown)
 	return st.in.skip(n)
 }
 

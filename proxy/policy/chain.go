@@ -85,6 +85,9 @@ func (c *Chain) Paths() map[string]string {
 	return nil
 }
 
+// Policies are those of the chain, in the order in which they run.
+func (c *Chain) Policies() []Named { return slices.Clone(c.all) }
+
 // Preflights reports whether some policy answers preflights.
 func (c *Chain) Preflights() bool { return c.preflight != nil }
 

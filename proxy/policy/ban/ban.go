@@ -7,6 +7,7 @@
 //	store.go    who is banned, and until when
 //	disk.go     bans over a restart
 //	share.go    bans of a fleet
+//	abuse.go    bans by connections that were closed for what they sent
 //
 // A ban holds on every route that has a ban block, whichever it came from.
 // It starts no goroutine; who calls Store.Run and Store.Share owns theirs.
@@ -35,6 +36,8 @@ type Config struct {
 	Statuses []int `hcl:"statuses,attr" default:"[401, 403, 404, 429]"`
 	// How many requests that waf has refused ban an address, in the same time; 0: waf bans nobody.
 	WAFAfter int `hcl:"waf_after,attr" default:"1" min:"0" max:"1000000"`
+	// How many connections closed for what they sent ban an address, too, within the window: floods, rapid resets, malformed messages, heads that don't end; 0: none.
+	Abuse int `hcl:"abuse,attr" default:"0" min:"0" max:"1000000"`
 	// How long the first ban lasts; each further one twice as long.
 	For time.Duration `hcl:"for,attr" default:"10m" min:"1s" max:"8760h"`
 	// The longest that a ban becomes, and how long after its end the next one still counts as a further one.
@@ -144,6 +147,9 @@ func (p *Policy) Explain() string {
 	told := fmt.Sprintf("%s after %d responses of %s in %s", text(p.For), p.After, strings.Join(list, ", "), text(p.Window))
 	if p.WAFAfter > 0 {
 		told += fmt.Sprintf(", or %d refused by waf", p.WAFAfter)
+	}
+	if p.Config.Abuse > 0 {
+		told += fmt.Sprintf(", or %d connections closed for abuse", p.Config.Abuse)
 	}
 	return told
 }

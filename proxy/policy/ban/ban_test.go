@@ -208,6 +208,62 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
+// TestAbuse: connections that are closed for abuse ban by themselves, where a
+// block says so; blocks that say the same count once.
+func TestAbuse(t *testing.T) {
+	s := store(t, "")
+	kind := Kind(s)
+	on := func(route, text string) *Policy {
+		p := policytest.Policy(t, policy.Kind{Name: kind.Name, Config: kind.Config, New: kind.New, Join: func(_ string, l []policy.Policy) (policy.Policy, error) {
+			return kind.Join(route, l)
+		}}, text)
+		return p.(*Policy)
+	}
+	const text = "ban {\n abuse = 3\n window = \"10s\"\n except = [\"10.0.0.0/8\"]\n}"
+	a, b, without := on("a", text), on("b", text), on("c", `ban {}`)
+	if s.Abuse([]*Policy{without}) != nil {
+		t.Error("a block that doesn't look at connections bans by them")
+	}
+	var none *Abuse
+	none.Count(netip.MustParseAddr("192.0.2.1"), time.Now())
+	at := s.strikes.begin
+	rules := s.Abuse([]*Policy{a, without, b})
+	v := &visitor{t, without, "192.0.2.1", at}
+	for i := range 3 {
+		if v.banned() {
+			t.Fatalf("banned after %d", i)
+		}
+		rules.Count(netip.MustParseAddr("::ffff:192.0.2.1"), at)
+		rules.Count(netip.MustParseAddr("10.0.0.1"), at)
+		rules.Count(netip.Addr{}, at)
+	}
+	if !v.banned() {
+		t.Error("not banned after the third, on a route that doesn't look at connections itself")
+	}
+	if (&visitor{t, without, "10.0.0.1", at}).banned() || (&visitor{t, without, "192.0.2.2", at}).banned() {
+		t.Error("somebody else is banned")
+	}
+	if n := s.Counts(); n["a"] != 1 || n["b"] != 0 {
+		t.Errorf("bans: %v", n)
+	}
+	// Few in a long time don't; a reload goes on counting.
+	late := netip.MustParseAddr("192.0.2.3")
+	rules.Count(late, at)
+	rules.Count(late, at)
+	s.Abuse([]*Policy{b}).Count(late, at.Add(11*time.Second))
+	if (&visitor{t, without, "192.0.2.3", at.Add(11 * time.Second)}).banned() {
+		t.Error("banned for 3 in more than the window")
+	}
+	s.Abuse([]*Policy{a}).Count(late, at.Add(12*time.Second))
+	s.Abuse([]*Policy{b}).Count(late, at.Add(13*time.Second))
+	if !(&visitor{t, without, "192.0.2.3", at.Add(13 * time.Second)}).banned() {
+		t.Error("not banned for 3 within the window")
+	}
+	if got, want := a.Explain(), "10m after 20 responses of 401, 403, 404, 429 in 10s, or 1 refused by waf, or 3 connections closed for abuse"; got != want {
+		t.Errorf("Explain = %q, want %q", got, want)
+	}
+}
+
 // TestMany: exactly one ban, whoever comes at once.
 func TestMany(t *testing.T) {
 	p := policytest.Policy(t, Kind(store(t, "")), `ban { after = 1000 }`).(*Policy)

@@ -31,6 +31,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -101,6 +102,7 @@ type App struct {
 	geo        geo.Files
 	flight     limits.Store
 	bans       *ban.Store
+	abuse      atomic.Pointer[ban.Abuse] // what the configuration in force bans connections' addresses by
 	memory     *memory.Guard
 	quotas     *quota.Store
 	keys       *keyStore
@@ -183,7 +185,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 		return nil, err
 	}
 	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Memory: a.memory, Challenge: a.certs.HTTPChallenge})
-	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, TLS: a.listenerTLS})
+	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, Abused: a.abused, TLS: a.listenerTLS})
 	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, StickyKey: stateKey(a.log, file.StateDir, "sticky.key", "sticky cookies won't survive a restart")})
 	if file.AccessLog != nil {
 		a.accessLog = proxy.NewAccessLog(*file.AccessLog, a.log)

@@ -2,11 +2,14 @@ package app
 
 import (
 	"context"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/discovery/consul"
+	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 )
 
 // bansPrefix is where the fleet's bans are, beside what lies below consul.kv:
@@ -51,3 +54,19 @@ func (a *App) shareBans(ctx context.Context) {
 		a.log.WithError(err).Error("bans aren't shared with the fleet")
 	}
 }
+
+// bansOf are the ban policies of a table's routes.
+func bansOf(t *proxy.Table) []*ban.Policy {
+	var list []*ban.Policy
+	for _, r := range t.Routes {
+		for _, n := range r.Chain.Policies() {
+			if p, ok := n.Policy.(*ban.Policy); ok {
+				list = append(list, p)
+			}
+		}
+	}
+	return list
+}
+
+// abused counts a connection that was closed for what it sent.
+func (a *App) abused(ip netip.Addr) { a.abuse.Load().Count(ip, time.Now()) }

@@ -29,6 +29,7 @@ type descs struct {
 	keys, keysAge, keysFailed, signatures, passwords, passwordsBusy     *prometheus.Desc
 	logins, sessions                                                    *prometheus.Desc
 	authCalls, authFailed, authBusy                                     *prometheus.Desc
+	abusive                                                             *prometheus.Desc
 	bans, banned                                                        *prometheus.Desc
 	memoryUsed, memoryLimit, memoryLevel, memoryRefused, memoryTurned   *prometheus.Desc
 	consumers, apiKeys, consumersAge, untold                            *prometheus.Desc
@@ -93,6 +94,7 @@ func newDescs() *descs {
 		reloads:       d("configuration_reloads_total", "Reloads that succeeded."),
 		rejected:      d("configuration_rejected", "1 while the newest configuration isn't in force because of an error."),
 		logDropped:    d("access_log_dropped_total", "Lines that the access log's output was too slow for."),
+		abusive:       d("abusive_connections_total", "Connections that were asked to end, or closed, for what their clients sent.", "protocol", "kind", "action"),
 		bans:          d("bans", "Addresses that are banned."),
 		banned:        d("bans_total", "Bans that a route has caused.", "route"),
 		consumers:     d("consumers", "Consumers that stand in no file of the configuration."),
@@ -133,6 +135,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(d.accepted, float64(l.Accepted), l.Name)
 		count(d.refused, float64(l.Refused), l.Name)
 		count(d.handshakes, float64(l.Handshakes), l.Name)
+	}
+	for _, n := range a.server.Abuse() {
+		action := "asked_to_end"
+		if n.Closed {
+			action = "closed"
+		}
+		count(d.abusive, float64(n.Connections), n.Protocol, n.Kind, action)
 	}
 	c.services(d, count, gauge)
 	errors := map[[2]string]uint64{} // a dry run may have a limit's name

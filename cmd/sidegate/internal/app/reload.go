@@ -69,6 +69,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	a.keys.wait(ctx)
 	cancel()
 	a.handler.SetTable(r.table)
+	a.abuse.Store(a.bans.Abuse(bansOf(r.table)))
 	if a.file.MemoryLimit != file.MemoryLimit {
 		a.memory.SetLimit(file.MemoryLimit)
 	}
