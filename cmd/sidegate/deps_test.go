@@ -23,7 +23,7 @@ var layers = map[string][]string{
 	"proxy/h3":                    {"proxy/exchange", "proxy/sweep"},
 	"proxy/route":                 {"proxy/exchange"},
 	"proxy/policy":                {"proxy/exchange"},
-	"proxy/policy/*":              {"proxy/exchange", "proxy/policy", "proxy/policy/*", "proxy/route"},
+	"proxy/policy/*":              {"proxy/exchange", "proxy/policy", "proxy/policy/*", "proxy/route", "proxy/secret"},
 	"discovery":                   nil,
 	"discovery/*":                 {"discovery", "proxy/secret"},
 	"tls":                         {"proxy/secret"},

@@ -19,9 +19,9 @@ import (
 func decode(b *hclsyntax.Block, into any) error {
 	v := reflect.ValueOf(into).Elem()
 	attributes, blocks, labels := map[string]bool{}, map[string]bool{}, b.Labels
-	for i := range v.NumField() {
-		name, kind, _ := strings.Cut(v.Type().Field(i).Tag.Get("hcl"), ",")
-		field, tag := v.Field(i), v.Type().Field(i).Tag
+	for _, f := range reflect.VisibleFields(v.Type()) {
+		name, kind, _ := strings.Cut(f.Tag.Get("hcl"), ",")
+		field, tag := v.FieldByIndex(f.Index), f.Tag
 		switch kind {
 		case "label":
 			if len(labels) == 0 {

@@ -34,6 +34,7 @@ type ready struct {
 	pools    *upstream.Plan
 	keys     *keyset.Plan
 	certs    *edgetls.Plan
+	counting *counting
 	problems []admin.Problem
 	hosts    []string
 }
@@ -176,7 +177,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 		bundles: bundles,
 		kinds: kinds(means{
 			consumers: consumers, counters: a.counters, keys: out.keys, tokens: a.tokens, passwords: a.passwords, conditions: conditions,
-			networks: &a.networks, geo: &a.geo, flight: &a.flight, bans: a.bans, quotas: a.quotas,
+			networks: &a.networks, geo: &a.geo, flight: &a.flight, bans: a.bans, quotas: a.quotas, fleet: a.fleet,
 		}),
 		conditions: conditions,
 	}
@@ -220,6 +221,9 @@ func (a *App) compile(d *draft) (*ready, error) {
 	}
 	slices.Sort(out.hosts)
 	if out.certs, err = a.certs.Plan(certificates(d.file), slices.Compact(out.hosts)); err != nil {
+		return nil, err
+	}
+	if out.counting, err = a.planCounting(d.file); err != nil {
 		return nil, err
 	}
 	for i, p := range compiled {

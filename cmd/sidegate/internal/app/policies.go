@@ -20,6 +20,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/shared"
 )
 
 // means are what policies work with beside their blocks. Without them, kinds
@@ -32,6 +33,7 @@ type means struct {
 	flight    *limits.Store       // the gateway's
 	bans      *ban.Store          // the gateway's
 	quotas    *quota.Store        // the gateway's
+	fleet     *shared.Fleet       // the gateway's
 	keys      *keyset.Plan        // of the configuration being compiled
 	tokens    *jwt.Cache          // the gateway's
 	passwords *basic.Verifier     // the gateway's
@@ -54,7 +56,7 @@ func kinds(m means) []policy.Kind {
 		basic.Kind(m.consumers, m.passwords),
 		mtls.Kind(m.consumers),
 		authorize.Kind(m.conditions),
-		ratelimit.Kind(m.counters, m.conditions),
+		ratelimit.Kind(ratelimit.Deps{Store: m.counters, Fleet: m.fleet, Conditions: m.conditions}),
 		quota.Kind(m.quotas, m.conditions),
 		request.Kind(),
 		response.Kind(),

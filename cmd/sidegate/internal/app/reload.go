@@ -61,6 +61,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	r.pools.Commit()
 	r.keys.Commit()
 	r.certs.Commit(context.Background())
+	a.count(r.counting)
 	ctx, cancel := context.WithTimeout(context.Background(), firstInstances)
 	a.group.Wait(ctx)
 	a.keysets.Wait(ctx)

@@ -46,7 +46,7 @@ All blocks and arguments of the configuration language. [HCL 2](https://github.c
 func realKinds() []policy.Kind {
 	return []policy.Kind{
 		block.Kind(block.Files{}), ban.Kind(nil), limits.Kind(nil), cors.Kind(),
-		apikey.Kind(nil), jwt.Kind(jwt.Deps{}), basic.Kind(nil, nil), mtls.Kind(nil), ratelimit.Kind(nil, nil), quota.Kind(nil, nil), request.Kind(), response.Kind(),
+		apikey.Kind(nil), jwt.Kind(jwt.Deps{}), basic.Kind(nil, nil), mtls.Kind(nil), ratelimit.Kind(ratelimit.Deps{}), quota.Kind(nil, nil), request.Kind(), response.Kind(),
 	}
 }
 
