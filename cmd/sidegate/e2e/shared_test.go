@@ -281,6 +281,9 @@ redis {
 				_, _ = fetch(n.c, "https://fast.test/") // whichever finds out
 				eventually(t, "down", n.isUp(t, 0))
 			}
+			if out, _ := run(t, "status", "-config", list[0].config()); !strings.Contains(out, fmt.Sprintf("counters redis 127.0.0.1:%d, AWAY for", r.port)) || !strings.Contains(out, "shared counters can't be asked") {
+				t.Errorf("status says %s", out)
+			}
 			resp, err := list[0].c.Get("https://denied.test/")
 			if err != nil {
 				t.Fatal(err)

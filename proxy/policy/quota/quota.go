@@ -154,6 +154,10 @@ var (
 	_ policy.ParamReader = (*Policy)(nil)
 )
 
+// onAll marks what is counted on all nodes: what a node counts alone is never
+// the same.
+const onAll = "@fleet"
+
 func join(s *Store, route string, list []policy.Policy) (policy.Policy, error) {
 	if len(list) > maxQuotas {
 		return nil, fmt.Errorf("a route can have %d quotas at most, and has %d", maxQuotas, len(list))
@@ -169,6 +173,9 @@ func join(s *Store, route string, list []policy.Policy) (policy.Policy, error) {
 		q.scope = "route:" + route
 		if q.name != "" {
 			q.label, q.scope = q.name, "name:"+q.name
+		}
+		if q.fleet.Shared {
+			q.scope += onAll
 		}
 		q.label += "/" + q.limit.Period.String()
 		if labels[q.label]++; labels[q.label] > 1 {
@@ -213,6 +220,9 @@ func (q *quota) ask(s *Store, x *exchange.Exchange) (a ask, err error) {
 	limit, scope, label := q.limit, q.scope, q.label
 	if q.by.Kind == key.Consumer && x.Consumer != nil && x.Consumer.Plan != nil && x.Consumer.Plan.Quota.Units > 0 {
 		limit, scope = x.Consumer.Plan.Quota, "plan"
+		if q.fleet.Shared {
+			scope = "plan" + onAll
+		}
 		label = planLabel(limit.Period)
 	}
 	a = ask{id: id{scope, q.client(x), limit.Period}, label: label, limit: limit.Units, cost: 1, start: s.now(limit.Period, x.Start)}

@@ -76,6 +76,7 @@ func (s *Store) begin(a *ask, part int64) shared.Ask {
 	defer sh.mu.Unlock()
 	c := a.e.at(a.start)
 	a.start, a.e.limit, a.e.shared = c.start, a.limit, true
+	a.tells = c.owed > 0
 	f := shared.Ask{Key: fleetKey(&a.e.id, c.start), Cost: a.cost, Chunk: part, Limit: a.limit, Until: endOf(a.period, c.start), Owed: c.owed}
 	c.owed = 0
 	if f.Chunk == 0 {
@@ -88,13 +89,19 @@ func (s *Store) begin(a *ask, part int64) shared.Ask {
 func (s *Store) learn(a *ask, f *shared.Ask) (warn bool) {
 	sh := s.shard(&a.e.id)
 	sh.mu.Lock()
-	defer sh.mu.Unlock()
 	a.used = f.Used
 	if c := a.e.find(a.start); c != nil {
 		c.used, c.known = f.Used+c.owed, f.Used
-		return s.warns(a.e, c)
+		warn = s.warns(a.e, c)
 	}
-	return false
+	// What was owed stands on the disk, too, and would be told again.
+	wake := a.tells && !a.e.waiting
+	a.e.waiting = a.e.waiting || wake
+	sh.mu.Unlock()
+	if wake {
+		s.writer.enqueue(a.e)
+	}
+	return warn
 }
 
 // owe notes what the fleet still has to hear of.

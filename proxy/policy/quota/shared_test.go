@@ -57,7 +57,7 @@ func (c *counters) Close()                      {}
 func (c *counters) back(nodes ...*bench) {
 	c.down = nil
 	for _, b := range nodes {
-		b.s.Fleet.Use(c, time.Second)
+		b.s.Fleet.Use(c, "test", time.Second)
 	}
 }
 
@@ -67,7 +67,7 @@ func (c *counters) node(t testing.TB, path string, configs ...Config) *bench {
 	log, _ := test.NewNullLogger()
 	log.SetOutput(io.Discard)
 	b.s.Fleet = shared.NewFleet(log)
-	b.s.Fleet.Use(c, time.Second)
+	b.s.Fleet.Use(c, "test", time.Second)
 	for i := range configs {
 		configs[i].Shared = configs[i].Name != "own"
 	}
@@ -107,7 +107,7 @@ func TestShared(t *testing.T) {
 		t.Errorf("%d passed beyond the quota, with %d questions", n, fleet.asked)
 	}
 	for _, u := range b.s.List("") {
-		want := map[string]int64{"client_ip=192.0.2.1 day route:r": 10, "client_ip=192.0.2.1 day name:own": 4, "route month route:r": 90 - 80}[u.Client+" "+u.Period+" "+u.Quota]
+		want := map[string]int64{"client_ip=192.0.2.1 day route:r@fleet": 10, "client_ip=192.0.2.1 day name:own": 4, "route month route:r@fleet": 10}[u.Client+" "+u.Period+" "+u.Quota]
 		if u.Used != want {
 			t.Errorf("%+v, want %d used", u, want)
 		}
@@ -165,7 +165,16 @@ func TestSharedDown(t *testing.T) {
 			t.Errorf("the fleet knows of %d, want %d or what was set aside more", used, most)
 		}
 	}
-	// And what it told of, it doesn't tell again.
+	// And what it told of, it doesn't tell again, after the next crash either.
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		list := newNode(t, c.crash(), at(noon)).s
+		if e := list.shard(&id{"route:r@fleet", "route", exchange.Day}).m[id{"route:r@fleet", "route", exchange.Day}]; e != nil && e.cur.owed == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the disk still says that something is owed")
+		}
+	}
 	for i := range 3 {
 		before := c.s.List("")[0].Used
 		c.count(1)
@@ -214,14 +223,14 @@ func TestSharedSet(t *testing.T) {
 	config := Config{Limit: "10/day", By: "route"}
 	a, b := fleet.node(t, "", config), fleet.node(t, "", config)
 	a.count(10)
-	if _, err := a.s.Set("route:r", "route", "day", 4); err != nil {
+	if _, err := a.s.Set("route:r@fleet", "route", "day", 4); err != nil {
 		t.Fatal(err)
 	}
 	if n := b.count(10); n != 6 {
 		t.Errorf("%d passed, want 6", n)
 	}
 	fleet.down = errors.New("away")
-	if _, err := a.s.Set("route:r", "route", "day", 0); err == nil || !strings.Contains(err.Error(), "the fleet can't be told: away") {
+	if _, err := a.s.Set("route:r@fleet", "route", "day", 0); err == nil || !strings.Contains(err.Error(), "the fleet can't be told: away") {
 		t.Errorf("Set = %v", err)
 	}
 }

@@ -144,6 +144,7 @@ type ask struct {
 	again       bool    // an ask before counts in the same place
 	part        float64 // of what is left, for a node that is on its own; 0: it isn't
 	allow       bool    // on its own it refuses nothing
+	tells       bool    // the fleet hears of what was owed
 
 	// The answer.
 	e     *entry

@@ -57,7 +57,7 @@ func (c *counters) node(t testing.TB, configs ...Config) *bench {
 	log, _ := test.NewNullLogger()
 	log.SetOutput(io.Discard)
 	b := &bench{t: t, store: newStore(64 << 10), now: time.Now(), fleet: shared.NewFleet(log)}
-	b.fleet.Use(c, time.Second)
+	b.fleet.Use(c, "test", time.Second)
 	for i := range configs {
 		if configs[i].Share == 0 {
 			configs[i].Share = 0.5
@@ -189,7 +189,7 @@ func TestSharedDown(t *testing.T) {
 	}
 	// Nobody to ask at all is the same as nobody who answers.
 	b := fleet.node(t, Config{Rate: "1/h", Burst: 10, Sharing: sharing("local", 0.5)})
-	b.fleet.Use(nil, 0)
+	b.fleet.Use(nil, "", 0)
 	passed := 0
 	for range 20 {
 		if ok, _ := b.ask(nil); ok {

@@ -88,8 +88,16 @@ type Fleet struct {
 // place is a backend, and how it is.
 type place struct {
 	Backend
+	name    string
 	timeout time.Duration
 	down    atomic.Bool
+	why     atomic.Pointer[Outage] // the last one
+}
+
+// Outage is why the fleet can't be asked.
+type Outage struct {
+	Since time.Time
+	Error string
 }
 
 // NewFleet returns a fleet that nobody counts for yet.
@@ -97,12 +105,12 @@ func NewFleet(log logrus.FieldLogger) *Fleet {
 	return &Fleet{log: log, wake: make(chan struct{}, 1)}
 }
 
-// Use puts a backend in force, nil: none. The one before is closed; who is
-// asking it is on his own for that request.
-func (f *Fleet) Use(b Backend, timeout time.Duration) {
+// Use puts a backend in force, nil: none, whose name is for status. The one
+// before is closed; who is asking it is on his own for that request.
+func (f *Fleet) Use(b Backend, name string, timeout time.Duration) {
 	var next *place
 	if b != nil {
-		next = &place{Backend: b, timeout: timeout}
+		next = &place{Backend: b, name: name, timeout: timeout}
 	}
 	if old := f.now.Swap(next); old != nil {
 		old.Close()
@@ -133,7 +141,11 @@ func (f *Fleet) Take(asks []Ask) error {
 // failed keeps further requests from waiting.
 func (f *Fleet) failed(p *place, err error) {
 	f.failures.Add(1)
-	if p != f.now.Load() || p.down.Swap(true) {
+	if p != f.now.Load() || p.down.Load() {
+		return
+	}
+	p.why.Store(&Outage{time.Now(), err.Error()})
+	if p.down.Swap(true) {
 		return
 	}
 	f.log.WithError(err).Warn("the counters of the fleet can't be asked: this node counts by itself")
@@ -159,7 +171,7 @@ func (f *Fleet) Run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			f.Use(nil, 0)
+			f.Use(nil, "", 0)
 			return
 		case <-f.wake:
 			f.probe(ctx)
@@ -208,6 +220,19 @@ func (f *Fleet) probe(ctx context.Context) {
 func (f *Fleet) Up() (up, used bool) {
 	p := f.now.Load()
 	return p != nil && !p.down.Load(), p != nil
+}
+
+// Status is the name of who counts, "": nobody, and why it can't be asked; nil:
+// it can.
+func (f *Fleet) Status() (name string, outage *Outage) {
+	p := f.now.Load()
+	if p == nil {
+		return "", nil
+	}
+	if p.down.Load() {
+		outage = p.why.Load()
+	}
+	return p.name, outage
 }
 
 // Failures is how many questions failed.

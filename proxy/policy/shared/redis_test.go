@@ -96,7 +96,7 @@ func newFleet(t testing.TB, b Backend, timeout time.Duration) (*Fleet, *test.Hoo
 	log, hook := test.NewNullLogger()
 	log.SetOutput(io.Discard)
 	f := NewFleet(log)
-	f.Use(b, timeout)
+	f.Use(b, "test", timeout)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); f.Run(ctx) }()

@@ -21,6 +21,7 @@ type Status struct {
 	Consul      *ConsulStatus          `json:"consul,omitempty"`
 	Certificate []edgetls.CertStatus   `json:"certificates"`
 	Issuers     []IssuerStatus         `json:"issuers,omitempty"`
+	Counters    *CountersStatus        `json:"shared_counters,omitempty"`
 	Problems    []Problem              `json:"problems"`
 	Routes      int                    `json:"routes"`
 }
@@ -58,6 +59,14 @@ type IssuerStatus struct {
 	Fetched time.Time     `json:"fetched,omitzero"`
 	Age     time.Duration `json:"age_ns"`
 	Error   string        `json:"error,omitempty"` // of the last fetch
+}
+
+// CountersStatus is where the nodes count together.
+type CountersStatus struct {
+	In    string    `json:"in"` // redis ADDRESS, or consul
+	Up    bool      `json:"up"`
+	Since time.Time `json:"down_since,omitzero"`
+	Error string    `json:"error,omitempty"`
 }
 
 // Problem is something that was isolated rather than fatal: a bad tag, a

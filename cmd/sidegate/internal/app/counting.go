@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/admin"
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
 	"github.com/sidegate-proxy/sidegate/discovery/consul"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/shared"
@@ -19,6 +20,7 @@ import (
 type counting struct {
 	redis   *shared.RedisConfig // nil: Consul
 	backend shared.Backend      // nil: nowhere
+	name    string
 	timeout time.Duration
 }
 
@@ -33,20 +35,20 @@ func (a *App) planCounting(file *config.File) (*counting, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &counting{redis: file.Redis, backend: b, timeout: file.Redis.Timeout}, nil
+		return &counting{redis: file.Redis, backend: b, name: "redis " + file.Redis.Address, timeout: file.Redis.Timeout}, nil
 	case file.Consul == nil:
 		return &counting{}, nil
 	case a.counting != nil && a.counting.redis == nil && a.counting.backend != nil:
 		return a.counting, nil // it asks whichever Consul client there is
 	default:
-		return &counting{backend: shared.NewLeases(placeCounters{a.consul}, nil), timeout: shared.LeaseTimeout}, nil
+		return &counting{backend: shared.NewLeases(placeCounters{a.consul}, nil), name: "consul", timeout: shared.LeaseTimeout}, nil
 	}
 }
 
 // count puts it in force.
 func (a *App) count(c *counting) {
 	if c != a.counting {
-		a.fleet.Use(c.backend, c.timeout)
+		a.fleet.Use(c.backend, c.name, c.timeout)
 		a.counting = c
 	}
 }
@@ -101,6 +103,19 @@ func (c placeCounters) DeleteIf(ctx context.Context, key string, f func(value []
 		return err
 	}
 	return st.DeleteIf(ctx, key, f)
+}
+
+// countersStatus is how what the fleet counts by is; nil: nothing.
+func (a *App) countersStatus() *admin.CountersStatus {
+	name, outage := a.fleet.Status()
+	if name == "" {
+		return nil
+	}
+	s := &admin.CountersStatus{In: name, Up: true}
+	if outage != nil {
+		s.Up, s.Since, s.Error = false, outage.Since, outage.Error
+	}
+	return s
 }
 
 // fleet shows how the fleet's counters are, once there are any.

@@ -111,6 +111,9 @@ func (a *App) Ready() admin.Readiness {
 			degraded = append(degraded, "the keys of "+k.Issuer+" can't be fetched")
 		}
 	}
+	if _, outage := a.fleet.Status(); outage != nil {
+		degraded = append(degraded, "shared counters can't be asked")
+	}
 	return admin.Readiness{Ready: true, Reason: strings.Join(degraded, "; ")}
 }
 
@@ -135,7 +138,7 @@ func (a *App) Status() admin.Status {
 	s := admin.Status{
 		Version: a.opt.Version, Started: a.started, PID: os.Getpid(), Ready: a.Ready(),
 		Listeners: a.server.Status(), Services: a.group.Status(), Stale: a.stale(), Consul: a.consulStatus(), Problems: a.view.problems(),
-		Certificate: a.certs.Status(), Issuers: a.issuers(),
+		Certificate: a.certs.Status(), Issuers: a.issuers(), Counters: a.countersStatus(),
 	}
 	for _, p := range a.certs.Problems() {
 		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "state_dir", Text: p.Error()})
