@@ -235,6 +235,13 @@ redis {
 	if passed, _ := storm(t, list, 1, "https://metered.test/?client=storm"); passed != 0 {
 		t.Errorf("%d of a quota that was used up passed after restarts", passed)
 	}
+	// A reload goes over to another database, where nothing was used.
+	list[1].configure(t, strings.Replace(config, "password = ", "db = 5\n  password = ", 1))
+	list[1].signal(syscall.SIGHUP)
+	eventually(t, "the other database", func() error {
+		_, err := fetch(list[1].c, "https://metered.test/?client=storm")
+		return err
+	})
 	if out := list[1].log.String(); strings.Contains(out, "secret-of-redis") {
 		t.Error("the password is in the log")
 	}

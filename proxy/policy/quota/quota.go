@@ -197,6 +197,9 @@ func join(s *Store, route string, list []policy.Policy) (policy.Policy, error) {
 			p.local++
 		}
 	}
+	if p.local < len(p.quotas) {
+		s.Fleet.Want()
+	}
 	slices.SortStableFunc(p.quotas, func(a, b quota) int { return order(a.fleet.Shared) - order(b.fleet.Shared) })
 	return p, nil
 }

@@ -215,6 +215,9 @@ func join(d Deps, route string, list []policy.Policy) (policy.Policy, error) {
 		}
 	}
 	slices.SortStableFunc(p.limits, func(a, b limit) int { return order(a.fleet.Shared) - order(b.fleet.Shared) })
+	if p.local < len(p.limits) {
+		d.Fleet.Want()
+	}
 	p.shown = len(policies) > 0
 	if !plans {
 		p.policies = string(policies)

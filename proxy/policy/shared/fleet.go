@@ -80,7 +80,8 @@ const (
 type Fleet struct {
 	log      logrus.FieldLogger
 	now      atomic.Pointer[place]
-	wake     chan struct{}
+	wanted   atomic.Bool
+	wake     chan struct{} // there is something for Run to look at
 	failures atomic.Uint64
 	alone    atomic.Uint64
 }
@@ -90,6 +91,7 @@ type place struct {
 	Backend
 	name    string
 	timeout time.Duration
+	greeted bool // Run has looked whether it answers
 	down    atomic.Bool
 	why     atomic.Pointer[Outage] // the last one
 }
@@ -114,6 +116,22 @@ func (f *Fleet) Use(b Backend, name string, timeout time.Duration) {
 	}
 	if old := f.now.Swap(next); old != nil {
 		old.Close()
+	}
+	f.poke()
+}
+
+// Want says that some limit counts on all nodes: then Run looks whether the
+// backend answers before the first request asks. f may be nil.
+func (f *Fleet) Want() {
+	if f != nil && !f.wanted.Swap(true) {
+		f.poke()
+	}
+}
+
+func (f *Fleet) poke() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -149,10 +167,7 @@ func (f *Fleet) failed(p *place, err error) {
 		return
 	}
 	f.log.WithError(err).Warn("the counters of the fleet can't be asked: this node counts by itself")
-	select {
-	case f.wake <- struct{}{}:
-	default:
-	}
+	f.poke()
 }
 
 // Set says how much of a quota is used.
@@ -174,6 +189,7 @@ func (f *Fleet) Run(ctx context.Context) {
 			f.Use(nil, "", 0)
 			return
 		case <-f.wake:
+			f.greet(ctx)
 			f.probe(ctx)
 		case <-tidy.C:
 			p := f.now.Load()
@@ -187,20 +203,35 @@ func (f *Fleet) Run(ctx context.Context) {
 	}
 }
 
+// greet looks whether a new backend answers, so that an operator hears of it if
+// not, once it is wanted.
+func (f *Fleet) greet(ctx context.Context) {
+	p := f.now.Load()
+	if p == nil || p.greeted || !f.wanted.Load() {
+		return
+	}
+	p.greeted = true
+	once, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	if err := p.Probe(once); err != nil && ctx.Err() == nil {
+		f.failed(p, err)
+	}
+}
+
 // probe waits until the backend answers again.
 func (f *Fleet) probe(ctx context.Context) {
 	pause := probeFirst
 	wait := time.NewTimer(pause)
 	defer wait.Stop()
 	for {
+		p := f.now.Load()
+		if p == nil || !p.down.Load() {
+			return
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-wait.C:
-		}
-		p := f.now.Load()
-		if p == nil || !p.down.Load() {
-			return
 		}
 		once, cancel := context.WithTimeout(ctx, p.timeout)
 		err := p.Probe(once)
@@ -215,18 +246,17 @@ func (f *Fleet) probe(ctx context.Context) {
 	}
 }
 
-// Up reports whether the fleet can be asked; used says whether anybody counts
-// for it at all.
+// Up reports whether the fleet can be asked; used says whether anybody wants to.
 func (f *Fleet) Up() (up, used bool) {
 	p := f.now.Load()
-	return p != nil && !p.down.Load(), p != nil
+	return p != nil && !p.down.Load(), p != nil && f.wanted.Load()
 }
 
 // Status is the name of who counts, "": nobody, and why it can't be asked; nil:
 // it can.
 func (f *Fleet) Status() (name string, outage *Outage) {
 	p := f.now.Load()
-	if p == nil {
+	if p == nil || !f.wanted.Load() {
 		return "", nil
 	}
 	if p.down.Load() {
