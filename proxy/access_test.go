@@ -116,7 +116,7 @@ func accessPolicies(t testing.TB) []policy.Named {
 		list = append(list, policy.Named{Name: k.Name, Policy: p})
 	}
 	add(apikey.Kind(d), &apikey.Config{Header: "X-API-Key"})
-	add(ratelimit.Kind(ratelimit.NewStore(ratelimit.StoreConfig{Memory: 1 << 20}), nil), &ratelimit.Config{Rate: "1/h", By: "consumer"})
+	add(ratelimit.Kind(ratelimit.Deps{Store: ratelimit.NewStore(ratelimit.StoreConfig{Memory: 1 << 20})}), &ratelimit.Config{Rate: "1/h", By: "consumer"})
 	add(headers.Kind(), &headers.Config{Set: map[string]string{"X-Consumer": "{consumer.name}"}})
 	return list
 }

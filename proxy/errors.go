@@ -37,11 +37,12 @@ var problems = map[exchange.Kind]problem{
 	exchange.MethodNotAllowed: {405, "12", "The method is not allowed here", ""},
 	exchange.RouteEnded:       {410, "5", "This has ended", ""},
 
-	exchange.Unauthenticated: {401, "16", "The request needs valid credentials", ""},
-	exchange.Forbidden:       {403, "7", "The request is not allowed", ""},
-	exchange.AuthUnavailable: {503, "14", "Credentials cannot be checked now", "5"},
-	exchange.RateLimited:     {429, "8", "Too many requests", ""}, // the policy says when to come back
-	exchange.QuotaExceeded:   {429, "8", "Quota exceeded", ""},    // likewise
+	exchange.Unauthenticated:  {401, "16", "The request needs valid credentials", ""},
+	exchange.Forbidden:        {403, "7", "The request is not allowed", ""},
+	exchange.AuthUnavailable:  {503, "14", "Credentials cannot be checked now", "5"},
+	exchange.LimitUnavailable: {503, "14", "Limits cannot be checked now", "1"},
+	exchange.RateLimited:      {429, "8", "Too many requests", ""}, // the policy says when to come back
+	exchange.QuotaExceeded:    {429, "8", "Quota exceeded", ""},    // likewise
 
 	exchange.NoInstance:       {503, "14", "The service has no running instance", "1"},
 	exchange.Overloaded:       {503, "14", "The service is overloaded", "1"},

@@ -62,6 +62,13 @@ func printStatus(out io.Writer, s *admin.Status) error {
 		fmt.Fprintf(out, "consul   %s, %s, %d watches\n", c.Address, state, c.Watches)
 	}
 	printConsumers(out, s.Consumers)
+	if c := s.Counters; c != nil {
+		state := "answers"
+		if !c.Up {
+			state = fmt.Sprintf("AWAY for %s: %s", time.Since(c.Since).Round(time.Second), c.Error)
+		}
+		fmt.Fprintf(out, "counters %s, %s\n", c.In, state)
+	}
 	t := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "\nLISTENER\tADDRESS\tPROTOCOLS\tCONNECTIONS\tIN FLIGHT\tACCEPTED\tREFUSED")
 	for _, l := range s.Listeners {

@@ -132,3 +132,23 @@ func (s *Store) Lock(ctx context.Context, key string) (lost <-chan struct{}, unl
 	}
 	return lost, l.Unlock, nil
 }
+
+// Load reads a key and the index of its last change, for Swap. A missing one
+// gives fs.ErrNotExist, and the index 0.
+func (s *Store) Load(ctx context.Context, key string) ([]byte, uint64, error) {
+	pair, _, err := s.api.KV().Get(s.prefix+key, consistent(ctx))
+	if err != nil {
+		return nil, 0, err
+	}
+	if pair == nil {
+		return nil, 0, fmt.Errorf("consul: %s: %w", s.prefix+key, fs.ErrNotExist)
+	}
+	return pair.Value, pair.ModifyIndex, nil
+}
+
+// Swap writes a key if the index of its last change is still that one, 0: if
+// there is none. It reports whether it did.
+func (s *Store) Swap(ctx context.Context, key string, value []byte, index uint64) (bool, error) {
+	ok, _, err := s.api.KV().CAS(&api.KVPair{Key: s.prefix + key, Value: value, ModifyIndex: index}, (&api.WriteOptions{}).WithContext(ctx))
+	return ok, err
+}

@@ -44,6 +44,23 @@ func TestAgentStore(t *testing.T) {
 		}
 	}
 
+	// Check-and-set: of two nodes that read the same, one writes.
+	if _, index, err := stores[0].Load(ctx, "counter"); !errors.Is(err, fs.ErrNotExist) || index != 0 {
+		t.Errorf("Load of a missing key = %d, %v", index, err)
+	}
+	for i, value := range []string{"first", "second"} {
+		_, index, _ := stores[0].Load(ctx, "counter")
+		if ok, err := stores[0].Swap(ctx, "counter", []byte(value), index); !ok || err != nil {
+			t.Errorf("Swap %d = %v, %v", i, ok, err)
+		}
+		if ok, err := stores[1].Swap(ctx, "counter", []byte("late"), index); ok || err != nil {
+			t.Errorf("Swap %d of what has changed = %v, %v", i, ok, err)
+		}
+		if v, _, err := stores[1].Load(ctx, "counter"); err != nil || string(v) != value {
+			t.Errorf("Load = %q, %v", v, err)
+		}
+	}
+
 	lost, unlock, err := stores[0].Lock(ctx, "locks/x")
 	if err != nil {
 		t.Fatal(err)

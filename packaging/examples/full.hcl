@@ -34,6 +34,15 @@ consul { # absent: CONSUL_HTTP_ADDR & co., else no Consul
   }
 }
 
+redis {                          # where limits of all nodes count together; absent: by leases from Consul's KV
+  address     = "127.0.0.1:6379" # or unix:///run/redis.sock
+  db          = 0
+  timeout     = "50ms" # how long a request waits for it
+  connections = 64
+  # username = "sidegate" and password = file("/etc/sidegate/redis.password")
+  # tls { ca_file = "redis-ca.pem" }
+}
+
 tls {
   storage = "file"
   acme {
@@ -230,6 +239,9 @@ route "orders-v2" {
     by   = "consumer" # client_ip, consumer, header:, cookie:, query:, param: (of the path), claim:, cel: or route
     cost = "request.method == 'POST' ? 5 : 1"
     # rate_claim = "rate" and rate_max = "1000/s": a token may say its own rate
+    shared    = true    # on all nodes together, in Redis or by leases from Consul's KV
+    when_down = "local" # or deny, or allow
+    share     = 0.5     # of the limit, for a node that is on its own
   }
   quota {                   # in a period of the calendar, UTC; over restarts and crashes
     limit = "1000000/month" # by h, day or month

@@ -55,11 +55,12 @@ const (
 	RouteEnded       Kind = "route-ended"        // 410
 
 	// Of access control.
-	Unauthenticated Kind = "unauthenticated"  // 401
-	Forbidden       Kind = "forbidden"        // 403
-	RateLimited     Kind = "rate-limited"     // 429
-	QuotaExceeded   Kind = "quota-exceeded"   // 429
-	AuthUnavailable Kind = "auth-unavailable" // 503
+	Unauthenticated  Kind = "unauthenticated"   // 401
+	Forbidden        Kind = "forbidden"         // 403
+	RateLimited      Kind = "rate-limited"      // 429
+	QuotaExceeded    Kind = "quota-exceeded"    // 429
+	LimitUnavailable Kind = "limit-unavailable" // 503
+	AuthUnavailable  Kind = "auth-unavailable"  // 503
 
 	// Of a backend.
 	NoInstance       Kind = "no-instance"            // 503

@@ -7,6 +7,9 @@
 //	writer.go  how that gets to the disk, before it is used
 //	file.go    what is on the disk
 //	quota.go   the policy
+//	client.go  what clients are called
+//	shared.go  what all nodes count together
+//	set.go     the operator's word
 //
 // What a client uses has been set aside on the disk before, a share of its quota
 // at a time: a record says how much it may have used at most. After a crash that

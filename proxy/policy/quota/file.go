@@ -16,7 +16,7 @@ import (
 // file is a list of records, a line each, of which the last one of a client's
 // period counts:
 //
-//	CHECKSUM START PERIOD USED LIMIT "QUOTA" "CLIENT"
+//	CHECKSUM START PERIOD USED LIMIT OWED "QUOTA" "CLIENT"
 //
 // Records are appended; from time to time the file is replaced by one without
 // the old ones. A line that was cut off by a crash was never waited for.
@@ -32,6 +32,7 @@ func appendRecord(b []byte, r *record) []byte {
 	line = append(append(append(line, ' '), r.period.String()...), ' ')
 	line = append(strconv.AppendInt(line, r.used, 10), ' ')
 	line = append(strconv.AppendInt(line, r.limit, 10), ' ')
+	line = append(strconv.AppendInt(line, r.owed, 10), ' ')
 	line = append(strconv.AppendQuoteToASCII(line, r.scope), ' ')
 	line = strconv.AppendQuoteToASCII(line, r.client)
 	return append(append(fmt.Appendf(b, "%08x ", crc32.ChecksumIEEE(line)), line...), '\n')
@@ -42,24 +43,25 @@ func parseRecord(line string) (r record, ok bool) {
 	if n, err := strconv.ParseUint(sum, 16, 32); err != nil || uint32(n) != crc32.ChecksumIEEE([]byte(line)) {
 		return r, false
 	}
-	f := strings.SplitN(line, " ", 5)
-	if len(f) != 5 {
+	f := strings.SplitN(line, " ", 6)
+	if len(f) != 6 {
 		return r, false
 	}
-	var errs [3]error
+	var errs [4]error
 	r.start, errs[0] = strconv.ParseInt(f[0], 10, 64)
 	r.used, errs[1] = strconv.ParseInt(f[2], 10, 64)
 	r.limit, errs[2] = strconv.ParseInt(f[3], 10, 64)
+	r.owed, errs[3] = strconv.ParseInt(f[4], 10, 64)
 	for _, p := range []exchange.Period{exchange.Hour, exchange.Day, exchange.Month} {
 		if p.String() == f[1] {
 			r.period = p
 		}
 	}
-	quoted, err := strconv.QuotedPrefix(f[4])
+	quoted, err := strconv.QuotedPrefix(f[5])
 	if err != nil || r.period == 0 || errors.Join(errs[:]...) != nil || r.start <= 0 {
 		return r, false
 	}
-	client := strings.TrimPrefix(f[4][len(quoted):], " ")
+	client := strings.TrimPrefix(f[5][len(quoted):], " ")
 	r.scope, err = strconv.Unquote(quoted)
 	if err != nil {
 		return r, false

@@ -3,6 +3,7 @@ package quota
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/key"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/rate"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/shared"
 )
 
 // Config is a quota block.
@@ -27,6 +29,7 @@ type Config struct {
 	Name string `hcl:"name,attr"`
 	// How many units a request uses, a CEL expression over request, consumer and claims; 1 unless given. A request whose cost can't be evaluated is refused (403).
 	Cost string `hcl:"cost,attr"`
+	shared.Sharing
 }
 
 // maxQuotas bounds those of one route, so that what a request asks has room on
@@ -41,6 +44,7 @@ type Quota struct {
 	name  string
 	cost  *condition.Program // nil: 1
 	cel   string             // of by: what tells two expressions apart
+	fleet shared.Sharing
 }
 
 var _ policy.ParamReader = (*Quota)(nil)
@@ -48,8 +52,11 @@ var _ policy.ParamReader = (*Quota)(nil)
 // New checks a block, whose expressions conditions compiles. What counts is the
 // policy that join makes.
 func New(c Config, conditions func() (*condition.Compiler, error)) (*Quota, error) {
-	q := &Quota{name: c.Name}
+	q := &Quota{name: c.Name, fleet: c.Sharing}
 	var errs, err error
+	if err := q.fleet.Check(); err != nil {
+		errs = err
+	}
 	fail := func(argument string, err error) {
 		all := []error{err}
 		if j, ok := err.(interface{ Unwrap() []error }); ok { // an expression's mistakes
@@ -125,7 +132,8 @@ func Kind(s *Store, conditions func() (*condition.Compiler, error)) policy.Kind 
 // Policy is all quotas of a route.
 type Policy struct {
 	store  *Store
-	quotas []quota
+	quotas []quota // those that count on all nodes last
+	local  int     // how many count on this one alone
 }
 
 // quota is a Quota on its route.
@@ -135,6 +143,8 @@ type quota struct {
 	label string          // in the answer's fields
 	fault *exchange.Fault // made once: refusing many must not cost
 	count *Count
+
+	unavailable *exchange.Fault
 }
 
 var (
@@ -143,6 +153,10 @@ var (
 	_ policy.Tester      = (*Policy)(nil)
 	_ policy.ParamReader = (*Policy)(nil)
 )
+
+// onAll marks what is counted on all nodes: what a node counts alone is never
+// the same.
+const onAll = "@fleet"
 
 func join(s *Store, route string, list []policy.Policy) (policy.Policy, error) {
 	if len(list) > maxQuotas {
@@ -160,6 +174,9 @@ func join(s *Store, route string, list []policy.Policy) (policy.Policy, error) {
 		if q.name != "" {
 			q.label, q.scope = q.name, "name:"+q.name
 		}
+		if q.fleet.Shared {
+			q.scope += onAll
+		}
 		q.label += "/" + q.limit.Period.String()
 		if labels[q.label]++; labels[q.label] > 1 {
 			q.label += "-" + strconv.Itoa(labels[q.label])
@@ -175,9 +192,24 @@ func join(s *Store, route string, list []policy.Policy) (policy.Policy, error) {
 		}
 		q.fault = &exchange.Fault{Source: exchange.FromPolicy, Kind: exchange.QuotaExceeded, Err: why}
 		q.count = s.count(route, q.label)
-		p.quotas = append(p.quotas, q)
+		q.unavailable = shared.Unavailable("quota " + q.label)
+		if p.quotas = append(p.quotas, q); !q.fleet.Shared {
+			p.local++
+		}
 	}
+	if p.local < len(p.quotas) {
+		s.Fleet.Want()
+	}
+	slices.SortStableFunc(p.quotas, func(a, b quota) int { return order(a.fleet.Shared) - order(b.fleet.Shared) })
 	return p, nil
+}
+
+// order puts the quotas that count on all nodes behind the others.
+func order(shared bool) int {
+	if shared {
+		return 1
+	}
+	return 0
 }
 
 // errCost is a request whose cost can't be told.
@@ -191,6 +223,9 @@ func (q *quota) ask(s *Store, x *exchange.Exchange) (a ask, err error) {
 	limit, scope, label := q.limit, q.scope, q.label
 	if q.by.Kind == key.Consumer && x.Consumer != nil && x.Consumer.Plan != nil && x.Consumer.Plan.Quota.Units > 0 {
 		limit, scope = x.Consumer.Plan.Quota, "plan"
+		if q.fleet.Shared {
+			scope = "plan" + onAll
+		}
 		label = planLabel(limit.Period)
 	}
 	a = ask{id: id{scope, q.client(x), limit.Period}, label: label, limit: limit.Units, cost: 1, start: s.now(limit.Period, x.Start)}
@@ -222,22 +257,25 @@ func (p *Policy) Request(x *exchange.Exchange) (policy.Verdict, error) {
 	for i := range asks {
 		var err error
 		if asks[i], err = p.quotas[i].ask(p.store, x); err != nil {
-			p.undo(asks[:i])
 			return policy.Done, p.quotas[i].errCost(err)
 		}
 		// The plan's quota holds once, however many blocks it takes the place of.
-		if again(asks[:i], &asks[i]) {
+		if asks[i].again = again(asks[:i], &asks[i]); asks[i].again {
 			asks[i].cost = 0
 		}
-		if p.store.take(&asks[i]) {
-			p.warn(i, &asks[i])
-		}
-		if !asks[i].ok {
-			p.quotas[i].count.refused.Add(1)
-			p.undo(asks[:i])
-			p.tell(x, asks[:i+1], i)
-			return policy.Done, p.quotas[i].fault
-		}
+	}
+	refused := p.take(asks, 0, p.local)
+	var fault *exchange.Fault
+	if refused < 0 && p.local < len(asks) {
+		refused, fault = p.takeShared(asks)
+	}
+	switch {
+	case fault != nil:
+		return policy.Done, fault
+	case refused >= 0:
+		p.quotas[refused].count.refused.Add(1)
+		p.tell(x, asks[:refused+1], refused)
+		return policy.Done, p.quotas[refused].fault
 	}
 	for i := range asks {
 		if asks[i].short {
@@ -246,6 +284,21 @@ func (p *Policy) Request(x *exchange.Exchange) (policy.Verdict, error) {
 	}
 	p.tell(x, asks, -1)
 	return policy.Next, nil
+}
+
+// take takes of the quotas from one to another. When one refuses, all before it
+// get back what was taken of them, and its place is returned; -1: none.
+func (p *Policy) take(asks []ask, from, to int) int {
+	for i := from; i < to; i++ {
+		if p.store.take(&asks[i]) {
+			p.warn(i, &asks[i])
+		}
+		if !asks[i].ok {
+			p.undo(asks[:i])
+			return i
+		}
+	}
+	return -1
 }
 
 // again reports whether a counts where one before it does.
@@ -280,7 +333,7 @@ func (p *Policy) tell(x *exchange.Exchange, asks []ask, refused int) {
 	now := x.Start.Unix()
 	for i := range asks {
 		a := &asks[i]
-		if again(asks[:i], a) {
+		if a.again {
 			continue
 		}
 		end := endOf(a.period, a.start)
@@ -318,6 +371,9 @@ func (p *Policy) Explain() string {
 		}
 		if q.cost != nil {
 			text += ", each costs " + q.cost.String()
+		}
+		if q.fleet.Shared {
+			text += ", on all nodes together"
 		}
 		parts = append(parts, text)
 	}

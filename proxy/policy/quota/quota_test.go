@@ -102,7 +102,7 @@ func TestFields(t *testing.T) {
 // what a service says.
 func TestBeside(t *testing.T) {
 	b := newBench(t, Config{Limit: "10/h", By: "client_ip"})
-	kind := ratelimit.Kind(ratelimit.NewStore(ratelimit.StoreConfig{Memory: 64 << 10}), nil)
+	kind := ratelimit.Kind(ratelimit.Deps{Store: ratelimit.NewStore(ratelimit.StoreConfig{Memory: 64 << 10})})
 	one, err := kind.New(&ratelimit.Config{Rate: "1/h", By: "client_ip"})
 	if err != nil {
 		t.Fatal(err)

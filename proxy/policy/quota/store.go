@@ -3,6 +3,7 @@ package quota
 import (
 	"cmp"
 	"hash/maphash"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/shared"
 )
 
 // RoomConfig is what the counters block says of quotas.
@@ -26,6 +28,8 @@ type Deps struct {
 	Path string // of the file; "": nothing is kept
 	Room RoomConfig
 	Now  func() time.Time // nil: time.Now
+	// Fleet counts what all nodes count together; nil: nobody does.
+	Fleet *shared.Fleet
 }
 
 const (
@@ -47,6 +51,10 @@ type id struct {
 type count struct {
 	start          int64 // seconds since 1970; 0: none
 	used, reserved int64
+
+	// Of a quota that counts on all nodes: what the fleet last said, and what of
+	// used it hasn't heard of.
+	known, owed int64
 }
 
 // entry is a client of a quota. Its shard's mutex guards it.
@@ -55,6 +63,7 @@ type entry struct {
 	cur, prev count
 	limit     int64 // that last held
 	version   int   // how often it was set
+	shared    bool  // on all nodes together
 	waiting   bool  // for the writer
 	warned    bool
 }
@@ -132,6 +141,10 @@ type ask struct {
 	limit, cost int64
 	start       int64 // of the period
 	label       string
+	again       bool    // an ask before counts in the same place
+	part        float64 // of what is left, for a node that is on its own; 0: it isn't
+	allow       bool    // on its own it refuses nothing
+	tells       bool    // the fleet hears of what was owed
 
 	// The answer.
 	e     *entry
@@ -147,12 +160,15 @@ func (s *Store) take(a *ask) (warn bool) {
 	c := a.e.at(a.start)
 	a.start = c.start
 	a.e.limit = a.limit
-	a.used, a.short, a.ok = c.used, false, a.cost <= a.limit-c.used
+	a.used, a.short, a.ok = c.used, false, a.cost <= a.most(c)-c.used
 	if !a.ok {
 		sh.mu.Unlock()
 		return false
 	}
 	c.used += a.cost
+	if a.part > 0 {
+		c.owed += a.cost
+	}
 	a.used = c.used
 	a.short = c.used > c.reserved
 	low := c.reserved < a.limit && c.reserved-c.used < chunk(a.limit)/2
@@ -164,6 +180,18 @@ func (s *Store) take(a *ask) (warn bool) {
 		s.writer.enqueue(a.e)
 	}
 	return warn
+}
+
+// most is how much may be used in all.
+func (a *ask) most(c *count) int64 {
+	switch {
+	case a.part == 0:
+		return a.limit
+	case a.allow:
+		return math.MaxInt64
+	default: // of what the fleet had left, this node's part
+		return c.known + int64(float64(max(0, a.limit-c.known))*a.part)
+	}
 }
 
 // warns notes that most of a quota is used, once in a period.
@@ -208,6 +236,9 @@ func (s *Store) giveBack(a *ask) {
 	defer sh.mu.Unlock()
 	if c := a.e.find(a.start); c != nil {
 		c.used = max(0, c.used-a.cost)
+		if a.part > 0 {
+			c.owed = max(0, c.owed-a.cost)
+		}
 	}
 }
 

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"time"
-
-	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
 const (
@@ -134,7 +132,7 @@ func (w *writer) end() {
 // record says how much a client may have used, at most, in a period.
 type record struct {
 	id
-	start, used, limit int64
+	start, used, limit, owed int64
 
 	e       *entry
 	version int
@@ -191,7 +189,11 @@ func (e *entry) records(to []record, w what) []record {
 		if w != exact {
 			used = max(min(c.used+chunk(e.limit), e.limit), c.used)
 		}
-		to = append(to, record{e.id, c.start, used, e.limit, e, e.version})
+		r := record{e.id, c.start, used, e.limit, 0, e, e.version}
+		if c.owed > 0 { // and so will be what is set aside
+			r.owed = c.owed + used - c.used
+		}
+		to = append(to, r)
 	}
 	return to
 }
@@ -250,7 +252,7 @@ func (s *Store) load(r *record) {
 	sh := s.enter(&a)
 	c := a.e.at(r.start)
 	if c.start == r.start {
-		c.used, c.reserved = r.used, r.used
+		c.used, c.reserved, c.owed, c.known = r.used, r.used, r.owed, max(0, r.used-r.owed)
 		a.e.limit, a.e.warned = r.limit, most(a.e.cur.used, r.limit)
 	}
 	sh.mu.Unlock()
@@ -264,47 +266,4 @@ func (s *Store) close() error {
 		return nil
 	}
 	return errors.Join(s.file.replace(s.snapshot(exact)), s.file.close())
-}
-
-// ErrUnknown is a client of a quota that has used nothing.
-var ErrUnknown = errors.New("nothing was used of that quota by that client in this period")
-
-// Set says how much a client has used in the period that goes on.
-func (s *Store) Set(quota, client, period string, used int64) (Use, error) {
-	k := id{scope: quota, client: client}
-	for _, p := range []exchange.Period{exchange.Hour, exchange.Day, exchange.Month} {
-		if p.String() == period {
-			k.period = p
-		}
-	}
-	if k.period == 0 {
-		return Use{}, fmt.Errorf("%q isn't h, day or month", period)
-	}
-	if used < 0 {
-		return Use{}, errors.New("used is less than 0")
-	}
-	sh := s.shard(&k)
-	sh.mu.Lock()
-	e := sh.m[k]
-	if e == nil || e.cur.start == 0 {
-		sh.mu.Unlock()
-		return Use{}, ErrUnknown
-	}
-	e.at(startOf(k.period, s.Now()))
-	// Nothing is set aside any more: the disk has to know of it first.
-	e.cur.used, e.cur.reserved, e.warned = used, -1, false
-	e.version++
-	wake := !e.waiting
-	e.waiting = true
-	a := ask{id: k, e: e, start: e.cur.start, used: used}
-	u := e.use()
-	sh.mu.Unlock()
-	if wake {
-		s.writer.enqueue(e)
-	}
-	s.settle(&a)
-	if s.failing.Load() {
-		return u, errors.New("it holds, but can't be written to the disk now: a restart would undo it")
-	}
-	return u, nil
 }

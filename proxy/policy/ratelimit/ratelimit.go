@@ -3,15 +3,18 @@ package ratelimit
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/key"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/rate"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/shared"
 )
 
 // Config is a rate_limit block.
@@ -28,10 +31,9 @@ type Config struct {
 	RateClaim string `hcl:"rate_claim,attr"`
 	// The most that such a claim can give: "1000/s". Needed with rate_claim.
 	RateMax string `hcl:"rate_max,attr"`
-	// Count on all nodes together.
-	Shared bool `hcl:"shared,attr" default:"false"`
 	// Refuse nothing; only count in the metrics what would have been.
 	DryRun bool `hcl:"dry_run,attr" default:"false"`
+	shared.Sharing
 }
 
 // maxLimits bounds those of one route, so that a request's grants have room on
@@ -49,6 +51,7 @@ type Limit struct {
 	most    exchange.Rate      // of such a rate
 	burst   int64              // as given; 0: it wasn't
 	dry     bool
+	fleet   shared.Sharing
 }
 
 var _ policy.ParamReader = (*Limit)(nil)
@@ -88,8 +91,12 @@ func New(c Config, conditions func() (*condition.Compiler, error)) (*Limit, erro
 		}
 		l.most.Burst = max(l.most.Burst, l.burst)
 	}
-	if c.Shared {
-		fail("shared", errors.New("counting on all nodes together is not available yet"))
+	l.fleet = c.Sharing
+	if err := l.fleet.Check(); err != nil {
+		errs = errors.Join(errs, err)
+	}
+	if c.Shared && l.rate.Interval > 0 && l.rate.Interval < shared.Finest {
+		fail("rate", fmt.Errorf("more than %d/s can't be counted on all nodes together", time.Second/shared.Finest))
 	}
 	if errs != nil {
 		return nil, errs
@@ -117,26 +124,34 @@ func (l *Limit) Params() []string {
 	return nil
 }
 
-// Kind describes the policy to the configuration. Its limits count in s; their
-// expressions are compiled by conditions, nil: one of its own.
-func Kind(s *Store, conditions func() (*condition.Compiler, error)) policy.Kind {
-	if conditions == nil {
-		conditions = sync.OnceValues(condition.NewCompiler)
+// Deps are what limits work with.
+type Deps struct {
+	Store      *Store                              // where they count
+	Fleet      *shared.Fleet                       // where those do that count on all nodes together
+	Conditions func() (*condition.Compiler, error) // compiles expressions; nil: one of its own
+}
+
+// Kind describes the policy to the configuration.
+func Kind(d Deps) policy.Kind {
+	if d.Conditions == nil {
+		d.Conditions = sync.OnceValues(condition.NewCompiler)
 	}
 	return policy.Kind{
 		Name: "rate_limit", Repeat: true, // the limits of a bundle and of a route add up
 		Config: func() any { return &Config{} },
-		New:    func(cfg any) (policy.Policy, error) { return New(*cfg.(*Config), conditions) },
-		Join:   func(route string, list []policy.Policy) (policy.Policy, error) { return join(s, route, list) },
+		New:    func(cfg any) (policy.Policy, error) { return New(*cfg.(*Config), d.Conditions) },
+		Join:   func(route string, list []policy.Policy) (policy.Policy, error) { return join(d, route, list) },
 	}
 }
 
 // Policy is all limits of a route.
 type Policy struct {
 	store    *Store
-	limits   []limit
-	shown    bool   // some limit isn't a dry run
-	policies string // what RateLimit-Policy says; "": a plan has a say
+	fleet    *shared.Fleet
+	limits   []limit // those that count on all nodes last
+	local    int     // how many count on this one alone
+	shown    bool    // some limit isn't a dry run
+	policies string  // what RateLimit-Policy says; "": a plan has a say
 }
 
 // limit is a Limit on its route.
@@ -146,6 +161,10 @@ type limit struct {
 	id    uint64
 	fault *exchange.Fault // made once: refusing many must not cost
 	count *Count
+
+	// Of one that counts on all nodes together.
+	shareID     string // what its counters are called
+	unavailable *exchange.Fault
 }
 
 var (
@@ -155,12 +174,13 @@ var (
 	_ policy.ParamReader = (*Policy)(nil)
 )
 
-func join(s *Store, route string, list []policy.Policy) (policy.Policy, error) {
+func join(d Deps, route string, list []policy.Policy) (policy.Policy, error) {
+	s := d.Store
 	if len(list) > maxLimits {
 		return nil, fmt.Errorf("a route can have %d limits at most, and has %d", maxLimits, len(list))
 	}
 	s.open()
-	p := &Policy{store: s}
+	p := &Policy{store: s, fleet: d.Fleet}
 	names, ids := map[string]int{}, map[uint64]uint64{}
 	plans := false
 	var policies []byte
@@ -172,9 +192,10 @@ func join(s *Store, route string, list []policy.Policy) (policy.Policy, error) {
 		}
 		// A limit that says something else is another one, with new buckets; so
 		// is the second of two equal ones.
-		l.id = s.hash(fmt.Sprintf("%s\x00%s\x00%+v", route, l.written, l.rate))
-		ids[l.id]++
-		l.id = mix(l.id + ids[l.id])
+		what := fmt.Sprintf("%s\x00%s\x00%+v", route, l.written, l.rate)
+		id := s.hash(what)
+		ids[id]++
+		l.id, l.shareID = mix(id+ids[id]), fmt.Sprintf("%s\x00%d", what, ids[id])
 		why := fmt.Errorf("more than %s by %s", rate.Text(l.rate), l.text)
 		if l.by.Kind == key.Consumer {
 			why = fmt.Errorf("more than %s, or than the plan says, by consumer", rate.Text(l.rate))
@@ -182,13 +203,20 @@ func join(s *Store, route string, list []policy.Policy) (policy.Policy, error) {
 		if l.claim != "" {
 			why = fmt.Errorf("more than %s, or than the claim %s says, by %s", rate.Text(l.rate), l.claim, l.text)
 		}
+		l.unavailable = shared.Unavailable("rate_limit by " + l.text)
 		l.fault = &exchange.Fault{Source: exchange.FromPolicy, Kind: exchange.RateLimited, Err: why}
 		l.count = s.count(route, l.name, l.dry)
 		if !l.dry {
 			policies = appendPolicy(comma(policies), l.name, &l.rate)
-			plans = plans || l.by.Kind == key.Consumer || l.claim != ""
+			plans = plans || l.by.Kind == key.Consumer || l.claim != "" || l.fleet.Shared
 		}
-		p.limits = append(p.limits, l)
+		if p.limits = append(p.limits, l); !l.fleet.Shared {
+			p.local++
+		}
+	}
+	slices.SortStableFunc(p.limits, func(a, b limit) int { return order(a.fleet.Shared) - order(b.fleet.Shared) })
+	if p.local < len(p.limits) {
+		d.Fleet.Want()
 	}
 	p.shown = len(policies) > 0
 	if !plans {
@@ -197,10 +225,27 @@ func join(s *Store, route string, list []policy.Policy) (policy.Policy, error) {
 	return p, nil
 }
 
+// order puts the limits that count on all nodes behind the others.
+func order(shared bool) int {
+	if shared {
+		return 1
+	}
+	return 0
+}
+
 // ask fills the grant of x with what is asked for: the bucket, the rate that
 // holds for it, the cost.
 func (l *limit) ask(s *Store, x *exchange.Exchange, g *grant) {
+	r := l.want(x, g)
 	id := l.id
+	if r != &l.rate { // another rate is another bucket
+		id += uint64(r.Interval)*apart + uint64(r.Burst)
+	}
+	g.key = l.place(s, id, x)
+}
+
+// want finds the rate that holds for x, and the cost.
+func (l *limit) want(x *exchange.Exchange, g *grant) *exchange.Rate {
 	g.rate, g.cost, g.dry = &l.rate, 1, l.dry
 	switch {
 	case l.claim != "" && l.claimed(x, g):
@@ -208,12 +253,8 @@ func (l *limit) ask(s *Store, x *exchange.Exchange, g *grant) {
 		g.rate = &x.Consumer.Plan.Rate
 	}
 	r := g.limit()
-	if r != &l.rate { // another rate is another bucket
-		id += uint64(r.Interval)*apart + uint64(r.Burst)
-	}
-	g.key = l.place(s, id, x)
 	if l.cost == nil {
-		return
+		return r
 	}
 	n, err := l.cost.Int(x)
 	if err != nil || n < 0 {
@@ -221,6 +262,7 @@ func (l *limit) ask(s *Store, x *exchange.Exchange, g *grant) {
 		n = r.Burst
 	}
 	g.cost = min(n, r.Burst)
+	return r
 }
 
 // claimed looks for a rate in the client's token. One that isn't a rate is as
@@ -257,11 +299,18 @@ func (p *Policy) ask(x *exchange.Exchange, grants []grant) {
 
 // Request admits x if all limits do.
 func (p *Policy) Request(x *exchange.Exchange) (policy.Verdict, error) {
+	if p.local < len(p.limits) {
+		return p.requestShared(x)
+	}
 	var all [maxLimits]grant
 	grants := all[:len(p.limits)]
 	p.ask(x, grants)
 	now := p.store.at(x.Start)
-	refused := p.store.take(now, grants)
+	return p.decide(x, now, grants, p.store.take(now, grants))
+}
+
+// decide counts and tells what the limits said.
+func (p *Policy) decide(x *exchange.Exchange, now moment, grants []grant, refused int) (policy.Verdict, error) {
 	for i := range grants {
 		if !grants[i].ok {
 			p.limits[i].count.refused.Add(1)
@@ -316,6 +365,9 @@ func (p *Policy) Explain() string {
 		if l.claim != "" {
 			text += fmt.Sprintf(", or as the claim %s says, %s at most", l.claim, rate.Text(l.most))
 		}
+		if l.fleet.Shared {
+			text += ", on all nodes together"
+		}
 		if l.dry {
 			text += " (dry run)"
 		}
@@ -327,9 +379,8 @@ func (p *Policy) Explain() string {
 // Test says what the limits would decide now.
 func (p *Policy) Test(x *exchange.Exchange) string {
 	grants := make([]grant, len(p.limits))
-	p.ask(x, grants)
 	now := p.store.at(x.Start)
-	p.store.peek(now, grants)
+	known := p.peek(x, now, grants)
 	var parts []string
 	for i := range grants {
 		g, name := &grants[i], p.limits[i].name
@@ -342,6 +393,9 @@ func (p *Policy) Test(x *exchange.Exchange) string {
 			text += fmt.Sprintf(", and this costs %d", g.cost)
 		}
 		parts = append(parts, text)
+	}
+	if !known {
+		parts = append(parts, "but the counters of the fleet can't be asked now")
 	}
 	return strings.Join(parts, ", ")
 }

@@ -12,12 +12,14 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/policytest"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/shared"
 )
 
 // bench is a route with limits, and its clock.
 type bench struct {
 	t     testing.TB
 	store *Store
+	fleet *shared.Fleet
 	p     *Policy
 	now   time.Time
 }
@@ -32,7 +34,7 @@ func newBench(t testing.TB, configs ...Config) *bench {
 // compile is a reload: a new policy on the same store.
 func (b *bench) compile(configs ...Config) {
 	b.t.Helper()
-	kind := Kind(b.store, nil)
+	kind := Kind(Deps{Store: b.store, Fleet: b.fleet})
 	var list []policy.Policy
 	for _, c := range configs {
 		if c.By == "" {
@@ -393,7 +395,7 @@ func TestExplain(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
-	kind := Kind(newStore(64<<10), nil)
+	kind := Kind(Deps{Store: newStore(64 << 10)})
 	for body, want := range map[string]string{
 		`rate = "x"`:                                                `rate: "x" isn't a rate`,
 		"rate = \"1/s\"\nby = \"ip\"":                               `by: "ip" isn't client_ip, consumer, header:NAME`,
@@ -412,7 +414,9 @@ func TestErrors(t *testing.T) {
 		"rate = \"1/s\"\nrate_claim = \"r\"":                        `rate_claim: without rate_max`,
 		"rate = \"1/s\"\nrate_max = \"2/s\"":                        `rate_max: without rate_claim`,
 		"rate = \"1/s\"\nrate_claim = \"r\"\nrate_max = \"2/week\"": `rate_max: "2/week": a rate is by`,
-		"rate = \"1/s\"\nshared = true":                             `shared: counting on all nodes together is not available yet`,
+		"rate = \"1/s\"\nshare = 1.5":                               `share: must be more than 0, and 1 at most`,
+		"rate = \"1/s\"\nchunk = 5":                                 `chunk: without shared`,
+		"rate = \"5000000/s\"\nshared = true":                       `rate: more than 1000000/s can't be counted on all nodes together`,
 	} {
 		if _, err := policytest.Try(t, kind, "rate_limit {\n"+body+"\n}"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", body, err, want)
@@ -464,4 +468,6 @@ func BenchmarkRequest(b *testing.B) {
 	}
 }
 
-func TestREADME(t *testing.T) { policytest.README(t, "README.md", Kind(newStore(64<<10), nil)) }
+func TestREADME(t *testing.T) {
+	policytest.README(t, "README.md", Kind(Deps{Store: newStore(64 << 10)}))
+}

@@ -24,6 +24,7 @@ type Status struct {
 	Certificate []edgetls.CertStatus   `json:"certificates"`
 	Issuers     []IssuerStatus         `json:"issuers,omitempty"`
 	Consumers   *ConsumersStatus       `json:"consumers,omitempty"`
+	Counters    *CountersStatus        `json:"shared_counters,omitempty"`
 	Problems    []Problem              `json:"problems"`
 	Routes      int                    `json:"routes"`
 }
@@ -71,6 +72,14 @@ type ConsumersStatus struct {
 	Stale        bool          `json:"stale"`  // Consul is away: these are the last known
 	Age          time.Duration `json:"age_ns"` // since it was there
 	Untold       int           `json:"untold"` // revocations that Consul hasn't heard of
+}
+
+// CountersStatus is where the nodes count together.
+type CountersStatus struct {
+	In    string    `json:"in"` // redis ADDRESS, or consul
+	Up    bool      `json:"up"`
+	Since time.Time `json:"down_since,omitzero"`
+	Error string    `json:"error,omitempty"`
 }
 
 // Problem is something that was isolated rather than fatal: a bad tag, a

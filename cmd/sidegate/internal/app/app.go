@@ -17,7 +17,7 @@
 // # Goroutines
 //
 // Run starts, and awaits: the sweeper, the watch over memory, the fetching of issuers' keys, the access and audit logs' writers, the snapshots'
-// writer, the quotas' writer, the bans' writer and their exchange with the fleet, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, and the feeds from
+// writer, the quotas' writer, what looks after the fleet's counters, the bans' writer and their exchange with the fleet, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
 
@@ -58,6 +58,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/shared"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/waf"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
@@ -107,6 +108,7 @@ type App struct {
 	quotas     *quota.Store
 	keys       *keyStore
 	waf        *waf.Store
+	fleet      *shared.Fleet
 	sweeper    *sweep.Sweeper
 	handler    *proxy.Handler
 	server     *proxy.Server
@@ -118,6 +120,8 @@ type App struct {
 	accessLog  *proxy.AccessLog // that of the first configuration: its output isn't changed by a reload
 	auditLog   *linelog.Writer  // likewise
 	admin      *admin.Server
+
+	counting *counting // what the fleet counts by, of the configuration in force
 
 	// build is held while a configuration is made ready and put in force.
 	build    sync.Mutex
@@ -170,7 +174,10 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	if a.bans, lost = ban.NewStore(ban.Deps{Log: a.log.WithField("component", "ban"), Path: filepath.Join(file.StateDir, "bans.json")}); lost != nil {
 		a.log.WithError(lost).Error("the bans from before the restart can't be read, and are lifted")
 	}
-	a.quotas = quota.NewStore(quota.Deps{Log: a.log.WithField("component", "quota"), Path: filepath.Join(file.StateDir, "quota.log"), Room: file.Counters.RoomConfig})
+	a.fleet = shared.NewFleet(a.log.WithField("component", "shared counters"))
+	a.quotas = quota.NewStore(quota.Deps{
+		Log: a.log.WithField("component", "quota"), Path: filepath.Join(file.StateDir, "quota.log"), Room: file.Counters.RoomConfig, Fleet: a.fleet,
+	})
 	a.snapshots = discovery.NewSnapshots(filepath.Join(file.StateDir, "snapshots"), a.log.WithField("component", "snapshots"))
 	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
 	a.remembered = a.snapshots.Wrap("consul", a.consul)
@@ -285,6 +292,7 @@ func (a *App) start(end *cleanups) error {
 	end.add("auth services", a.services.Close)
 	end.background("bans", a.bans.Run)
 	end.background("quotas", a.quotas.Run)
+	end.background("shared counters", a.fleet.Run)
 	end.background("bans of the fleet", a.shareBans)
 	end.background("keys", a.keys.run)
 	end.add("snapshots", func() { // after Run: what changed last

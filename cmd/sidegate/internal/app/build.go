@@ -39,6 +39,7 @@ type ready struct {
 	consumers *consumer.Directory
 	auth      *remote.Plan // the services that decide who may call
 	certs     *edgetls.Plan
+	counting  *counting
 	problems  []admin.Problem
 	hosts     []string
 }
@@ -194,6 +195,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 			flight:    &a.flight,
 			counters:  a.counters,
 			quotas:    a.quotas,
+			fleet:     a.fleet,
 			tokens:    a.tokens,
 			passwords: a.passwords,
 			answers:   a.answers,
@@ -252,6 +254,9 @@ func (a *App) compile(d *draft) (*ready, error) {
 	}
 	slices.Sort(out.hosts)
 	if out.certs, err = a.certs.Plan(certificates(d.file), slices.Compact(out.hosts)); err != nil {
+		return nil, err
+	}
+	if out.counting, err = a.planCounting(d.file); err != nil {
 		return nil, err
 	}
 	for i, p := range compiled {

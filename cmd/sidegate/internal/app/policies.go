@@ -24,6 +24,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/shared"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/waf"
 )
 
@@ -47,6 +48,7 @@ type means struct {
 	flight    *limits.Store
 	counters  *ratelimit.Store
 	quotas    *quota.Store
+	fleet     *shared.Fleet
 	tokens    *jwt.Cache
 	passwords *basic.Verifier
 	answers   *forward.Cache
@@ -73,7 +75,7 @@ func kinds(m means) []policy.Kind {
 		introspect.Kind(introspect.Deps{Consumers: m.consumers, Services: m.services, Cache: m.known}),
 		forward.Kind(forward.Deps{Consumers: m.consumers, Services: m.services, Cache: m.answers}),
 		authorize.Kind(m.conditions),
-		ratelimit.Kind(m.counters, m.conditions),
+		ratelimit.Kind(ratelimit.Deps{Store: m.counters, Fleet: m.fleet, Conditions: m.conditions}),
 		quota.Kind(m.quotas, m.conditions),
 		request.Kind(),
 		response.Kind(),

@@ -63,6 +63,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	r.auth.Commit()
 	a.keys.setFiles(file, r.consumers)
 	r.certs.Commit(context.Background())
+	a.count(r.counting)
 	ctx, cancel := context.WithTimeout(context.Background(), firstInstances)
 	a.group.Wait(ctx)
 	a.keysets.Wait(ctx)

@@ -44,6 +44,7 @@ type consulPlace struct {
 	cfg     *consul.Config
 	now     *consul.Client
 	store   *consul.Store // of now, below storePrefix
+	counts  *consul.Store // of now, below countersPrefix
 	changed chan struct{} // closed when now is replaced
 }
 
@@ -61,13 +62,16 @@ func (p *consulPlace) configure(cfg *consul.Config) error {
 		return nil
 	}
 	var client *consul.Client
-	var store *consul.Store
+	var store, counts *consul.Store
 	if cfg != nil {
 		var err error
 		if client, err = consul.New(*cfg, consul.Deps{Log: p.log}); err != nil {
 			return fmt.Errorf("consul: %w", err)
 		}
 		if store, err = client.Store(cfg.KV + storePrefix); err != nil {
+			return err
+		}
+		if counts, err = client.Store(countersPrefix(cfg.KV)); err != nil {
 			return err
 		}
 	}
@@ -77,7 +81,7 @@ func (p *consulPlace) configure(cfg *consul.Config) error {
 	if p.now != nil {
 		p.now.Close() // its idle connections; what watches with it ends by itself
 	}
-	p.cfg, p.now, p.store = cfg, client, store
+	p.cfg, p.now, p.store, p.counts = cfg, client, store, counts
 	close(p.changed)
 	p.changed = make(chan struct{})
 	return nil

@@ -127,6 +127,9 @@ func (a *App) Ready() admin.Readiness {
 			degraded = append(degraded, "the auth service "+s.URL+" doesn't answer")
 		}
 	}
+	if _, outage := a.fleet.Status(); outage != nil {
+		degraded = append(degraded, "shared counters can't be asked")
+	}
 	return admin.Readiness{Ready: true, Reason: strings.Join(degraded, "; ")}
 }
 
@@ -153,7 +156,7 @@ func (a *App) Status() admin.Status {
 		Version: a.opt.Version, Started: a.started, PID: os.Getpid(), Ready: a.Ready(),
 		Listeners: a.server.Status(), Services: a.group.Status(), Stale: a.stale(), Consul: a.consulStatus(), Problems: a.view.problems(),
 		Certificate: a.certs.Status(), Issuers: a.issuers(), Memory: a.memory.Status(),
-		Consumers: a.keys.status(),
+		Consumers: a.keys.status(), Counters: a.countersStatus(),
 	}
 	s.Problems = append(slices.Clip(s.Problems), a.keys.problems()...)
 	for _, p := range a.certs.Problems() {

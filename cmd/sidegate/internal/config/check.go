@@ -41,6 +41,7 @@ func (c *checker) all() {
 	c.admin()
 	c.consul()
 	c.tls()
+	c.redis()
 	c.consumers()
 	for _, s := range c.file.Services {
 		c.service(s)

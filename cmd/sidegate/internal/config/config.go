@@ -13,6 +13,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/shared"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 	"github.com/sidegate-proxy/sidegate/proxy/secret"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
@@ -40,6 +41,8 @@ type File struct {
 	Admin AdminConfig `hcl:"admin,block"`
 	// The Consul agent to ask; without this block, the one that CONSUL_HTTP_ADDR names, else none.
 	Consul *consul.Config `hcl:"consul,block"`
+	// Where the limits of all nodes count together; without this block, in Consul's KV.
+	Redis *shared.RedisConfig `hcl:"redis,block"`
 	// Where certificates come from.
 	TLS edgetls.Settings `hcl:"tls,block"`
 	// Sockets that clients connect to; without any: https on :443, and http on :80 that redirects to it.

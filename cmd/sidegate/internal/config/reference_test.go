@@ -61,7 +61,7 @@ func realKinds() []policy.Kind {
 		oidc.Kind(oidc.Deps{}),
 		introspect.Kind(introspect.Deps{}),
 		forward.Kind(forward.Deps{}),
-		ratelimit.Kind(nil, nil),
+		ratelimit.Kind(ratelimit.Deps{}),
 		quota.Kind(nil, nil),
 		request.Kind(),
 		response.Kind(),

@@ -1,6 +1,3 @@
-redis {
-  address = "127.0.0.1:6379"
-}
 sidecar "orders" {}
 usage {}
 tracing {}

@@ -62,3 +62,20 @@ route "quotas" {
     cost  = "claims."
   }
 }
+route "shared" {
+  respond { body = "ok" }
+  rate_limit {
+    rate   = "5000000/s"
+    shared = true
+    share  = 2
+  }
+  quota {
+    limit     = "5/day"
+    shared    = true
+    when_down = "panic"
+  }
+  quota {
+    limit = "5/day"
+    chunk = 0
+  }
+}
