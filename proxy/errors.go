@@ -18,19 +18,22 @@ type problem struct {
 
 // problems is the one place where a fault becomes a status.
 var problems = map[exchange.Kind]problem{
-	exchange.Malformed:       {400, "3", "The request is malformed", ""},
-	exchange.BadPath:         {400, "3", "The path is not acceptable", ""},
-	exchange.BadHost:         {400, "3", "The host is not acceptable", ""},
-	exchange.HeadersTooLarge: {431, "8", "The request's header fields are too large", ""},
-	exchange.URITooLong:      {414, "3", "The request target is too long", ""},
-	exchange.BodyTooLarge:    {413, "8", "The request's body is too large", ""},
-	exchange.ClientTimeout:   {408, "4", "The request took too long to arrive", ""},
-	exchange.ClientGone:      {499, "1", "The client closed the request", ""},
-	exchange.Misdirected:     {421, "3", "This connection is not for that host", ""},
-	exchange.Expectation:     {417, "3", "The expectation cannot be met", ""},
-	exchange.NotImplemented:  {501, "12", "The gateway does not do that", ""},
-	exchange.Version:         {505, "12", "The HTTP version is not supported", ""},
-	exchange.TooEarly:        {425, "14", "Send it again after the handshake", ""},
+	exchange.Malformed:        {400, "3", "The request is malformed", ""},
+	exchange.BadPath:          {400, "3", "The path is not acceptable", ""},
+	exchange.BadHost:          {400, "3", "The host is not acceptable", ""},
+	exchange.HeadersTooLarge:  {431, "8", "The request's header fields are too large", ""},
+	exchange.URITooLong:       {414, "3", "The request target is too long", ""},
+	exchange.BodyTooLarge:     {413, "8", "The request's body is too large", ""},
+	exchange.UnsupportedMedia: {415, "3", "The request's body is of a type or encoding that is not accepted here", ""},
+	exchange.NotInAPI:         {404, "12", "The API has nothing here", ""},
+	exchange.Invalid:          {400, "3", "The request is not as the API has it", ""},
+	exchange.ClientTimeout:    {408, "4", "The request took too long to arrive", ""},
+	exchange.ClientGone:       {499, "1", "The client closed the request", ""},
+	exchange.Misdirected:      {421, "3", "This connection is not for that host", ""},
+	exchange.Expectation:      {417, "3", "The expectation cannot be met", ""},
+	exchange.NotImplemented:   {501, "12", "The gateway does not do that", ""},
+	exchange.Version:          {505, "12", "The HTTP version is not supported", ""},
+	exchange.TooEarly:         {425, "14", "Send it again after the handshake", ""},
 
 	exchange.NoRoute:          {404, "12", "Nothing is routed here", ""},
 	exchange.MethodNotAllowed: {405, "12", "The method is not allowed here", ""},
@@ -81,13 +84,35 @@ func refuse(x *exchange.Exchange, f *exchange.Fault) {
 	b = strconv.AppendInt(b, int64(p.status), 10)
 	b = append(b, `,"request_id":"`...)
 	b = append(b, x.RequestID...)
-	b = append(b, '"', '}', '\n')
+	b = append(b, '"')
+	b = appendFindings(b, f.Findings)
+	b = append(b, '}', '\n')
 	x.Reply(p.status, "application/problem+json", b)
 	x.Response.Append("Cache-Control", "no-store")
 	x.Response.Append("X-Request-Id", x.RequestID)
 	if p.retryAfter != "" {
 		x.Response.Append("Retry-After", p.retryAfter)
 	}
+}
+
+// appendFindings appends what is wrong with the request (RFC 9457, 3: a member
+// of our own).
+func appendFindings(b []byte, list []exchange.Finding) []byte {
+	if len(list) == 0 {
+		return b
+	}
+	b = append(b, `,"errors":[`...)
+	for i, f := range list {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, `{"where":`...)
+		b = appendJSON(b, f.Where)
+		b = append(b, `,"what":`...)
+		b = appendJSON(b, f.What)
+		b = append(b, '}')
+	}
+	return append(b, ']')
 }
 
 // StatusOf is the status that a fault is answered with.

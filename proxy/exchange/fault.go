@@ -34,19 +34,22 @@ type Kind string
 // The kinds of faults.
 const (
 	// Of the client.
-	Malformed       Kind = "malformed-request"        // 400
-	BadPath         Kind = "unacceptable-path"        // 400
-	BadHost         Kind = "unacceptable-host"        // 400
-	HeadersTooLarge Kind = "headers-too-large"        // 431
-	URITooLong      Kind = "uri-too-long"             // 414
-	BodyTooLarge    Kind = "body-too-large"           // 413
-	ClientTimeout   Kind = "request-timeout"          // 408
-	ClientGone      Kind = "client-closed-request"    // 499, in the log only
-	Misdirected     Kind = "misdirected-request"      // 421
-	Expectation     Kind = "expectation-failed"       // 417
-	NotImplemented  Kind = "not-implemented"          // 501
-	Version         Kind = "http-version-unsupported" // 505
-	TooEarly        Kind = "too-early"                // 425
+	Malformed        Kind = "malformed-request"        // 400
+	BadPath          Kind = "unacceptable-path"        // 400
+	BadHost          Kind = "unacceptable-host"        // 400
+	HeadersTooLarge  Kind = "headers-too-large"        // 431
+	URITooLong       Kind = "uri-too-long"             // 414
+	BodyTooLarge     Kind = "body-too-large"           // 413
+	UnsupportedMedia Kind = "unsupported-media-type"   // 415
+	ClientTimeout    Kind = "request-timeout"          // 408
+	ClientGone       Kind = "client-closed-request"    // 499, in the log only
+	Misdirected      Kind = "misdirected-request"      // 421
+	Expectation      Kind = "expectation-failed"       // 417
+	NotImplemented   Kind = "not-implemented"          // 501
+	Version          Kind = "http-version-unsupported" // 505
+	TooEarly         Kind = "too-early"                // 425
+	NotInAPI         Kind = "not-in-api"               // 404
+	Invalid          Kind = "invalid-request"          // 400
 
 	// Of the routing table.
 	NoRoute          Kind = "no-route"           // 404
@@ -77,10 +80,15 @@ const (
 // Fault is an error of an exchange: who caused it, of what kind, and why. Err
 // goes to the log, never to the client.
 type Fault struct {
-	Source Source
-	Kind   Kind
-	Err    error
+	Source   Source
+	Kind     Kind
+	Err      error
+	Findings []Finding // what the client is told about its request; nil: no more than the kind
 }
+
+// Finding is something that is wrong with a request, told to the client: where,
+// and what it has to be instead. It holds no value that came with the request.
+type Finding struct{ Where, What string }
 
 // NewFault returns a fault with a formatted reason.
 func NewFault(s Source, k Kind, format string, args ...any) *Fault {

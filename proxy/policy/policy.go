@@ -55,6 +55,13 @@ type Splitter interface {
 	AfterAuth() Policy // nil: no part does
 }
 
+// Stripped is a policy that goes by the path that the service sees.
+type Stripped interface {
+	// Strip is called before the first request, with the route's strip_prefix
+	// without a slash at its end; "": it has none.
+	Strip(prefix string)
+}
+
 // Explainer says in a few words what the policy would do, for sidegate explain.
 type Explainer interface {
 	Explain() string

@@ -49,7 +49,9 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/openapi"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/validate"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 	"github.com/sidegate-proxy/sidegate/systemd"
@@ -86,6 +88,8 @@ type App struct {
 	passwords  *basic.Verifier
 	networks   network.Files
 	geo        geo.Files
+	documents  openapi.Files
+	described  *validate.Store
 	flight     limits.Store
 	bans       *ban.Store
 	sweeper    *sweep.Sweeper
@@ -141,7 +145,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 		return nil, fmt.Errorf("state_dir: %w: create it, or set state_dir to a folder that this user may write", err)
 	}
 	a.keysets, a.tokens = keyset.NewStore(keyset.Deps{Log: a.log.WithField("component", "keys")}), jwt.NewCache()
-	a.passwords = basic.NewVerifier()
+	a.passwords, a.described = basic.NewVerifier(), validate.NewStore(a.log.WithField("component", "validate"))
 	var lost error
 	if a.bans, lost = ban.NewStore(ban.Deps{Log: a.log.WithField("component", "ban"), Path: filepath.Join(file.StateDir, "bans.json")}); lost != nil {
 		a.log.WithError(lost).Error("the bans from before the restart can't be read, and are lifted")

@@ -176,7 +176,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 		bundles: bundles,
 		kinds: kinds(means{
 			consumers: consumers, counters: a.counters, keys: out.keys, tokens: a.tokens, passwords: a.passwords, conditions: conditions,
-			networks: &a.networks, geo: &a.geo, flight: &a.flight, bans: a.bans,
+			documents: &a.documents, described: a.described, networks: &a.networks, geo: &a.geo, flight: &a.flight, bans: a.bans,
 		}),
 		conditions: conditions,
 	}
@@ -332,6 +332,9 @@ func (m *making) policies(r *config.Route) ([]policy.Named, error) {
 			}
 		}
 		list = append(list, policy.Named{Name: k.Name, Policy: p})
+		if s, ok := p.(policy.Stripped); ok {
+			s.Strip(strings.TrimSuffix(r.StripPrefix, "/"))
+		}
 		if s, ok := p.(policy.Splitter); ok {
 			if part := s.AfterAuth(); part != nil {
 				late = append(late, policy.Named{Name: k.Name + " by consumer", Policy: part})

@@ -25,6 +25,7 @@ type descs struct {
 	overRate, overRateDry, forgotten                                    *prometheus.Desc
 	keys, keysAge, keysFailed, signatures, passwords, passwordsBusy     *prometheus.Desc
 	bans, banned                                                        *prometheus.Desc
+	invalid, invalidPassed, wrongResponses, unseenResponses             *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
 }
 
@@ -72,6 +73,11 @@ func newDescs() *descs {
 		logDropped:    d("access_log_dropped_total", "Lines that the access log's output was too slow for."),
 		bans:          d("bans", "Addresses that are banned."),
 		banned:        d("bans_total", "Bans that a route has caused.", "route"),
+
+		invalid:         d("validate_refused_total", "Requests refused because they weren't as the route's document has them.", "route"),
+		invalidPassed:   d("validate_reported_total", "Requests that weren't as the route's document has them, and were let pass.", "route"),
+		wrongResponses:  d("validate_responses_reported_total", "Responses that weren't as the route's document has them.", "route"),
+		unseenResponses: d("validate_responses_unseen_total", "Responses that were too large or compressed to be compared with the route's document.", "route"),
 	}
 }
 
@@ -117,6 +123,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(d.bans, float64(len(a.bans.List(time.Now()))))
 	for route, n := range a.bans.Counts() {
 		count(d.banned, float64(n), route)
+	}
+	for _, v := range a.described.Counts() {
+		count(d.invalid, float64(v.Refused), v.Route)
+		count(d.invalidPassed, float64(v.Reported), v.Route)
+		count(d.wrongResponses, float64(v.Wrong), v.Route)
+		count(d.unseenResponses, float64(v.Unseen), v.Route)
 	}
 	if s := a.consulStatus(); s != nil {
 		gauge(d.consulUp, number(s.Connected))

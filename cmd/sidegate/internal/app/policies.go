@@ -16,9 +16,11 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/openapi"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/validate"
 )
 
 // means are what policies work with beside their blocks. Without them, kinds
@@ -33,6 +35,8 @@ type means struct {
 	keys      *keyset.Plan        // of the configuration being compiled
 	tokens    *jwt.Cache          // the gateway's
 	passwords *basic.Verifier     // the gateway's
+	documents *openapi.Files      // the gateway's
+	described *validate.Store     // the gateway's
 
 	conditions func() (*condition.Compiler, error) // of the configuration being compiled
 }
@@ -53,6 +57,7 @@ func kinds(m means) []policy.Kind {
 		mtls.Kind(m.consumers),
 		authorize.Kind(m.conditions),
 		ratelimit.Kind(m.counters),
+		validate.Kind(m.documents, m.described),
 		request.Kind(),
 		response.Kind(),
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/validate"
 )
 
 const module = "github.com/sidegate-proxy/sidegate/"
@@ -45,7 +46,7 @@ All blocks and arguments of the configuration language. [HCL 2](https://github.c
 func realKinds() []policy.Kind {
 	return []policy.Kind{
 		block.Kind(block.Files{}), ban.Kind(nil), limits.Kind(nil), cors.Kind(),
-		apikey.Kind(nil), jwt.Kind(jwt.Deps{}), basic.Kind(nil, nil), mtls.Kind(nil), ratelimit.Kind(nil), request.Kind(), response.Kind(),
+		apikey.Kind(nil), jwt.Kind(jwt.Deps{}), basic.Kind(nil, nil), mtls.Kind(nil), ratelimit.Kind(nil), validate.Kind(nil, nil), request.Kind(), response.Kind(),
 	}
 }
 

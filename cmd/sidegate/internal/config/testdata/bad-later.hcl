@@ -14,7 +14,6 @@ service "s" {
 route "r" {
   service = "s"
   quota {}
-  validate {}
   cache {}
   charge {}
   compress {}
