@@ -135,6 +135,7 @@ paths:
       - {name: q, in: query, required: true, schema: {type: string, minLength: 1}}
       - {name: tags, in: query, schema: {type: array, items: {type: string, pattern: '^[a-z, ]+$'}, maxItems: 3}}
       - {name: ids, in: query, explode: false, schema: {type: array, items: {type: integer}}}
+      - {name: maybe, in: query, explode: false, schema: {type: [array, 'null'], items: {type: integer}}}
       - {name: sp, in: query, style: spaceDelimited, schema: {type: array, items: {type: integer}}}
       - {name: pi, in: query, style: pipeDelimited, schema: {type: array, items: {type: integer}}}
       - {name: filter, in: query, style: deepObject, schema: {type: object, properties: {min: {type: integer}, in: {type: array, items: {type: integer}}}, additionalProperties: false}}
@@ -177,6 +178,8 @@ components: {securitySchemes: {k: {type: apiKey, in: query, name: api_key}}}
 		{"commas, bad", base + "&ids=1,,3", nil, []string{"query.ids/1 has to be integer"}},
 		{"escaped comma", base + "&ids=1%2C2", nil, []string{"query.ids/0 has to be integer"}},
 		{"list twice", base + "&ids=1&ids=2", nil, []string{"query.ids stands there more than once"}},
+		{"list or null", base + "&maybe=1,2", nil, nil},
+		{"list or null, bad", base + "&maybe=1,x", nil, []string{"query.maybe/1 has to be integer"}},
 		{"spaces", base + "&sp=1%202+3", nil, nil},
 		{"spaces, bad", base + "&sp=1,2", nil, []string{"query.sp/0 has to be integer"}},
 		{"pipes", base + "&pi=1|2%7C3", nil, nil},

@@ -309,9 +309,13 @@ func (s *Schema) inPlace() []*Schema {
 // tell at a glance.
 type Shape struct{ Single, Array, Object bool }
 
-// Shape looks at a schema's types, for who has to make values of text.
+// Shape looks at a schema's types, for who has to make values of text. That an
+// array or object may also be null makes it no single value.
 func (s *Schema) Shape() Shape {
 	t := s.possible(map[*Schema]typeSet{})
+	if t&(isArray|isObject) != 0 {
+		t &^= isNull
+	}
 	return Shape{Single: t&(isNull|isBool|isInteger|isNumeric|isString) != 0, Array: t&isArray != 0, Object: t&isObject != 0}
 }
 

@@ -18,6 +18,7 @@ type judge struct {
 	c    *openapi.Check
 	item *openapi.Item      // nil: the document has no such path
 	op   *openapi.Operation // nil: the path has no such method
+	body openapi.Verdict
 }
 
 // place is the path in the document, for a log.
@@ -35,7 +36,7 @@ func (j *judge) request() (*exchange.Fault, error) {
 	if j.op == nil || f != nil && j.p.Mode == "block" { // the body isn't even asked for
 		return f, nil
 	}
-	body, err := j.body()
+	body, err := j.checkBody()
 	if err != nil || body != nil {
 		return body, err
 	}
@@ -49,13 +50,19 @@ func (j *judge) head() *exchange.Fault {
 		return fault(exchange.NotInAPI, "the document has no such path")
 	}
 	if j.op = j.item.Operation(x.Method); j.op == nil {
-		if _, asks := x.Request.Find("Access-Control-Request-Method"); asks && x.Method == "OPTIONS" && x.Request.Has(exchange.Origin) {
-			return nil // a preflight (Fetch, 4.8) is no operation of the API; the service answers it
+		if preflight(x) {
+			return nil // it is no operation of the API, and the service answers it
 		}
 		return fault(exchange.MethodNotAllowed, "the document has no such method of "+j.item.Path)
 	}
 	j.op.Parameters(j.p.api, j.c, x)
 	return j.found()
+}
+
+// preflight reports whether x is one (Fetch, 4.8), which has no body.
+func preflight(x *exchange.Exchange) bool {
+	_, asks := x.Request.Find("Access-Control-Request-Method")
+	return asks && x.Method == "OPTIONS" && x.Request.Has(exchange.Origin) && x.RequestLength == 0
 }
 
 // find is the document's item for a canonical path.
@@ -86,8 +93,8 @@ func below(path, prefix string) (rest string, ok bool) {
 	return rest, ok && (rest == "" || rest[0] == '/')
 }
 
-// body checks the body, and leaves it to be read again.
-func (j *judge) body() (*exchange.Fault, error) {
+// checkBody checks the body, and leaves it to be read again.
+func (j *judge) checkBody() (*exchange.Fault, error) {
 	x, p := j.x, j.p
 	there := x.RequestBody != nil && x.RequestLength != 0
 	content, verdict := j.op.Content(x, there)
@@ -100,6 +107,7 @@ func (j *judge) body() (*exchange.Fault, error) {
 			content, verdict = j.op.Content(x, false)
 		}
 	}
+	j.body = verdict
 	switch verdict {
 	case openapi.Unchecked:
 		return nil, nil
@@ -169,10 +177,11 @@ func (j *judge) fields(f *exchange.Fault) {
 	switch f.Kind {
 	case exchange.MethodNotAllowed: // RFC 9110, 15.5.6
 		e.Set("Allow", j.item.Allow)
-	case exchange.UnsupportedMedia: // RFC 9110, 15.5.16
-		if accept := j.op.Accept(); accept != "" {
-			e.Set("Accept", accept)
+	case exchange.UnsupportedMedia: // RFC 9110, 15.5.16; each where it is to blame alone (12.5.3)
+		if j.body == openapi.WrongCoding {
+			e.Set("Accept-Encoding", "identity")
+		} else {
+			e.Set("Accept", j.op.Accept())
 		}
-		e.Set("Accept-Encoding", "identity")
 	}
 }
