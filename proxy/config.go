@@ -12,8 +12,9 @@ import "time"
 //	min:"1" max:"2"               bounds of a number, duration or size
 //	unit:"bytes"                  an int64 written as a size, "10MiB"
 //
-// A string whose argument ends in _file is the path of a file that must be
-// readable; one that is relative to the configuration's folder arrives absolute.
+// A string whose argument ends in _file, or that has unit:"file", is the path of a
+// file that must be readable; one that is relative to the configuration's folder
+// arrives absolute.
 //
 // The doc comment of a field is its text in the reference.
 

@@ -25,6 +25,8 @@ var problems = map[exchange.Kind]problem{
 	exchange.URITooLong:       {414, "3", "The request target is too long", ""},
 	exchange.BodyTooLarge:     {413, "8", "The request's body is too large", ""},
 	exchange.UnsupportedMedia: {415, "3", "The request's body is of a type or encoding that is not accepted here", ""},
+	exchange.NotInAPI:         {404, "12", "The API has nothing here", ""},
+	exchange.Invalid:          {400, "3", "The request is not as the API has it", ""},
 	exchange.ClientTimeout:    {408, "4", "The request took too long to arrive", ""},
 	exchange.ClientGone:       {499, "1", "The client closed the request", ""},
 	exchange.Misdirected:      {421, "3", "This connection is not for that host", ""},
@@ -85,13 +87,35 @@ func refuse(x *exchange.Exchange, f *exchange.Fault) {
 	b = strconv.AppendInt(b, int64(p.status), 10)
 	b = append(b, `,"request_id":"`...)
 	b = append(b, x.RequestID...)
-	b = append(b, '"', '}', '\n')
+	b = append(b, '"')
+	b = appendFindings(b, f.Findings)
+	b = append(b, '}', '\n')
 	x.Reply(p.status, "application/problem+json", b)
 	x.Response.Append("Cache-Control", "no-store")
 	x.Response.Append("X-Request-Id", x.RequestID)
 	if p.retryAfter != "" {
 		x.Response.Append("Retry-After", p.retryAfter)
 	}
+}
+
+// appendFindings appends what is wrong with the request (RFC 9457, 3: a member
+// of our own).
+func appendFindings(b []byte, list []exchange.Finding) []byte {
+	if len(list) == 0 {
+		return b
+	}
+	b = append(b, `,"errors":[`...)
+	for i, f := range list {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, `{"where":`...)
+		b = appendJSON(b, f.Where)
+		b = append(b, `,"what":`...)
+		b = appendJSON(b, f.What)
+		b = append(b, '}')
+	}
+	return append(b, ']')
 }
 
 // StatusOf is the status that a fault is answered with.

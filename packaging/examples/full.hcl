@@ -249,6 +249,13 @@ route "orders-v2" {
     # name = "search": together with the quotas of that name on other routes
     # cost = "…", as with rate_limit
   }
+  validate {
+    openapi   = "orders.yaml" # OpenAPI 3.1 or 3.0; read again when it changes
+    mode      = "block"       # report: in the log and in metrics only
+    strict    = true          # refuse query parameters that it doesn't have
+    responses = "report"      # off unless given
+    sample    = 0.1
+  }
   request {
     set    = { "X-Tenant" = "{consumer.name}" }
     add    = {}

@@ -48,6 +48,8 @@ const (
 	NotImplemented   Kind = "not-implemented"          // 501
 	Version          Kind = "http-version-unsupported" // 505
 	TooEarly         Kind = "too-early"                // 425
+	NotInAPI         Kind = "not-in-api"               // 404
+	Invalid          Kind = "invalid-request"          // 400
 
 	// Of the routing table.
 	NoRoute          Kind = "no-route"           // 404
@@ -92,10 +94,15 @@ func (f *Fault) Breach() bool {
 // Fault is an error of an exchange: who caused it, of what kind, and why. Err
 // goes to the log, never to the client.
 type Fault struct {
-	Source Source
-	Kind   Kind
-	Err    error
+	Source   Source
+	Kind     Kind
+	Err      error
+	Findings []Finding // what the client is told about its request; nil: no more than the kind
 }
+
+// Finding is something that is wrong with a request, told to the client: where,
+// and what it has to be instead. It holds no value that came with the request.
+type Finding struct{ Where, What string }
 
 // NewFault returns a fault with a formatted reason.
 func NewFault(s Source, k Kind, format string, args ...any) *Fault {

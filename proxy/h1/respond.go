@@ -84,6 +84,12 @@ func (c *conn) worthDraining() bool {
 		return c.x.RequestLength <= maxDrain
 	case c.w.closed.Load():
 		return c.x.RequestLength >= 0 && c.x.RequestLength <= maxDrain
+	case c.x.Err != nil && c.x.Tries == 0:
+		// A policy began to read it, and refused: nobody goes on.
+		if c.body.framing == chunked {
+			return c.body.drainBuffered()
+		}
+		return c.body.left <= maxDrain
 	default:
 		return true // it is being forwarded; finish sees what became of it
 	}

@@ -488,6 +488,43 @@ func TestDuplex(t *testing.T) {
 	eventually(t, "connection goes back", func() bool { h.mu.Lock(); defer h.mu.Unlock(); return len(h.conns) == 1 })
 }
 
+// TestHalfReadBody: a refusal of a request whose body a policy has begun to read
+// says whether the connection goes on.
+func TestHalfReadBody(t *testing.T) {
+	s := startSweeper(t)
+	h := handlerFunc(func(x *exchange.Exchange) {
+		_, _, _ = x.TakeBody(10)
+		_ = refuse(x, exchange.NewFault(exchange.FromPolicy, exchange.BodyTooLarge, "%s", x.RawTarget))
+	})
+	for _, tt := range []struct {
+		name, request string
+		close         bool
+	}{
+		{"little left", "Content-Length: 30000\r\n\r\n" + strings.Repeat("x", 30000), false},
+		{"much left", "Content-Length: 3000000\r\n\r\n" + strings.Repeat("x", 3000), true},
+		{"chunked, all there", "Transfer-Encoding: chunked\r\n\r\n10\r\n" + strings.Repeat("x", 16) + "\r\n0\r\n\r\n", false},
+		{"chunked, more to come", "Transfer-Encoding: chunked\r\n\r\nfff\r\n" + strings.Repeat("x", 0xfff) + "\r\n", true},
+	} {
+		nc := dial(t, startFront(t, NewFront(testConfig(s, h))))
+		_, _ = io.WriteString(nc, "POST /1 HTTP/1.1\r\nHost: h\r\n"+tt.request)
+		br := bufio.NewReader(nc)
+		res, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		if got, _ := io.ReadAll(res.Body); !strings.HasSuffix(string(got), "/1") || res.Close != tt.close {
+			t.Errorf("%s: %q, close %v, want %v", tt.name, got, res.Close, tt.close)
+		}
+		if tt.close {
+			continue
+		}
+		_, _ = io.WriteString(nc, "GET /2 HTTP/1.1\r\nHost: h\r\n\r\n")
+		if _, err = http.ReadResponse(br, nil); err != nil {
+			t.Errorf("%s: the next request: %v", tt.name, err)
+		}
+	}
+}
+
 // TestUnreadBody: an answer without reading the request leaves the connection
 // in a state that is known.
 func TestUnreadBody(t *testing.T) {

@@ -32,8 +32,8 @@ type Chain struct {
 }
 
 // The entries carry the policy's place in all, as far as its request part is
-// concerned: a responder or finisher whose policy has none sees every exchange,
-// and its place is -1.
+// concerned: a responder or finisher whose policy has none, and a responder that
+// says so, sees every exchange, and its place is -1.
 type (
 	requester struct {
 		Requester
@@ -59,7 +59,11 @@ func Compile(list []Named) *Chain {
 			c.requesters = append(c.requesters, requester{p, i})
 		}
 		if p, ok := n.Policy.(Responder); ok {
-			c.responders = append(c.responders, responder{p, place, i})
+			from := place
+			if _, every := p.(EveryResponder); every {
+				from = -1
+			}
+			c.responders = append(c.responders, responder{p, from, i})
 		}
 		if p, ok := n.Policy.(Finisher); ok {
 			c.finishers = append(c.finishers, finisher{p, place})
@@ -118,7 +122,8 @@ func (c *Chain) Request(x *exchange.Exchange) (Verdict, int, error) {
 }
 
 // Response lets the policies see the response, in the reverse order: those
-// that saw the request, and those that have no request part. After an error of
+// that saw the request, those that have no request part, and those that see every
+// response. After an error of
 // one the others still run; the errors are joined.
 func (c *Chain) Response(x *exchange.Exchange, seen int) error {
 	var errs error

@@ -110,6 +110,29 @@ func TestChain(t *testing.T) {
 	}
 }
 
+// every sees every response.
+type every struct{ full }
+
+func (*every) EveryResponse() {}
+
+// TestChainEvery: a policy may see responses to requests that were refused before
+// it; its other parts don't.
+func TestChainEvery(t *testing.T) {
+	l := &log{}
+	c := Compile([]Named{
+		{"a", &full{log: l, name: "a", verdict: Done}}, {"b", &every{full{log: l, name: "b"}}}, {"c", &full{log: l, name: "c"}},
+	})
+	x := &exchange.Exchange{}
+	_, seen, _ := c.Request(x)
+	if err := c.Response(x, seen); err != nil {
+		t.Fatal(err)
+	}
+	c.Finish(x, seen)
+	if d := cmp.Diff("request a,response b,response a,finish a", strings.Join(l.lines, ",")); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestChainResponseErrors(t *testing.T) {
 	l := &log{}
 	fault := exchange.NewFault(exchange.FromPolicy, exchange.Internal, "no")

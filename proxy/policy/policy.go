@@ -29,9 +29,18 @@ type Requester interface {
 }
 
 // Responder sees responses, also those that policies or the gateway made, in
-// the reverse order, and only when its Request part (if any) ran.
+// the reverse order, and only when its Request part (if any) ran, unless it is an
+// EveryResponder.
 type Responder interface {
 	Response(x *exchange.Exchange) error
+}
+
+// EveryResponder is a Responder that sees every response of its route, also to a
+// request that a policy before it has refused: a page can only tell its user why
+// when it may read the refusal.
+type EveryResponder interface {
+	Responder
+	EveryResponse() // marks it, and does nothing
 }
 
 // Finisher sees the end of each exchange that its Request part saw, whatever
@@ -61,6 +70,13 @@ type Pather interface {
 // right behind auth.
 type Splitter interface {
 	AfterAuth() Policy // nil: no part does
+}
+
+// Stripped is a policy that goes by the path that the service sees.
+type Stripped interface {
+	// Strip is called before the first request, with the route's strip_prefix
+	// without a slash at its end; "": it has none.
+	Strip(prefix string)
 }
 
 // Explainer says in a few words what the policy would do, for sidegate explain.

@@ -110,6 +110,76 @@ route "write" {
 	})
 }
 
+// TestCORSRefusals: over each protocol a page may read refusals of policies that
+// run before cors, when its origin may read at all.
+func TestCORSRefusals(t *testing.T) {
+	g := newGateway(t, accessLog+twin(t, http.HandlerFunc(mirror))+`
+trusted_proxies = ["127.0.0.0/8"]
+policy "app" {
+  cors {
+    origins     = ["https://app.example.com"]
+    credentials = true
+    expose      = ["Retry-After"]
+  }
+}
+route "refusals" {
+  hosts   = ["refusals.test"]
+  service = "one"
+  use     = ["app"]
+  block { deny = ["192.0.2.1"] }
+  limits { body = "10B" }
+  ban {
+    after    = 1
+    statuses = [413]
+  }
+  response { set = { "X-Frame-Options" = "DENY" } }
+}
+`).start(t)
+	clients := g.clients(t)
+	for i, c := range clients {
+		t.Run(c.name, func(t *testing.T) {
+			client := fmt.Sprintf("198.51.100.%d", i+1)
+			for _, tt := range []struct {
+				name, client, body string
+				status             int
+				kind               string
+			}{
+				{"block", "192.0.2.1", "", 403, "forbidden"},
+				{"limits", client, strings.Repeat("x", 11), 413, "body-too-large"},
+				{"ban", client, "", 403, "forbidden"},
+			} {
+				for origin, want := range map[string]string{"https://app.example.com": "https://app.example.com", "https://evil.test": "", "": ""} {
+					if tt.name == "limits" && origin == "" {
+						continue // the first one bans
+					}
+					fields := []string{"X-Forwarded-For: " + tt.client}
+					if tt.name == "limits" {
+						fields[0] = fmt.Sprintf("X-Forwarded-For: 203.0.113.%d", 10*i+len(want))
+					}
+					if origin != "" {
+						fields = append(fields, "Origin: "+origin)
+					}
+					if tt.name == "ban" {
+						_, _ = exchangeOf(t, c, "POST", c.scheme+"://refusals.test/", strings.Repeat("x", 11), fields...)
+					}
+					resp, body := exchangeOf(t, c, "POST", c.scheme+"://refusals.test/", tt.body, fields...)
+					wantProblem(t, resp, body, tt.status, tt.kind)
+					h := resp.Header
+					if got := strings.Join(h.Values("Access-Control-Allow-Origin"), "|"); got != want || h.Get("Vary") != "Origin" || h.Get("X-Frame-Options") != "DENY" ||
+						(h.Get("Access-Control-Allow-Credentials") == "true") != (want != "") || (h.Get("Access-Control-Expose-Headers") == "Retry-After") != (want != "") {
+						t.Errorf("%s, Origin %q: %v", tt.name, origin, h)
+					}
+				}
+			}
+			resp, body := exchangeOf(t, c, "OPTIONS", c.scheme+"://refusals.test/", "", "X-Forwarded-For: 192.0.2.1", "Origin: https://app.example.com", "Access-Control-Request-Method: PUT")
+			wantProblem(t, resp, body, 403, "forbidden")
+			if h := resp.Header; h.Get("Access-Control-Allow-Methods") != "" || h.Get("Access-Control-Allow-Origin") != "" {
+				t.Errorf("a preflight that is blocked: %v", h)
+			}
+		})
+	}
+}
+
 // TestBlock: over each protocol what is blocked is refused in any spelling, and
 // a list that changes holds within moments, unless it has an error.
 func TestBlock(t *testing.T) {

@@ -55,11 +55,11 @@ type Policy struct {
 type wildcard struct{ prefix, suffix string }
 
 var (
-	_ policy.Requester   = (*Policy)(nil)
-	_ policy.Responder   = (*Policy)(nil)
-	_ policy.Preflighter = (*Policy)(nil)
-	_ policy.Explainer   = (*Policy)(nil)
-	_ policy.Tester      = (*Policy)(nil)
+	_ policy.Requester      = (*Policy)(nil)
+	_ policy.EveryResponder = (*Policy)(nil)
+	_ policy.Preflighter    = (*Policy)(nil)
+	_ policy.Explainer      = (*Policy)(nil)
+	_ policy.Tester         = (*Policy)(nil)
 )
 
 // Kind describes the policy to the configuration.

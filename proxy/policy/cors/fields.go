@@ -15,6 +15,10 @@ const (
 	prefix           = "Access-Control-"
 )
 
+// EveryResponse tells that the refusals of block, ban and limits, which run
+// before, carry the fields, too.
+func (p *Policy) EveryResponse() {}
+
 // Response puts the fields on whatever goes out: the service's response, or
 // one that the gateway made.
 func (p *Policy) Response(x *exchange.Exchange) error {

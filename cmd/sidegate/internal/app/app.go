@@ -55,10 +55,12 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/openapi"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/shared"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/validate"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/waf"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
@@ -101,6 +103,8 @@ type App struct {
 	networks   network.Files
 	listed     network.Lists
 	geo        geo.Files
+	documents  openapi.Files
+	described  *validate.Store
 	flight     limits.Store
 	bans       *ban.Store
 	abuse      atomic.Pointer[ban.Abuse] // what the configuration in force bans connections' addresses by
@@ -166,7 +170,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 		return nil, fmt.Errorf("state_dir: %w: create it, or set state_dir to a folder that this user may write", err)
 	}
 	a.keysets, a.tokens = keyset.NewStore(keyset.Deps{Log: a.log.WithField("component", "keys")}), jwt.NewCache()
-	a.passwords = basic.NewVerifier()
+	a.passwords, a.described = basic.NewVerifier(), validate.NewStore(a.log.WithField("component", "validate"))
 	a.services, a.answers = remote.NewStore(a.log.WithField("component", "auth")), forward.NewCache()
 	a.known = introspect.NewCache()
 	a.logins = oidc.NewStore(stateKey(a.log, file.StateDir, "login.key", "sessions of auth \"oidc\" won't survive a restart"))

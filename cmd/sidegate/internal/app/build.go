@@ -192,6 +192,8 @@ func (a *App) compile(d *draft) (*ready, error) {
 			geo:       &a.geo,
 			bans:      a.bans,
 			waf:       a.waf,
+			documents: &a.documents,
+			described: a.described,
 			flight:    &a.flight,
 			counters:  a.counters,
 			quotas:    a.quotas,
@@ -395,6 +397,9 @@ func (m *making) policies(r *config.Route) ([]policy.Named, error) {
 			}
 		}
 		list = append(list, policy.Named{Name: k.Name, Policy: p})
+		if s, ok := p.(policy.Stripped); ok {
+			s.Strip(strings.TrimSuffix(r.StripPrefix, "/"))
+		}
 		if s, ok := p.(policy.Splitter); ok {
 			if part := s.AfterAuth(); part != nil {
 				late = append(late, policy.Named{Name: k.Name + " by consumer", Policy: part})

@@ -34,6 +34,7 @@ type descs struct {
 	memoryUsed, memoryLimit, memoryLevel, memoryRefused, memoryTurned   *prometheus.Desc
 	consumers, apiKeys, consumersAge, untold                            *prometheus.Desc
 	inspected, attacks, unseen, inspecting, wafBusy, auditDropped       *prometheus.Desc
+	invalid, invalidPassed, wrongResponses, unseenResponses             *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
 }
 
@@ -107,6 +108,11 @@ func newDescs() *descs {
 		inspecting:    d("waf_inspection_seconds_total", "Time spent inspecting.", "route", "mode"),
 		wafBusy:       d("waf_overloads_total", "Requests that the waf had no room to inspect."),
 		auditDropped:  d("audit_log_dropped_total", "Lines that the audit log's output was too slow for."),
+
+		invalid:         d("validate_refused_total", "Requests refused because they weren't as the route's document has them.", "route"),
+		invalidPassed:   d("validate_reported_total", "Requests that weren't as the route's document has them, and were let pass.", "route"),
+		wrongResponses:  d("validate_responses_reported_total", "Responses that weren't as the route's document has them.", "route"),
+		unseenResponses: d("validate_responses_unseen_total", "Responses that were too large or compressed to be compared with the route's document.", "route"),
 	}
 }
 
@@ -180,6 +186,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	c.memory(d, count, gauge)
 	c.waf(d, count)
+	for _, v := range a.described.Counts() {
+		count(d.invalid, float64(v.Refused), v.Route)
+		count(d.invalidPassed, float64(v.Reported), v.Route)
+		count(d.wrongResponses, float64(v.Wrong), v.Route)
+		count(d.unseenResponses, float64(v.Unseen), v.Route)
+	}
 	if s := a.consulStatus(); s != nil {
 		gauge(d.consulUp, number(s.Connected))
 		gauge(d.consulAge, s.Age.Seconds())

@@ -19,12 +19,14 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/network"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/openapi"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/shared"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/validate"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/waf"
 )
 
@@ -45,6 +47,8 @@ type means struct {
 	geo       *geo.Files
 	bans      *ban.Store
 	waf       *waf.Store
+	documents *openapi.Files
+	described *validate.Store
 	flight    *limits.Store
 	counters  *ratelimit.Store
 	quotas    *quota.Store

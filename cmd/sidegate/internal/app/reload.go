@@ -87,6 +87,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	a.flight.Retain(names(r.table))
 	a.bans.Retain(names(r.table))
 	a.waf.Retain(names(r.table))
+	a.described.Retain(names(r.table))
 	a.view.enforced(r, said.version, listeners)
 	return nil
 }
@@ -233,6 +234,9 @@ func (a *App) fingerprint() [sha256.Size]byte {
 	}
 	add(a.opt.Config)
 	for _, f := range a.current().Files {
+		add(f)
+	}
+	for _, f := range a.documents.Paths() { // with those that a document refers to
 		add(f)
 	}
 	return [sha256.Size]byte(h.Sum(nil))

@@ -243,7 +243,8 @@ route "r" {
 
 // TestDump sees that what String writes is the language's own JSON form.
 func TestDump(t *testing.T) {
-	src, err := os.ReadFile("../../../../packaging/examples/full.hcl")
+	t.Chdir("../../../../packaging/examples") // beside the files that it names
+	src, err := os.ReadFile("full.hcl")
 	if err != nil {
 		t.Fatal(err)
 	}

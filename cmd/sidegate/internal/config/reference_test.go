@@ -29,6 +29,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/response"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/validate"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/waf"
 )
 
@@ -63,6 +64,7 @@ func realKinds() []policy.Kind {
 		forward.Kind(forward.Deps{}),
 		ratelimit.Kind(ratelimit.Deps{}),
 		quota.Kind(nil, nil),
+		validate.Kind(nil, nil),
 		request.Kind(),
 		response.Kind(),
 	}

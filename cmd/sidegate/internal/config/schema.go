@@ -215,6 +215,11 @@ func later(t reflect.Type) []string {
 	}
 }
 
+// isFile reports whether the argument is the path of a file.
+func (f *field) isFile() bool {
+	return f.typ.Kind() == reflect.String && (f.unit == "file" || strings.HasSuffix(f.name, "_file"))
+}
+
 // kindText is how the type of an argument is written.
 func (f *field) kindText() string {
 	t := f.typ
@@ -227,7 +232,7 @@ func (f *field) kindText() string {
 		return "list of networks"
 	case f.unit == "bytes":
 		return "size"
-	case t.Kind() == reflect.String && strings.HasSuffix(f.name, "_file"):
+	case f.isFile():
 		return "file"
 	}
 	switch t.Kind() {

@@ -68,7 +68,7 @@ func (d *decoder) argument(doc *document, it item, f *field, v any, target refle
 		d.diags.warnf(at, fmt.Sprintf("Write %s = file(\"/path\"), env(\"NAME\") or credential(\"name\"), or take the others' right to read: chmod o-r.", f.name),
 			"a secret stands in a file that every user of this host may read")
 	}
-	if target.Kind() == reflect.String && strings.HasSuffix(f.name, "_file") && target.String() != "" {
+	if f.isFile() && target.String() != "" {
 		d.file(doc, val, target)
 	}
 }

@@ -9,7 +9,6 @@ service "s" {
 }
 route "r" {
   service = "s"
-  validate {}
   cache {}
   charge {}
   compress {}
