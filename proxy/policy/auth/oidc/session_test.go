@@ -332,6 +332,13 @@ func TestLogout(t *testing.T) {
 			}
 		}
 	}
+	for name, fields := range map[string][]string{
+		"an image": {"Sec-Fetch-Site: same-origin", "Sec-Fetch-Mode: no-cors"}, "fetched ahead": {"Sec-Fetch-Site: same-origin", "Sec-Fetch-Mode: navigate", "Sec-Purpose: prefetch;prerender"},
+	} {
+		if got := b.do("GET "+site+path, fields...); got.err != "forbidden: oidc: nobody means to end the session: the request isn't for a page" {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
 	if got := b.do("PUT "+site+path, "Sec-Fetch-Site: same-origin"); got.err != "method-not-allowed: oidc: not a method of this path" {
 		t.Errorf("PUT: %+v", got)
 	}
@@ -340,7 +347,7 @@ func TestLogout(t *testing.T) {
 	}
 	name, value := b.only()
 	b.page("/") // nothing
-	got := b.do("GET "+site+path, "Sec-Fetch-Site: same-origin")
+	got := b.do("GET "+site+path, "Sec-Fetch-Site: same-origin", "Sec-Fetch-Mode: navigate")
 	if got.status != 303 || !strings.HasPrefix(got.location, r.p.URL+"/logout?client_id=gate%3Away&id_token_hint=eyJ") || !strings.HasSuffix(got.location, "&post_logout_redirect_uri=https%3A%2F%2Fapp.test%2Fbye") || len(b.cookies) != 0 {
 		t.Errorf("logout: %+v, %d cookies", got, len(b.cookies))
 	}
