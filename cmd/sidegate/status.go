@@ -103,6 +103,12 @@ func printStatus(out io.Writer, s *admin.Status) error {
 			fmt.Fprintf(t, "%s\t%d\t%s\t%s\n", i.Issuer, i.Keys, age, i.Error)
 		}
 	}
+	if len(s.Auth) > 0 {
+		fmt.Fprintln(t, "\nAUTH SERVICE\tREQUESTS\tFAILURES\tLAST ERROR")
+		for _, a := range s.Auth {
+			fmt.Fprintf(t, "%s\t%d\t%d\t%s\n", a.URL, a.Requests, a.Failures, a.Error)
+		}
+	}
 	if err := t.Flush(); err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ type Status struct {
 	Consul      *ConsulStatus          `json:"consul,omitempty"`
 	Certificate []edgetls.CertStatus   `json:"certificates"`
 	Issuers     []IssuerStatus         `json:"issuers,omitempty"`
+	Auth        []AuthStatus           `json:"auth_services,omitempty"`
 	Problems    []Problem              `json:"problems"`
 	Routes      int                    `json:"routes"`
 }
@@ -58,6 +59,16 @@ type IssuerStatus struct {
 	Fetched time.Time     `json:"fetched,omitzero"`
 	Age     time.Duration `json:"age_ns"`
 	Error   string        `json:"error,omitempty"` // of the last fetch
+}
+
+// AuthStatus is a service that decides who may call.
+type AuthStatus struct {
+	URL      string    `json:"url"`
+	Requests uint64    `json:"requests"`
+	Failures uint64    `json:"failures"`
+	InFlight int       `json:"in_flight"`
+	Failed   time.Time `json:"failed,omitzero"` // when a request last had no answer
+	Error    string    `json:"error,omitempty"` // of the last request
 }
 
 // Problem is something that was isolated rather than fatal: a bad tag, a
