@@ -93,6 +93,21 @@ func printStatus(out io.Writer, s *admin.Status) error {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", strings.Join(c.Names, ","), c.Source, until, c.Error)
 		}
 	}
+	printAuth(t, s)
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for i, p := range s.Problems {
+		if i == 0 {
+			fmt.Fprintln(out, "\nPROBLEMS")
+		}
+		fmt.Fprintf(out, "%s: %s\n", p.Where, p.Text)
+	}
+	return nil
+}
+
+// printAuth prints who is asked about clients.
+func printAuth(t io.Writer, s *admin.Status) {
 	if len(s.Issuers) > 0 {
 		fmt.Fprintln(t, "\nISSUER\tKEYS\tAGE\tLAST ERROR")
 		for _, i := range s.Issuers {
@@ -109,16 +124,6 @@ func printStatus(out io.Writer, s *admin.Status) error {
 			fmt.Fprintf(t, "%s\t%d\t%d\t%s\n", a.URL, a.Requests, a.Failures, a.Error)
 		}
 	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	for i, p := range s.Problems {
-		if i == 0 {
-			fmt.Fprintln(out, "\nPROBLEMS")
-		}
-		fmt.Fprintf(out, "%s: %s\n", p.Where, p.Text)
-	}
-	return nil
 }
 
 func instanceState(i *upstream.InstanceStatus) string {
