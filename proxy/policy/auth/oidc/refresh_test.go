@@ -208,6 +208,18 @@ func TestProviderAway(t *testing.T) {
 	if got := other.page(back); got.err != "auth-unavailable: oidc: the provider can't be asked for tokens: it answers 502 Bad Gateway" {
 		t.Errorf("a callback: %+v", got)
 	}
+	// What it said of itself holds for a day.
+	r.p.Discovery(func(d map[string]any) { clear(d) })
+	for _, tt := range []struct {
+		now  time.Duration
+		want bool
+	}{{2 * time.Hour, true}, {2*time.Hour + time.Minute, true}, {23 * time.Hour, true}, {25 * time.Hour, false}} {
+		late := newBrowser(t, p)
+		late.now = tt.now
+		if got := late.page("/"); (got.status == 302) != tt.want {
+			t.Errorf("a login after %s: %+v", tt.now, got)
+		}
+	}
 	r.p.Close()
 	fresh := newNode(t, r.p, "k")
 	if got := newBrowser(t, fresh.policy(t, "")).page("/"); !strings.HasPrefix(got.err, "auth-unavailable: oidc: the provider can't be asked: ") {
