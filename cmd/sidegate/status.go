@@ -103,16 +103,7 @@ func printStatus(out io.Writer, s *admin.Status) error {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", strings.Join(c.Names, ","), c.Source, until, c.Error)
 		}
 	}
-	if len(s.Issuers) > 0 {
-		fmt.Fprintln(t, "\nISSUER\tKEYS\tAGE\tLAST ERROR")
-		for _, i := range s.Issuers {
-			age := "none yet"
-			if !i.Fetched.IsZero() {
-				age = i.Age.Round(time.Second).String()
-			}
-			fmt.Fprintf(t, "%s\t%d\t%s\t%s\n", i.Issuer, i.Keys, age, i.Error)
-		}
-	}
+	printAuth(t, s)
 	if err := t.Flush(); err != nil {
 		return err
 	}
@@ -159,6 +150,26 @@ func printConsumers(out io.Writer, c *admin.ConsumersStatus) {
 		fmt.Fprintf(out, ", %d revoked that Consul hasn't heard of", c.Untold)
 	}
 	fmt.Fprintln(out)
+}
+
+// printAuth prints who is asked about clients.
+func printAuth(t io.Writer, s *admin.Status) {
+	if len(s.Issuers) > 0 {
+		fmt.Fprintln(t, "\nISSUER\tKEYS\tAGE\tLAST ERROR")
+		for _, i := range s.Issuers {
+			age := "none yet"
+			if !i.Fetched.IsZero() {
+				age = i.Age.Round(time.Second).String()
+			}
+			fmt.Fprintf(t, "%s\t%d\t%s\t%s\n", i.Issuer, i.Keys, age, i.Error)
+		}
+	}
+	if len(s.Auth) > 0 {
+		fmt.Fprintln(t, "\nAUTH SERVICE\tREQUESTS\tFAILURES\tLAST ERROR")
+		for _, a := range s.Auth {
+			fmt.Fprintf(t, "%s\t%d\t%d\t%s\n", a.URL, a.Requests, a.Failures, a.Error)
+		}
+	}
 }
 
 func instanceState(i *upstream.InstanceStatus) string {

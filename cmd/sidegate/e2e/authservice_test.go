@@ -109,6 +109,10 @@ route "forward" {
 	if code != 0 || !strings.Contains(out, "auth: whom "+decide.URL+" admits => asks "+decide.URL) {
 		t.Errorf("explain (%d):\n%s", code, out)
 	}
+	out, code = run(t, "status", "-config", filepath.Join(g.dir, "etc"))
+	if code != 0 || !strings.Contains(out, "AUTH SERVICE") || !strings.Contains(out, decide.URL) || !strings.Contains(out, "it answers 503 Service Unavailable") {
+		t.Errorf("status (%d):\n%s", code, out)
+	}
 	if ready, err := g.get("/readyz"); err != nil || !strings.Contains(ready, "the auth service "+decide.URL+" doesn't answer") {
 		t.Errorf("readyz: %q, %v", ready, err)
 	}

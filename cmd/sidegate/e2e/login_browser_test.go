@@ -73,6 +73,11 @@ func TestLoginInBrowser(t *testing.T) {
 		t.Errorf("logged in %d times, one of them anew", n)
 	}
 
+	// Nor does an image in a page of this site.
+	if v, err := b.run("new Promise(done => { const i = new Image(); i.onload = i.onerror = done; i.src = '/.sidegate/oidc/logout' }).then(() => fetch('/app/api')).then(r => r.status)"); err != nil || v != 200.0 {
+		t.Errorf("after an image: %v (%v)", v, err)
+	}
+
 	// Another site can't log the user out, neither by a link nor by a form.
 	b.open(p.URL + "/elsewhere")
 	b.await("another site", "location.origin == "+quote(p.URL))

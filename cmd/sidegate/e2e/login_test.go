@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc/oidctest"
 )
@@ -255,5 +257,62 @@ route "other" {
 	out, code := run(t, "validate", "-config", filepath.Join(g.dir, "etc"))
 	if code != 1 || !strings.Contains(out, `error: route "other": auth "oidc" uses the path /.sidegate/oidc/callback of the host "app.test", which is that of another provider or client in route "app"`) {
 		t.Errorf("validate (%d):\n%s", code, out)
+	}
+}
+
+// TestLoginFleet: nodes with one secret share sessions, also where a trusted proxy
+// ends TLS, refresh them, and send the access token on.
+func TestLoginFleet(t *testing.T) {
+	p := oidctest.New(t, "https://app.test"+loginCallback)
+	p.Lasts(time.Hour)
+	more := "    cookie_secret = \"0123456789abcdef0123456789abcdef\"\n    forward = true\n"
+	config := "trusted_proxies = [\"127.0.0.0/8\"]\n" + loginConfig(t, p, more)
+	one, two := newGateway(t, config).start(t), newGateway(t, config).start(t)
+	j := jar{}
+	front := []string{"X-Forwarded-Proto: https"}
+	plain := one.clients(t)[3]
+	resp, body := j.page(t, plain, "http://app.test/app/x", front...)
+	if resp.StatusCode != 302 || !strings.Contains(resp.Header.Get("Location"), "redirect_uri=https%3A%2F%2Fapp.test%2F") {
+		t.Fatalf("behind a proxy: %s, %v: %s", resp.Status, resp.Header, body)
+	}
+	back := strings.Replace(approve(t, resp.Header.Get("Location"), "alice"), "https://", "http://", 1)
+	if resp, body := j.page(t, plain, back, front...); resp.StatusCode != 302 {
+		t.Fatalf("the callback behind a proxy: %s: %s", resp.Status, body)
+	}
+	seen := map[string]bool{}
+	for _, g := range []*gateway{one, two} {
+		for _, c := range g.clients(t)[:3] {
+			resp, body := j.page(t, c, "https://app.test/app/x", "Authorization: Bearer of-the-client")
+			if resp.StatusCode != 200 {
+				t.Fatalf("%s: %s: %s", c.name, resp.Status, body)
+			}
+			token := seenIn(t, body).Header.Get("Authorization")
+			if !strings.HasPrefix(token, "Bearer access-") || strings.Contains(body, "of-the-client") {
+				t.Errorf("%s: the service saw %s", c.name, body)
+			}
+			seen[token] = true
+		}
+	}
+	if len(seen) != 1 {
+		t.Errorf("%d access tokens", len(seen))
+	}
+	p.Lasts(2 * time.Second) // due half a second before its end
+	j = jar{}
+	c := two.clients(t)[1]
+	resp, _ = j.page(t, c, "https://app.test/app/x")
+	j.page(t, c, approve(t, resp.Header.Get("Location"), "alice"))
+	first := j.field()[0]
+	eventually(t, "a refresh", func() error {
+		resp, body := j.page(t, c, "https://app.test/app/x")
+		if resp.StatusCode != 200 {
+			t.Fatalf("%s: %s", resp.Status, body)
+		}
+		if j.field()[0] == first {
+			return errors.New("the same cookie")
+		}
+		return nil
+	})
+	if n := p.Asked("refresh_token"); n != 1 {
+		t.Errorf("refreshed %d times", n)
 	}
 }

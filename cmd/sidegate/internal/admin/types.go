@@ -25,6 +25,7 @@ type Status struct {
 	Issuers     []IssuerStatus         `json:"issuers,omitempty"`
 	Consumers   *ConsumersStatus       `json:"consumers,omitempty"`
 	Counters    *CountersStatus        `json:"shared_counters,omitempty"`
+	Auth        []AuthStatus           `json:"auth_services,omitempty"`
 	Problems    []Problem              `json:"problems"`
 	Routes      int                    `json:"routes"`
 }
@@ -80,6 +81,16 @@ type CountersStatus struct {
 	Up    bool      `json:"up"`
 	Since time.Time `json:"down_since,omitzero"`
 	Error string    `json:"error,omitempty"`
+}
+
+// AuthStatus is a service that decides who may call.
+type AuthStatus struct {
+	URL      string    `json:"url"`
+	Requests uint64    `json:"requests"`
+	Failures uint64    `json:"failures"`
+	InFlight int       `json:"in_flight"`
+	Failed   time.Time `json:"failed,omitzero"` // when a request last had no answer
+	Error    string    `json:"error,omitempty"` // of the last request
 }
 
 // Problem is something that was isolated rather than fatal: a bad tag, a

@@ -232,17 +232,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 	if diags.HasErrors() {
 		return nil, &ConfigError{Text: diags.String()}
 	}
-	own, ownRules := ownRoutes(routes, compiled, func(r *config.Route, err error) {
-		if d.fixed[r] {
-			diags.Errorf(r.Range, "", "%v", err)
-		} else {
-			d.problem(d.file.Origin(r), "%v", err)
-		}
-	})
-	if diags.HasErrors() {
-		return nil, &ConfigError{Text: diags.String()}
-	}
-	matcher, err := route.Compile(append(rules, ownRules...))
+	matcher, own, err := d.match(diags, routes, compiled, rules)
 	if err != nil {
 		return nil, err
 	}
@@ -267,8 +257,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 	for _, p := range own {
 		p.Stats = a.stats.Route(p.Name, "")
 	}
-	compiled = append(compiled, own...)
-	out.table = &proxy.Table{Matcher: matcher, Routes: compiled, Trust: proxy.Trust(d.file.TrustedProxies), Log: a.accessLog, HTTPS: redirects(d.file)}
+	out.table = &proxy.Table{Matcher: matcher, Routes: append(compiled, own...), Trust: proxy.Trust(d.file.TrustedProxies), Log: a.accessLog, HTTPS: redirects(d.file)}
 	out.problems = d.problems
 	return out, nil
 }
@@ -292,6 +281,22 @@ func (a *App) consumers(d *draft) (*consumer.Directory, error) {
 	directory.Attach(a.keys.ring)
 	a.compiled = compiled{d.base, directory}
 	return directory, nil
+}
+
+// match makes the matcher of the routes and of those that their policies have.
+func (d *draft) match(diags *config.Diagnostics, routes []*config.Route, compiled []*proxy.Route, rules []route.Rule) (*route.Matcher, []*proxy.Route, error) {
+	own, more := ownRoutes(routes, compiled, func(r *config.Route, err error) {
+		if d.fixed[r] {
+			diags.Errorf(r.Range, "", "%v", err)
+		} else {
+			d.problem(d.file.Origin(r), "%v", err)
+		}
+	})
+	if diags.HasErrors() {
+		return nil, nil, &ConfigError{Text: diags.String()}
+	}
+	m, err := route.Compile(append(rules, more...))
+	return m, own, err
 }
 
 // certificates is the tls block, with ACME where it goes without saying: when

@@ -156,7 +156,7 @@ func (a *App) Status() admin.Status {
 		Version: a.opt.Version, Started: a.started, PID: os.Getpid(), Ready: a.Ready(),
 		Listeners: a.server.Status(), Services: a.group.Status(), Stale: a.stale(), Consul: a.consulStatus(), Problems: a.view.problems(),
 		Certificate: a.certs.Status(), Issuers: a.issuers(), Memory: a.memory.Status(),
-		Consumers: a.keys.status(), Counters: a.countersStatus(),
+		Auth: a.authServices(), Consumers: a.keys.status(), Counters: a.countersStatus(),
 	}
 	s.Problems = append(slices.Clip(s.Problems), a.keys.problems()...)
 	for _, p := range a.certs.Problems() {
@@ -181,6 +181,15 @@ func (a *App) issuers() []admin.IssuerStatus {
 			s.Age = time.Since(k.Fetched)
 		}
 		out = append(out, s)
+	}
+	return out
+}
+
+// authServices are those that decide who may call.
+func (a *App) authServices() []admin.AuthStatus {
+	var out []admin.AuthStatus
+	for _, s := range a.services.Status() {
+		out = append(out, admin.AuthStatus{URL: s.URL, Requests: s.Calls, Failures: s.Failures, InFlight: s.InFlight, Failed: s.Failed, Error: s.Error})
 	}
 	return out
 }

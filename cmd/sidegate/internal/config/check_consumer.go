@@ -28,6 +28,7 @@ func (c *checker) consumers() {
 	c.subjects()
 	c.users()
 	c.certificates()
+	c.logins()
 	owners := map[consumer.Hash]*consumer.Config{}
 	keys := map[consumer.Hash]*consumer.KeyConfig{}
 	for _, o := range c.file.Consumers {
@@ -167,6 +168,19 @@ func (c *checker) certificates() {
 	c.file.eachPolicy(func(b Block) {
 		if _, ok := b.Config.(*mtls.Config); ok {
 			c.diags.warnf(b.Range, `Add client_ca_file = "clients.pem" to a listener.`, "no listener asks for certificates, so that nobody has one")
+		}
+	})
+}
+
+// logins checks that browsers can keep a session somewhere.
+func (c *checker) logins() {
+	if !c.whole || len(c.file.TrustedProxies) > 0 || slices.ContainsFunc(c.file.Listeners, func(l *proxy.ListenerConfig) bool { return l.TLS }) {
+		return
+	}
+	c.file.eachPolicy(func(b Block) {
+		if _, ok := b.Config.(*oidc.Config); ok {
+			c.diags.warnf(b.Range, "Add a listener with TLS, or name the proxy that ends it in trusted_proxies.",
+				"no listener has TLS, so that nobody can log in but on this machine")
 		}
 	})
 }

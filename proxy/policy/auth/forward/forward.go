@@ -95,13 +95,25 @@ func (m *Method) answer(x *exchange.Exchange) (*answer, error) {
 	if a := m.cache.find(&sum, x.Start); a != nil {
 		return a, nil
 	}
-	return m.cache.flights.Do(&sum, func() (*answer, error) {
+	return m.share(x, sum)
+}
+
+// share asks once for all that have the question at a time. An answer that is made
+// for one client, with a cookie or a place to log in, is that one's alone.
+func (m *Method) share(x *exchange.Exchange, sum remote.Sum) (*answer, error) {
+	asked := false
+	a, err := m.cache.flights.Do(&sum, func() (*answer, error) {
+		asked = true
 		a, err := m.ask(x)
 		if err == nil {
 			m.cache.add(&sum, a, x.Start, m.keep)
 		}
 		return a, err
 	})
+	if err == nil && !asked && a.lasts == 0 {
+		return m.ask(x)
+	}
+	return a, err
 }
 
 // ask makes the request. All that is sent is copied: the client of net/http may

@@ -331,6 +331,42 @@ func TestAtOnce(t *testing.T) {
 	}
 }
 
+// TestAtOnceForOne: what is made for one client reaches no other one, however
+// equal their questions are.
+func TestAtOnceForOne(t *testing.T) {
+	release := make(chan struct{})
+	var n atomic.Int64
+	s := newService(t, func(w http.ResponseWriter, _ *http.Request) {
+		<-release
+		w.Header().Set("Set-Cookie", fmt.Sprintf("state=%d", n.Add(1)))
+		w.Header().Set("Location", "https://login.test/")
+		w.WriteHeader(302)
+	})
+	p := newPolicy(t, s.URL, "cache = \"10s\"\nkey = [\"host\"]\ntimeout = \"20s\"")
+	var wg sync.WaitGroup
+	var entered atomic.Int64
+	var mu sync.Mutex
+	cookies := map[string]bool{}
+	for range 16 {
+		x := policytest.Exchange(t, "GET https://a.test/")
+		wg.Go(func() {
+			entered.Add(1)
+			_, _ = p.Request(x) // seen below
+			mu.Lock()
+			defer mu.Unlock()
+			cookies[strings.Join(policytest.Sent(&x.Response, &x.ResponseEdits), ", ")] = true
+		})
+	}
+	for entered.Load() < 16 || s.asked.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	close(release)
+	wg.Wait()
+	if len(cookies) != 16 || s.asked.Load() != 16 {
+		t.Errorf("asked %d times for %d answers: %v", s.asked.Load(), len(cookies), cookies)
+	}
+}
+
 func TestErrors(t *testing.T) {
 	for block, want := range map[string]string{
 		`auth "forward" { url = "ftp://a.test/" }`:                                        `url: "ftp://a.test/" isn't an https URL`,

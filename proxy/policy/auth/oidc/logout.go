@@ -24,6 +24,9 @@ func (m *Method) end(x *exchange.Exchange) error {
 	if !ownSite(x, origin) {
 		return m.faults.crossSite
 	}
+	if !meant(x) {
+		return m.faults.notMeant
+	}
 	s, _, _ := m.session(x)
 	if s != nil {
 		m.forget(s, x.Start)
@@ -60,6 +63,16 @@ func ownSite(x *exchange.Exchange, origin string) bool {
 	}
 	from := x.Request.Get(exchange.Referer)
 	return from == origin || strings.HasPrefix(from, origin+"/")
+}
+
+// meant reports whether a person has asked: not a browser that fetches ahead
+// (Sec-Purpose), nor an image that somebody has put into a page of this site.
+func meant(x *exchange.Exchange) bool {
+	if purpose, _ := x.Request.Find("Sec-Purpose"); strings.HasPrefix(purpose, "prefetch") {
+		return false
+	}
+	mode, ok := x.Request.Find("Sec-Fetch-Mode")
+	return x.Method == "POST" || !ok || mode == "navigate"
 }
 
 // afterLogout is where the browser goes; "": it stays.

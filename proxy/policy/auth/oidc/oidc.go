@@ -32,8 +32,8 @@ var (
 )
 
 type faults struct {
-	unavailable, invalid, plain, noHost, method               *exchange.Fault
-	query, attempt, late, code, issuer, nonce, azp, crossSite *exchange.Fault
+	unavailable, invalid, plain, noHost, method                         *exchange.Fault
+	query, attempt, late, code, issuer, nonce, azp, crossSite, notMeant *exchange.Fault
 }
 
 // newFaults makes the faults once: refusing many must not cost.
@@ -55,6 +55,7 @@ func newFaults() *faults {
 		nonce:       refuse("the ID token is of another login"),
 		azp:         refuse("the ID token is for another client"),
 		crossSite:   refuse("another site asks to end the session"),
+		notMeant:    refuse("nobody means to end the session: the request isn't for a page"),
 	}
 }
 

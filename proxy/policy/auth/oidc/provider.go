@@ -28,9 +28,9 @@ const (
 // It never changes.
 type metadata struct {
 	authorize, token, endSession string
-	post                         bool // the client's password goes into the form
-	namesItself                  bool // the callback has iss (RFC 9207)
-	next                         time.Time
+	post                         bool      // the client's password goes into the form
+	namesItself                  bool      // the callback has iss (RFC 9207)
+	next, until                  time.Time // it is fetched again, and believed while that fails
 }
 
 // about returns what the provider says of itself, fetched if need be.
@@ -43,8 +43,8 @@ func (m *Method) about(now time.Time) (*metadata, error) {
 	return m.store.asking.Do(&sum, func() (*metadata, error) {
 		md, err := m.discover()
 		if err == nil {
-			md.next = now.Add(freshFor)
-			m.store.metadata.Put(&sum, md, 2048, now, now.Add(staleFor))
+			md.next, md.until = now.Add(freshFor), now.Add(staleFor)
+			m.store.metadata.Put(&sum, md, 2048, now, md.until)
 			return md, nil
 		}
 		if !ok {
@@ -52,7 +52,7 @@ func (m *Method) about(now time.Time) (*metadata, error) {
 		}
 		again := *known
 		again.next = now.Add(retry)
-		m.store.metadata.Put(&sum, &again, 2048, now, now.Add(freshFor))
+		m.store.metadata.Put(&sum, &again, 2048, now, again.until)
 		return &again, nil
 	})
 }
