@@ -576,6 +576,18 @@ func TestTarget(t *testing.T) {
 	}
 }
 
+func TestHarmless(t *testing.T) {
+	for s, want := range map[string]bool{
+		"": true, "7": true, "-1.5": true, "+3": true, "2026-11-24T22:00:00.123Z": true, "12:00": true, "550e8400-e29b-41d4-a716-446655440000": true, "550E8400-E29B-41D4-A716-446655440000": true,
+		"a": false, "id": false, "1--": false, "169.254.169.254": false, "::1": false, "1 or": false, "1;": false, "0x41": false, "550e8400-e29b-41d4-a716-44665544000g": false,
+		"12345678901234567890123456789012345678901": false, "1'": false, "../": false,
+	} {
+		if got := harmless(s); got != want {
+			t.Errorf("harmless(%q) = %v", s, got)
+		}
+	}
+}
+
 func TestFlatten(t *testing.T) {
 	for _, tt := range []struct{ doc, want, rest string }{
 		{`{"a":{"b":["x","y","x"]},"c":"z"}`, "json.a.b=x json.a.b=y json.c=z", ""},
