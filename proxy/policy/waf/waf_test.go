@@ -282,6 +282,7 @@ func TestAttacks(t *testing.T) {
 		{"multipart name", "POST /", []string{asPart, "", part(`name="a<script>alert(1)</script>"`, "x")}},
 		{"XML entity", "POST /", []string{asXML, "", `<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>`}},
 		{"XML attribute", "POST /", []string{asXML, "", `<a b="1' OR '1'='1' -- "/>`}},
+		{"JSON that calls itself a form", "POST /", []string{asForm, "", `{"page":1,"filter":{"id":"1 or 1=1"}}`}},
 		{"JSON of no type", "PATCH /", []string{"", `{"op":"replace"}`}},
 		{"JSON name", "POST /", []string{asJSON, "", `{"<script>alert(1)</script>":1}`}},
 	} {
