@@ -234,9 +234,14 @@ func newFound(tx ctypes.Transaction, hit *ctypes.Interruption) *found {
 			f.more++
 			continue
 		}
-		one := finding{ID: id, Message: strings.Clone(m.Message()), Severity: severity(m.Rule().Severity())}
+		message, _, _ := strings.Cut(m.Message(), " (TX:") // 921180 tells a name there
+		one := finding{ID: id, Message: strings.Clone(message), Severity: severity(m.Rule().Severity())}
 		for _, d := range m.MatchedDatas() {
-			if where := place(d); len(one.Where) < mostPlaces && !slices.Contains(one.Where, where) {
+			where := place(d)
+			if own := strings.HasPrefix(where, "TX:") || strings.HasPrefix(where, "MATCHED_VAR"); own {
+				continue // what rules told each other
+			}
+			if len(one.Where) < mostPlaces && !slices.Contains(one.Where, where) {
 				one.Where = append(one.Where, where)
 			}
 		}
