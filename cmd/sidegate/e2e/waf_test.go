@@ -206,7 +206,7 @@ func TestWAF(t *testing.T) {
 // testWAFBodies: innocent bodies arrive byte by byte, whatever they are framed in.
 func testWAFBodies(t *testing.T, c protocolClient, base string) {
 	t.Helper()
-	for _, size := range []int{0, 1, 100, 8191, 8192, 8193, 70_000, 128<<10 - 30} {
+	for _, size := range []int{0, 1, 100, 8191, 8192, 8193, 20_000} {
 		body, err := json.Marshal(map[string]string{"text": strings.Repeat("blue shoes ", size/11)})
 		if err != nil {
 			t.Fatal(err)
@@ -222,6 +222,11 @@ func testWAFBodies(t *testing.T, c protocolClient, base string) {
 		if want := digestOf(body, -1, "7"); resp.StatusCode != 200 || got != want {
 			t.Errorf("%d bytes, streamed: %s %s, want %s", len(body), resp.Status, got, want)
 		}
+	}
+	file := []byte("--X\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a.jpg\"\r\nContent-Type: image/jpeg\r\n\r\n" + strings.Repeat("\xff\xd8\x00\x01", 31<<10) + "\r\n--X--\r\n")
+	resp, got := exchangeOf(t, c, "POST", base+"/", string(file), "Content-Type: multipart/form-data; boundary=X")
+	if want := digestOf(file, int64(len(file)), ""); resp.StatusCode != 200 || got != want {
+		t.Errorf("a file: %s %s, want %s", resp.Status, got, want)
 	}
 	r := request(t, context.Background(), "POST", base+"/", io.MultiReader(strings.NewReader("{}")))
 	r.ContentLength = -1

@@ -88,16 +88,19 @@ func (p *Policy) run(tx ctypes.Transaction, r *reading) *ctypes.Interruption {
 // returns what is left to Coraza. Forms and multipart it knows by their types.
 func (p *Policy) prepare(tx ctypes.Transaction, vars plugintypes.TransactionVariables, r *reading) []byte {
 	f := r.format
-	if f == plainText { // a service may take it for what it looks like
-		switch start := bytes.TrimLeft(r.body, " \t\r\n"); {
-		case len(start) == 0:
-		case (start[0] == '{' || start[0] == '[') && json.Valid(r.body):
-			f = jsonText
-		case start[0] == '<':
-			f = xmlText
-		}
+	start := bytes.TrimLeft(r.body, " \t\r\n")
+	likeJSON := len(start) > 0 && (start[0] == '{' || start[0] == '[') && (f == plainText || f == form) && json.Valid(r.body)
+	switch {
+	case f == form && likeJSON: // what its type says, and what a service may take it for
+		p.prepareJSON(tx, vars, r)
+	case f == plainText:
 		// As a whole, not as a form: a line break in a form's name is an attack.
 		tx.AddPostRequestArgument("body", string(r.body))
+		if likeJSON {
+			f = jsonText
+		} else if len(start) > 0 && start[0] == '<' {
+			f = xmlText
+		}
 	}
 	switch f {
 	case jsonText:
@@ -231,9 +234,14 @@ func newFound(tx ctypes.Transaction, hit *ctypes.Interruption) *found {
 			f.more++
 			continue
 		}
-		one := finding{ID: id, Message: strings.Clone(m.Message()), Severity: severity(m.Rule().Severity())}
+		message, _, _ := strings.Cut(m.Message(), " (TX:") // 921180 tells a name there
+		one := finding{ID: id, Message: strings.Clone(message), Severity: severity(m.Rule().Severity())}
 		for _, d := range m.MatchedDatas() {
-			if where := place(d); len(one.Where) < mostPlaces && !slices.Contains(one.Where, where) {
+			where := place(d)
+			if own := strings.HasPrefix(where, "TX:") || strings.HasPrefix(where, "MATCHED_VAR"); own {
+				continue // what rules told each other
+			}
+			if len(one.Where) < mostPlaces && !slices.Contains(one.Where, where) {
 				one.Where = append(one.Where, where)
 			}
 		}
@@ -251,12 +259,22 @@ func adds(id int) bool {
 	return id >= 900_000 && id < 902_000 || id >= 949_000 && id < 950_000 || id >= 980_000 && id < 990_000
 }
 
+// place is where something was found. The name of a part is told if it can be
+// one: JSON that is sent as a form is all name.
 func place(d ctypes.MatchData) string {
-	name := d.Variable().Name()
-	if key := d.Key(); key != "" {
-		name += ":" + strings.ToValidUTF8(key[:min(len(key), mostName)], "")
+	name, key := d.Variable().Name(), d.Key()
+	switch {
+	case key == "":
+		return name
+	case len(key) > mostName || strings.IndexFunc(key, notOfNames) >= 0:
+		return name + ":?"
+	default:
+		return name + ":" + key
 	}
-	return strings.Clone(name)
+}
+
+func notOfNames(r rune) bool {
+	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.[]$:@/", r))
 }
 
 // severity is what a rule says of itself; "": nothing.

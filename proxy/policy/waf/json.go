@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -114,9 +115,10 @@ func (w *walk) give(value string) bool {
 	return w.add(both[:n], value)
 }
 
-// harmless reports whether a value is nothing, a number, a time, or a UUID.
+// harmless reports whether a value is nothing, a number, a time, or a UUID. An
+// address (169.254.169.254, ::1) and a comment (1--) aren't.
 func harmless(s string) bool {
-	if len(s) > 40 {
+	if len(s) > 40 || strings.Count(s, ".") > 1 || strings.Contains(s, "--") || strings.Contains(s, "::") {
 		return false
 	}
 	for i := range len(s) {
