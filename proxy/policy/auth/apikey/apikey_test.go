@@ -57,7 +57,7 @@ func TestRequest(t *testing.T) {
 		{"well-known header", `auth "api_key" { header = "Authorization" }`, "/", []string{"authorization: " + secret}, "", nil, ""},
 		{"none", header, "/", nil, "unauthenticated: no credential: an API key in X-API-Key", nil, ""},
 		{"wrong", header, "/", []string{"X-API-Key: nope"}, "unauthenticated: unknown key", nil, ""},
-		{"expired", header, "/", []string{"X-API-Key: " + old}, "unauthenticated: expired key", nil, ""},
+		{"expired", header, "/", []string{"X-API-Key: " + old}, "unauthenticated: key " + id(old) + ` of consumer "acme", expired 2026-01-01T00:00:00Z`, nil, ""},
 		{"empty", header, "/", []string{"X-API-Key: "}, "unauthenticated: the key is empty", nil, ""},
 		{"twice", header, "/", []string{"X-API-Key: " + secret, "x-api-key: " + secret}, "unauthenticated: more than one key", nil, ""},
 		{"list", header, "/", []string{"X-API-Key: " + secret + ", " + secret}, "unauthenticated: unknown key", nil, ""},
@@ -208,6 +208,7 @@ func TestKeyring(t *testing.T) {
 		t.Error("nobody is said to look for keys")
 	}
 	at := time.Now()
+	now := at.UTC().Format(time.RFC3339)
 	key := func(text string) consumer.Key { return consumer.Key{Hash: sha256.Sum256([]byte(text))} }
 	revoked, ended := key("revoked"), key("ended")
 	revoked.Revoked, ended.Expires = at.Unix(), at.Unix()
@@ -217,9 +218,9 @@ func TestKeyring(t *testing.T) {
 	for _, tt := range []struct{ key, consumer, err, test string }{
 		{"on", "acme", "", `admits the consumer "acme" (key ` + id("on") + ` of consumer "acme")`},
 		{"other", "umbrella", "", `admits the consumer "umbrella" (key ` + id("other") + ` of consumer "umbrella")`},
-		{"revoked", "", "unauthenticated: revoked key", "refuses: unauthenticated: revoked key (key " + id("revoked") + ` of consumer "acme", revoked `},
-		{"ended", "", "unauthenticated: expired key", "refuses: unauthenticated: expired key (key " + id("ended") + ` of consumer "acme", expired `},
-		{"orphan", "", "unauthenticated: key of a consumer that isn't there", "refuses: unauthenticated: key of a consumer that isn't there (key " + id("orphan") + ` of consumer "nobody", which isn't there)`},
+		{"revoked", "", "unauthenticated: key " + id("revoked") + ` of consumer "acme", revoked ` + now, "refuses: unauthenticated: key " + id("revoked") + ` of consumer "acme", revoked ` + now},
+		{"ended", "", "unauthenticated: key " + id("ended") + ` of consumer "acme", expired ` + now, "refuses: unauthenticated: key " + id("ended") + ` of consumer "acme", expired ` + now},
+		{"orphan", "", "unauthenticated: key " + id("orphan") + ` of consumer "nobody", which isn't there`, "refuses: unauthenticated: key " + id("orphan") + ` of consumer "nobody", which isn't there`},
 		{"none", "", "unauthenticated: unknown key", "refuses: unauthenticated: unknown key (no consumer has a key " + id("none") + ")"},
 	} {
 		for _, where := range []string{"header", "query"} {
@@ -228,7 +229,7 @@ func TestKeyring(t *testing.T) {
 				target, fields = "/?key="+tt.key, nil
 			}
 			x := policytest.Exchange(t, "GET https://a.test"+target, fields...)
-			if got := p.(policy.Tester).Test(x); !strings.HasPrefix(got, tt.test) {
+			if got := p.(policy.Tester).Test(x); got != tt.test {
 				t.Errorf("%s in the %s: Test = %q, want %q", tt.key, where, got, tt.test)
 			}
 			x = policytest.Exchange(t, "GET https://a.test"+target, fields...)
@@ -247,7 +248,7 @@ func TestKeyring(t *testing.T) {
 				x.RequestEdits.Reset()
 				x.ResponseEdits.Reset()
 				_, _ = p.(policy.Requester).Request(x)
-			}); n != 0 && where == "header" {
+			}); n != 0 && where == "header" && (tt.err == "" || tt.key == "none") {
 				t.Errorf("%s: %v allocations", tt.key, n)
 			}
 		}
