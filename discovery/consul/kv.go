@@ -29,6 +29,12 @@ func (c *Client) WatchKV(ctx context.Context, prefix string, update func(map[str
 		if err != nil {
 			return 0, err
 		}
+		if a.index < index {
+			// A server that lags behind, or one that was set back: which of them, a
+			// consistent read from the beginning tells. What this one says may be of
+			// the past, and a key that was revoked since would be back.
+			return a.index, nil
+		}
 		index = a.index
 		if a.missing && (last == nil || len(last) > 0) {
 			if a, err = c.confirmNoKeys(ctx, r, prefix, a); err != nil {

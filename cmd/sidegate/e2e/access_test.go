@@ -205,7 +205,9 @@ func TestKeys(t *testing.T) {
 		})
 	}
 	g.logged(t, "an unknown key", func(l logLine) bool { return l.Status == 401 && l.Error == "unauthenticated: unknown key" })
-	g.logged(t, "an expired key", func(l logLine) bool { return l.Status == 401 && l.Error == "unauthenticated: expired key" })
+	g.logged(t, "an expired key", func(l logLine) bool {
+		return l.Status == 401 && l.Error == "unauthenticated: key "+id(endedKey)+` of consumer "umbrella", expired 2026-01-01T00:00:00Z`
+	})
 	g.logged(t, "two keys", func(l logLine) bool { return l.Status == 400 && l.Error == "malformed-request: more than one key" })
 	eventually(t, "the consumer in the access log", func() error {
 		if !strings.Contains(g.log.String(), `"consumer":"acme"`) {

@@ -124,8 +124,13 @@ func TestKeyCommand(t *testing.T) {
 			}
 		})
 	}
-	g.logged(t, "a revoked key", func(l logLine) bool { return l.Status == 401 && l.Error == "unauthenticated: revoked key" })
-	g.logged(t, "an expired key", func(l logLine) bool { return l.Status == 401 && l.Error == "unauthenticated: expired key" })
+	g.logged(t, "a revoked key", func(l logLine) bool {
+		return l.Status == 401 && strings.Contains(l.Error, `of consumer "acme", revoked 20`)
+	})
+	g.logged(t, "an expired key", func(l logLine) bool {
+		return l.Status == 401 && strings.HasPrefix(l.Error, "unauthenticated: key "+id(ended)+` of consumer "acme", expired 20`)
+	})
+	g.logged(t, "an unknown key", func(l logLine) bool { return l.Status == 401 && l.Error == "unauthenticated: unknown key" })
 
 	for _, tt := range []struct {
 		args []string
@@ -167,8 +172,8 @@ func TestKeyCommand(t *testing.T) {
 	}
 	for k, want := range map[string]string{
 		key:     fmt.Sprintf("admits the consumer %q (key %s of consumer %q)", "acme", id(key), "acme"),
-		revoked: fmt.Sprintf("revoked key (key %s of consumer %q, revoked 20", id(revoked), "acme"),
-		ended:   fmt.Sprintf("expired key (key %s of consumer %q, expired 20", id(ended), "acme"),
+		revoked: fmt.Sprintf("refuses: unauthenticated: key %s of consumer %q, revoked 20", id(revoked), "acme"),
+		ended:   fmt.Sprintf("refuses: unauthenticated: key %s of consumer %q, expired 20", id(ended), "acme"),
 		"none":  "unknown key (no consumer has a key " + id("none"),
 	} {
 		if out, _ := run(t, "explain", "-config", filepath.Join(g.dir, "etc"), "-header", "X-API-Key: "+k, "https://keys.test/"); !strings.Contains(out, want) {

@@ -31,6 +31,7 @@ const (
 // count. Now and then the file is written anew, with what holds alone.
 type Disk struct {
 	path string
+	sync func(*os.File) error // tests of thousands of changes don't
 
 	mu        sync.Mutex // guards what follows, and is held while the file is written
 	consumers map[string]string
@@ -62,7 +63,7 @@ type line struct {
 // OpenDisk reads the file. One that isn't there is empty; one that can't be read
 // is, too, and doesn't change any more: the error says why. It writes nothing.
 func OpenDisk(path string) (*Disk, error) {
-	d := &Disk{path: path}
+	d := &Disk{path: path, sync: (*os.File).Sync}
 	d.clear()
 	if d.broken = d.load(); d.broken != nil {
 		d.clear()
@@ -84,7 +85,11 @@ func (d *Disk) load() error {
 		return err
 	}
 	defer f.Close()
-	r := bufio.NewReaderSize(f, 1<<20)
+	return d.readAll(f)
+}
+
+func (d *Disk) readAll(from io.Reader) error {
+	r := bufio.NewReaderSize(from, 64<<10)
 	for {
 		text, err := r.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
@@ -234,7 +239,7 @@ func (d *Disk) append(lines []*line) error {
 	}
 	_, err := d.file.WriteAt(b.Bytes(), d.size)
 	if err == nil {
-		err = d.file.Sync()
+		err = d.sync(d.file)
 	}
 	if err != nil {
 		return errors.Join(err, d.file.Truncate(d.size)) // as if nothing had been written
@@ -282,9 +287,27 @@ func (d *Disk) rewrite() error {
 	if err != nil {
 		return err
 	}
-	w := bufio.NewWriterSize(f, 1<<20)
-	var size int64
-	lines := 0
+	size, lines, err := d.dump(f)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), d.path)
+	}
+	if err != nil {
+		return errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	_ = d.file.Close() // of the old one, which is gone
+	d.file, d.size, d.lines, d.base = f, size, lines, size
+	if d.broken = syncFolder(dir); d.broken != nil { // the old one might come back, without what is added now
+		d.broken = fmt.Errorf("%s: %w", dir, d.broken)
+	}
+	return d.broken
+}
+
+// dump writes what holds.
+func (d *Disk) dump(to io.Writer) (size int64, lines int, err error) {
+	w := bufio.NewWriterSize(to, 64<<10)
 	put := func(l *line) {
 		n, _ := w.Write(encode(l)) // Flush tells
 		size += int64(n)
@@ -300,18 +323,7 @@ func (d *Disk) rewrite() error {
 	for h, r := range d.lifted {
 		put(&line{Revoked: &h, By: &r})
 	}
-	if err = errors.Join(w.Flush(), f.Sync()); err == nil {
-		err = os.Rename(f.Name(), d.path)
-	}
-	if err != nil {
-		return errors.Join(err, f.Close(), os.Remove(f.Name()))
-	}
-	_ = d.file.Close() // of the old one, which is gone
-	d.file, d.size, d.lines, d.base = f, size, lines, size
-	if d.broken = syncFolder(dir); d.broken != nil { // the old one might come back, without what is added now
-		d.broken = fmt.Errorf("%s: %w", dir, d.broken)
-	}
-	return d.broken
+	return size, lines, w.Flush()
 }
 
 // syncFolder makes a new name last over a power failure.

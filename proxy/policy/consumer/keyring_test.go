@@ -361,6 +361,22 @@ func BenchmarkKeyring(b *testing.B) {
 	})
 }
 
+// FuzzRecord: what a node reads of Consul it writes back as it was.
+func FuzzRecord(f *testing.F) {
+	f.Add((&Record{Keys: []Key{{Hash: hash("a"), Created: 1, Expires: 2, Revoked: 3}}}).Text())
+	f.Add([]byte(`{"keys":null}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		r, err := ParseRecord(text)
+		if err != nil {
+			return
+		}
+		again, err := ParseRecord(r.Text())
+		if diff := cmp.Diff(r, again); err != nil || diff != "" {
+			t.Errorf("%v %s", err, diff)
+		}
+	})
+}
+
 func TestRecord(t *testing.T) {
 	var r Record
 	add := func(key string, expires int64) {

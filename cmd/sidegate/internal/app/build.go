@@ -177,7 +177,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 	var rules []route.Rule
 	used := map[string]bool{}
 	unsound := a.unsound(d)
-	consumers, err := a.consumers(d)
+	consumers, err := a.directory(d)
 	if err != nil {
 		return nil, err
 	}
@@ -269,8 +269,8 @@ type compiled struct {
 	directory *consumer.Directory
 }
 
-// consumers makes the directory of the files, or finds the one that was made.
-func (a *App) consumers(d *draft) (*consumer.Directory, error) {
+// directory makes that of the files, or finds the one that was made.
+func (a *App) directory(d *draft) (*consumer.Directory, error) {
 	if a.compiled.of == d.base {
 		return a.compiled.directory, nil
 	}

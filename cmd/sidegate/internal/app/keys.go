@@ -21,6 +21,9 @@ import (
 const (
 	// firstKeys is how long a start waits for the keys that Consul has.
 	firstKeys = time.Second
+	// keysPatience is how long the keys last known wait for those there are: longer
+	// than instances do, for one may have been revoked since.
+	keysPatience = 700 * time.Millisecond
 	// keysTime bounds one change of keys in Consul.
 	keysTime = 5 * time.Second
 	// keysRetry is how often a revocation is told to Consul while that fails.
@@ -140,7 +143,7 @@ func (s *keyStore) fromDisk(ctx context.Context) {
 		s.know()
 		return
 	}
-	pause(ctx, feedPatience)
+	pause(ctx, keysPatience)
 	s.mu.Lock()
 	live := s.live
 	s.mu.Unlock()

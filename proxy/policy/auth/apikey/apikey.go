@@ -35,7 +35,7 @@ type Method struct {
 	forward       bool
 	challenge     string
 
-	empty, unknown, expired, revoked, orphaned, long, twice *exchange.Fault
+	empty, unknown, long, twice *exchange.Fault
 }
 
 var (
@@ -77,9 +77,6 @@ func New(c Config, d *consumer.Directory) (*Method, error) {
 	}
 	m.empty = auth.Refuse("the key is empty")
 	m.unknown = auth.Refuse("unknown key")
-	m.expired = auth.Refuse("expired key")
-	m.revoked = auth.Refuse("revoked key")
-	m.orphaned = auth.Refuse("key of a consumer that isn't there")
 	m.long = auth.Refuse(fmt.Sprintf("the key has more than %d bytes", maxKey))
 	m.twice = exchange.NewFault(exchange.FromClient, exchange.Malformed, "more than one key")
 	d.Use()
@@ -106,14 +103,12 @@ func (m *Method) Identify(x *exchange.Exchange) (bool, error) {
 	case consumer.Active:
 		x.Consumer = c
 		return true, nil
-	case consumer.Expired:
-		return true, m.expired
-	case consumer.Revoked:
-		return true, m.revoked
-	case consumer.Orphaned:
-		return true, m.orphaned
-	default:
+	case consumer.Unknown:
 		return true, m.unknown
+	default:
+		// Whose it was, and which, is worth the memory: only those who had a right
+		// key once come here.
+		return true, auth.Refuse(m.consumers.Describe(key, x.Start))
 	}
 }
 
@@ -138,11 +133,14 @@ func (m *Method) key(x *exchange.Exchange, buf *[maxKey]byte) ([]byte, int) {
 	}
 }
 
-// Witness says which key x shows.
+// Witness says which key x shows, unless the refusal has said so.
 func (m *Method) Witness(x *exchange.Exchange) string {
 	var buf [maxKey]byte
 	key, n := m.key(x, &buf)
 	if n != 1 || len(key) == 0 {
+		return ""
+	}
+	if _, s := m.consumers.Find(key, x.Start); s != consumer.Active && s != consumer.Unknown {
 		return ""
 	}
 	return m.consumers.Describe(key, x.Start)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -56,7 +57,7 @@ func TestRequest(t *testing.T) {
 		{"well-known header", `auth "api_key" { header = "Authorization" }`, "/", []string{"authorization: " + secret}, "", nil, ""},
 		{"none", header, "/", nil, "unauthenticated: no credential: an API key in X-API-Key", nil, ""},
 		{"wrong", header, "/", []string{"X-API-Key: nope"}, "unauthenticated: unknown key", nil, ""},
-		{"expired", header, "/", []string{"X-API-Key: " + old}, "unauthenticated: expired key", nil, ""},
+		{"expired", header, "/", []string{"X-API-Key: " + old}, "unauthenticated: key " + id(old) + ` of consumer "acme", expired 2026-01-01T00:00:00Z`, nil, ""},
 		{"empty", header, "/", []string{"X-API-Key: "}, "unauthenticated: the key is empty", nil, ""},
 		{"twice", header, "/", []string{"X-API-Key: " + secret, "x-api-key: " + secret}, "malformed-request: more than one key", nil, ""},
 		{"list", header, "/", []string{"X-API-Key: " + secret + ", " + secret}, "unauthenticated: unknown key", nil, ""},
@@ -195,6 +196,68 @@ func TestNoAllocations(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// TestKeyring: a key of the ring is found as one of a file is, in the header and
+// in the query, and refused for its own reason, without an allocation.
+func TestKeyring(t *testing.T) {
+	d := directory(t)
+	ring := consumer.NewKeyring()
+	d.Attach(ring)
+	more, _ := d.Extend([]*consumer.Config{{Name: "umbrella"}})
+	ring.SetFiles(d, more)
+	p := policytest.Policy(t, Kind(d), "auth \"api_key\" {\n  query = \"key\"\n}")
+	select {
+	case <-ring.Used():
+	default:
+		t.Error("nobody is said to look for keys")
+	}
+	at := time.Now()
+	now := at.UTC().Format(time.RFC3339)
+	key := func(text string) consumer.Key { return consumer.Key{Hash: sha256.Sum256([]byte(text))} }
+	revoked, ended := key("revoked"), key("ended")
+	revoked.Revoked, ended.Expires = at.Unix(), at.Unix()
+	ring.Update(consumer.FromConsul, map[string]consumer.Record{
+		"acme": {Keys: []consumer.Key{key("on"), revoked, ended}}, "umbrella": {Keys: []consumer.Key{key("other")}}, "nobody": {Keys: []consumer.Key{key("orphan")}},
+	})
+	for _, tt := range []struct{ key, consumer, err, test string }{
+		{"on", "acme", "", `admits the consumer "acme" (key ` + id("on") + ` of consumer "acme")`},
+		{"other", "umbrella", "", `admits the consumer "umbrella" (key ` + id("other") + ` of consumer "umbrella")`},
+		{"revoked", "", "unauthenticated: key " + id("revoked") + ` of consumer "acme", revoked ` + now, "refuses: unauthenticated: key " + id("revoked") + ` of consumer "acme", revoked ` + now},
+		{"ended", "", "unauthenticated: key " + id("ended") + ` of consumer "acme", expired ` + now, "refuses: unauthenticated: key " + id("ended") + ` of consumer "acme", expired ` + now},
+		{"orphan", "", "unauthenticated: key " + id("orphan") + ` of consumer "nobody", which isn't there`, "refuses: unauthenticated: key " + id("orphan") + ` of consumer "nobody", which isn't there`},
+		{"none", "", "unauthenticated: unknown key", "refuses: unauthenticated: unknown key (no consumer has a key " + id("none") + ")"},
+	} {
+		for _, where := range []string{"header", "query"} {
+			target, fields := "/", []string{"X-API-Key: " + tt.key}
+			if where == "query" {
+				target, fields = "/?key="+tt.key, nil
+			}
+			x := policytest.Exchange(t, "GET https://a.test"+target, fields...)
+			if got := p.(policy.Tester).Test(x); got != tt.test {
+				t.Errorf("%s in the %s: Test = %q, want %q", tt.key, where, got, tt.test)
+			}
+			x = policytest.Exchange(t, "GET https://a.test"+target, fields...)
+			_, err := p.(policy.Requester).Request(x)
+			got, name := "", ""
+			if err != nil {
+				got = err.Error()
+			}
+			if x.Consumer != nil {
+				name = x.Consumer.Name
+			}
+			if got != tt.err || name != tt.consumer {
+				t.Errorf("%s in the %s: %q, %q, want %q, %q", tt.key, where, name, got, tt.consumer, tt.err)
+			}
+			if n := testing.AllocsPerRun(100, func() {
+				x.RequestEdits.Reset()
+				x.ResponseEdits.Reset()
+				_, _ = p.(policy.Requester).Request(x)
+			}); n != 0 && where == "header" && (tt.err == "" || tt.key == "none") {
+				t.Errorf("%s: %v allocations", tt.key, n)
+			}
+		}
 	}
 }
 
