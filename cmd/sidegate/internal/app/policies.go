@@ -81,6 +81,7 @@ func kinds(m means) []policy.Kind {
 		authorize.Kind(m.conditions),
 		ratelimit.Kind(ratelimit.Deps{Store: m.counters, Fleet: m.fleet, Conditions: m.conditions}),
 		quota.Kind(m.quotas, m.conditions),
+		validate.Kind(m.documents, m.described),
 		request.Kind(),
 		response.Kind(),
 	}
