@@ -198,8 +198,8 @@ func (d *Directory) Subject(issuer, name string) *exchange.Consumer {
 	return d.subjects[subject{issuer, name}]
 }
 
-// Named returns the consumer of a name, nil for nobody that is known.
-func (d *Directory) Named(name string) *exchange.Consumer {
+// Consumer returns the consumer of a name, nil for nobody that is known.
+func (d *Directory) Consumer(name string) *exchange.Consumer {
 	if d == nil {
 		return nil
 	}

@@ -72,7 +72,7 @@ func (m *Method) Identify(x *exchange.Exchange) (bool, error) {
 				x.RequestEdits.AddID(f.id, f.name, f.value)
 			}
 		}
-		x.Consumer = m.consumers.Named(a.consumer)
+		x.Consumer = m.consumers.Consumer(a.consumer)
 		return true, nil
 	case unauthenticated:
 		for _, c := range a.challenges {
