@@ -57,20 +57,27 @@ type Memo struct{ last atomic.Pointer[made] }
 
 type made struct {
 	by       *Mapping
+	of       *exchange.Consumer // the listed one; nil: none
 	consumer *exchange.Consumer
 }
 
-// Consumer is who the claims say it is, nil for nobody that is known. Making one
-// costs only the first time for a memo, as long as the configuration stays.
+// Consumer is who the claims say it is, nil for nobody that is known. Who is listed
+// is looked up each time: consumers come and go while a token lasts. Making one
+// of labels costs only the first time for a memo.
 func (m *Mapping) Consumer(c *exchange.Claims, memo *Memo) *exchange.Consumer {
-	if len(m.labels) == 0 && !m.unlisted {
-		return m.listed(c)
+	name := m.name(c)
+	known := m.consumers.Subject(m.issuer, name)
+	switch {
+	case known == nil && (!m.unlisted || !usable(name) || m.consumers.Consumer(name) != nil):
+		return nil
+	case known != nil && len(m.labels) == 0:
+		return known
 	}
-	if last := memo.last.Load(); last != nil && last.by == m {
+	if last := memo.last.Load(); last != nil && last.by == m && last.of == known {
 		return last.consumer
 	}
-	who := m.make(c)
-	memo.last.Store(&made{m, who})
+	who := m.make(c, known, name)
+	memo.last.Store(&made{m, known, who})
 	return who
 }
 
@@ -82,25 +89,13 @@ func (m *Mapping) name(c *exchange.Claims) string {
 	return name
 }
 
-func (m *Mapping) listed(c *exchange.Claims) *exchange.Consumer {
-	return m.consumers.Subject(m.issuer, m.name(c))
-}
-
-func (m *Mapping) make(c *exchange.Claims) *exchange.Consumer {
-	known := m.listed(c)
-	who := &exchange.Consumer{}
-	switch name := m.name(c); {
-	case known != nil:
+// make makes a consumer with labels of a listed one, or of who isn't.
+func (m *Mapping) make(c *exchange.Claims, known *exchange.Consumer, name string) *exchange.Consumer {
+	who := &exchange.Consumer{Name: name}
+	if known != nil {
 		*who = *known
-	case !m.unlisted || !usable(name) || m.consumers.Consumer(name) != nil:
-		return nil
-	default:
-		who.Name = name
 	}
 	if len(m.labels) == 0 {
-		if known != nil {
-			return known
-		}
 		return who
 	}
 	labels := make(map[string]string, len(m.labels)+len(who.Labels))

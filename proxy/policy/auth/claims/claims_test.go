@@ -112,6 +112,32 @@ func TestAnotherIssuer(t *testing.T) {
 	}
 }
 
+// TestMemo: what was made of one listed consumer isn't another's, nor nobody's.
+func TestMemo(t *testing.T) {
+	c, memo := exchange.NewClaims(map[string]any{"sub": "acme-client", "a": "b"}), &Memo{}
+	m, err := Config{Unlisted: true, Labels: map[string]string{"a": "a"}}.Compile(issuer, directory(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := m.Consumer(c, memo)
+	m.consumers = directory(t) // as consumers that stand in no file change
+	second := m.Consumer(c, memo)
+	if first == second || second.Name != "acme" || m.Consumer(c, memo) != second {
+		t.Errorf("after a change: %+v, before %+v", second, first)
+	}
+	m.consumers = nil
+	third := m.Consumer(c, memo)
+	if third == nil || third.Name != "acme-client" || third.Plan != nil || third.Labels["team"] != "" || third.Labels["a"] != "b" {
+		t.Errorf("of nobody that is listed: %+v", third)
+	}
+	if m.consumers, err = consumer.Compile(nil, []*consumer.Config{{Name: "acme-client"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.Consumer(c, memo); got != nil {
+		t.Errorf("of the name of another one: %+v", got)
+	}
+}
+
 func TestNoAllocations(t *testing.T) {
 	m, err := Config{Unlisted: true, Labels: map[string]string{"a": "a"}}.Compile(issuer, directory(t))
 	if err != nil {
