@@ -325,10 +325,14 @@ counters {
   memory        = "64MiB" # for rate limits: 16 bytes for each client of each
   quota_clients = 100000
 }
+policy "gold" {
+  authorize = "request.method != 'TRACE'"
+}
 plan "gold" { # in the place of the limits by consumer
   rate     = "500/s"
   quota    = "10000000/month" # on all routes together
   priority = "high"           # in the place of the routes'
+  use      = ["gold"]         # what else holds for its consumers, on all routes
 }
 consumer "acme" {
   plan   = "gold"

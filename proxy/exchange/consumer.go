@@ -9,6 +9,7 @@ type Consumer struct {
 	Plan     *Plan // nil: none
 	Labels   map[string]string
 	Priority Priority // its own or its plan's; Unranked: the route's holds
+	Use      []string // sets of policies that hold for its requests, beside its plan's
 }
 
 // PlanName is the name of the consumer's plan, "" without one; c may be nil.
@@ -27,6 +28,7 @@ type Plan struct {
 	// together; zero: the route's holds.
 	Quota    Quota
 	Priority Priority // in the place of the routes'
+	Use      []string // sets of policies that hold for its consumers' requests
 }
 
 // Quota is how much may be used in a period of the calendar.

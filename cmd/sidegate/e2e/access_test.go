@@ -360,3 +360,85 @@ func TestPlansAndReload(t *testing.T) {
 		return nil
 	})
 }
+
+// TestPersonal: over each protocol, what a plan or a consumer uses holds for its
+// requests on every route, and counts on all of them together.
+func TestPersonal(t *testing.T) {
+	g := newGateway(t, accessLog+twin(t, http.HandlerFunc(mirror))+fmt.Sprintf(`
+policy "office" {
+  block { allow = ["192.0.2.0/24"] }
+}
+policy "reader" {
+  authorize = "request.method == 'GET'"
+  request { set = { "X-Plan" = "{consumer.plan}" } }
+}
+policy "few" {
+  rate_limit {
+    rate  = "1/h"
+    burst = 12
+    by    = "consumer"
+  }
+}
+plan "free" { use = ["reader", "few"] }
+consumer "acme" {
+  plan = "free"
+  api_key { sha256 = %q }
+}
+consumer "umbrella" {
+  use = ["office"]
+  api_key { sha256 = %q }
+}
+route "first" {
+  hosts   = ["first.test"]
+  service = "one"
+  auth "api_key" {}
+  rate_limit {
+    rate  = "1000/s"
+    burst = 1000
+  }
+}
+route "second" {
+  hosts   = ["second.test"]
+  service = "two"
+  auth "api_key" {}
+}
+route "open" {
+  hosts   = ["open.test"]
+  service = "one"
+}
+`, keyHash(acmeKey), keyHash(umbrellaKey))).start(t)
+	for n, c := range g.clients(t) {
+		t.Run(c.name, func(t *testing.T) {
+			acme, umbrella := "X-Api-Key: "+acmeKey, "X-Api-Key: "+umbrellaKey
+			for _, host := range []string{"first.test", "second.test"} {
+				resp, body := send(t, c, c.scheme+"://"+host+"/", umbrella)
+				wantProblem(t, resp, body, 403, "forbidden")
+				resp, body = exchangeOf(t, c, "PUT", c.scheme+"://"+host+"/", "x", acme)
+				wantProblem(t, resp, body, 403, "forbidden")
+				resp, body = send(t, c, c.scheme+"://"+host+"/", acme)
+				if resp.StatusCode != 200 || seenIn(t, body).Header.Get("X-Plan") != "free" {
+					t.Errorf("%s: %s: %s", host, resp.Status, body)
+				}
+				if got, want := strings.Join(resp.Header.Values("RateLimit"), ", "), fmt.Sprintf(`"consumer";r=%d;`, 11-2*n-len(host)+len("first.test")); !strings.Contains(got, want) {
+					t.Errorf("%s: RateLimit = %q, want %q", host, got, want)
+				}
+			}
+			if resp, _ := send(t, c, c.scheme+"://open.test/", umbrella); resp.StatusCode != 200 {
+				t.Errorf("where nobody asks who is calling: %s", resp.Status)
+			}
+		})
+	}
+	clients := g.clients(t)
+	for range 2 {
+		send(t, clients[0], "https://first.test/", "X-Api-Key: "+acmeKey)
+	}
+	resp, body := send(t, clients[0], "https://second.test/", "X-Api-Key: "+acmeKey)
+	wantProblem(t, resp, body, 429, "rate-limited")
+	g.logged(t, "an address of another network", func(l logLine) bool {
+		return l.Status == 403 && l.Error == "forbidden: block: the address isn't among those in allow"
+	})
+	out, code := run(t, "explain", "-config", g.config(), "-header", "X-API-Key: "+umbrellaKey, "https://first.test/")
+	if code != 0 || !strings.Contains(out, "the consumer's: what its plan and its own block use => block: allow 1 networks => refuses") {
+		t.Errorf("explain: %s", out)
+	}
+}

@@ -9,6 +9,8 @@ type Config struct {
 	Priority string `hcl:"priority,attr" enum:"low|normal|high"`
 	// What else is known of it, for conditions and header fields: {consumer.labels.NAME}.
 	Labels map[string]string `hcl:"labels,attr"`
+	// Policies that hold for its requests, on all routes that say who is calling, beside its plan's: of block, authorize, rate_limit, quota and request.
+	Use []string `hcl:"use,attr"`
 	// Its API keys; several while one is being replaced.
 	Keys []*KeyConfig `hcl:"api_key,block"`
 	// Tokens that are its: auth "jwt", "introspect" and "oidc".
@@ -61,6 +63,8 @@ type PlanConfig struct {
 	Burst int `hcl:"burst,attr" min:"1" max:"1000000000"`
 	// In the place of the routes' priority.
 	Priority string `hcl:"priority,attr" enum:"low|normal|high"`
+	// Policies that hold for the requests of all that have it, on all routes that say who is calling: of block, authorize, rate_limit, quota and request.
+	Use []string `hcl:"use,attr"`
 	// In the place of the limit of each quota with by = "consumer", counted on all routes that have one together: "1000000/month", by h, day or month.
 	Quota string `hcl:"quota,attr"`
 }

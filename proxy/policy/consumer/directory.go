@@ -91,7 +91,7 @@ func (d *Directory) addUsers(c *Config, x *exchange.Consumer) (errs error) {
 }
 
 func (c *PlanConfig) plan() (*exchange.Plan, error) {
-	p := &exchange.Plan{Name: c.Name, Priority: exchange.ParsePriority(c.Priority)}
+	p := &exchange.Plan{Name: c.Name, Priority: exchange.ParsePriority(c.Priority), Use: c.Use}
 	var errs, err error
 	if c.Rate == "" && c.Burst != 0 {
 		errs = errors.New("burst: without a rate")

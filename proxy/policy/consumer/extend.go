@@ -108,7 +108,7 @@ func (d *Directory) admit(c *Config, first *Directory) (errs error) {
 			return err
 		}
 	}
-	x := &exchange.Consumer{Name: c.Name, Plan: d.plans[c.Plan], Labels: c.Labels, Priority: exchange.ParsePriority(c.Priority)}
+	x := &exchange.Consumer{Name: c.Name, Plan: d.plans[c.Plan], Labels: c.Labels, Use: c.Use, Priority: exchange.ParsePriority(c.Priority)}
 	if x.Plan != nil && c.Priority == "" {
 		x.Priority = x.Plan.Priority
 	}

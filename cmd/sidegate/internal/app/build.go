@@ -21,6 +21,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/personal"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/sunset"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
@@ -37,6 +38,7 @@ type ready struct {
 	pools     *upstream.Plan
 	keys      *keyset.Plan
 	consumers *consumer.Directory
+	personal  *personal.Policy
 	auth      *remote.Plan // the services that decide who may call
 	certs     *edgetls.Plan
 	counting  *counting
@@ -206,6 +208,10 @@ func (a *App) compile(d *draft) (*ready, error) {
 		}),
 		conditions: conditions, logins: logsIn(d.file),
 	}
+	if with.personal, err = with.ofConsumers(d.file); err != nil {
+		return nil, err
+	}
+	out.personal = with.personal
 	for _, r := range d.file.Routes {
 		origin, fixed := d.file.Origin(r), d.fixed[r]
 		p, rule, err := with.route(r)
@@ -333,6 +339,7 @@ func servicesOf(r *config.Route) []string {
 type making struct {
 	bundles    map[string]*config.Bundle
 	kinds      []policy.Kind
+	personal   *personal.Policy
 	conditions func() (*condition.Compiler, error)
 	logins     bool // some route has users log in
 }
@@ -378,6 +385,20 @@ func (m *making) policies(r *config.Route) ([]policy.Named, error) {
 		}
 		list = append(list, policy.Named{Name: "sunset", Policy: s})
 	}
+	more, err := m.chain(r)
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, more...)
+	if m.logins && !slices.ContainsFunc(list, func(n policy.Named) bool { return policy.Compile([]policy.Named{n}).Paths() != nil }) {
+		list = append(list, policy.Named{Name: "cookies", Policy: oidc.Hider{}})
+	}
+	return list, nil
+}
+
+// chain are the policies of a route's blocks and of its bundles'.
+func (m *making) chain(r *config.Route) ([]policy.Named, error) {
+	var list []policy.Named
 	blocks := m.blocks(r)
 	var late []policy.Named // parts that run behind auth
 	auth := slices.IndexFunc(m.kinds, func(k policy.Kind) bool { return k.Name == "auth" })
@@ -402,6 +423,9 @@ func (m *making) policies(r *config.Route) ([]policy.Named, error) {
 			}
 		}
 		list = append(list, policy.Named{Name: k.Name, Policy: p})
+		if k.Name == "auth" {
+			list = append(list, policy.Named{Name: "the consumer's", Policy: m.personal})
+		}
 		if s, ok := p.(policy.Stripped); ok {
 			s.Strip(strings.TrimSuffix(r.StripPrefix, "/"))
 		}
@@ -411,11 +435,47 @@ func (m *making) policies(r *config.Route) ([]policy.Named, error) {
 			}
 		}
 	}
-	list = append(list, late...)
-	if m.logins && !slices.ContainsFunc(list, func(n policy.Named) bool { return policy.Compile([]policy.Named{n}).Paths() != nil }) {
-		list = append(list, policy.Named{Name: "cookies", Policy: oidc.Hider{}})
+	return append(list, late...), nil
+}
+
+// ofConsumers are the policies that consumers and plans may use: all sets that
+// have nothing else in them, since those who stand in no file come and go.
+func (m *making) ofConsumers(file *config.File) (*personal.Policy, error) {
+	p := personal.New()
+	users := map[string]string{}
+	for _, c := range file.Plans {
+		for _, name := range c.Use {
+			users[name] = fmt.Sprintf("plan %q", c.Name)
+		}
 	}
-	return list, nil
+	for _, c := range file.Consumers {
+		for _, name := range c.Use {
+			users[name] = fmt.Sprintf("consumer %q", c.Name)
+		}
+	}
+	for name, b := range m.bundles {
+		if other := slices.ContainsFunc(b.Policies, func(o config.Block) bool { return !slices.Contains(personal.Kinds(), o.Kind.Name) }); other && users[name] == "" {
+			continue
+		}
+		set, err := m.set(name, b)
+		if err == nil {
+			err = p.Add(name, set)
+		}
+		if err != nil && users[name] != "" {
+			return nil, fmt.Errorf("policy %q, which %s uses: %w", name, users[name], err)
+		}
+	}
+	return p, nil
+}
+
+// policySet is what counters of a set that consumers use go by.
+func policySet(name string) string { return "policy " + name }
+
+// set makes the policies of a bundle by themselves.
+func (m *making) set(name string, b *config.Bundle) ([]policy.Named, error) {
+	r := &config.Route{}
+	r.Name, r.Use = policySet(name), []string{b.Name}
+	return m.chain(r)
 }
 
 // place is that of a kind in the order.

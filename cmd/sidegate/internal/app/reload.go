@@ -82,12 +82,13 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 		}
 	}
 	a.stats.Retain(inUse(r.table))
-	a.counters.Retain(names(r.table))
-	a.quotas.Retain(names(r.table))
-	a.flight.Retain(names(r.table))
-	a.bans.Retain(names(r.table))
-	a.waf.Retain(names(r.table))
-	a.described.Retain(names(r.table))
+	kept := r.counted()
+	a.counters.Retain(kept)
+	a.quotas.Retain(kept)
+	a.flight.Retain(kept)
+	a.bans.Retain(kept)
+	a.waf.Retain(kept)
+	a.described.Retain(kept)
 	a.view.enforced(r, said.version, listeners)
 	return nil
 }
@@ -109,6 +110,16 @@ func names(t *proxy.Table) map[string]bool {
 	list := map[string]bool{}
 	for _, r := range t.Routes {
 		list[r.Name] = true
+	}
+	return list
+}
+
+// counted are the names that counters go by: of the routes, and of the sets of
+// policies that count for consumers.
+func (r *ready) counted() map[string]bool {
+	list := names(r.table)
+	for _, name := range r.personal.Sets() {
+		list[policySet(name)] = true
 	}
 	return list
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/introspect"
@@ -11,6 +12,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/mtls"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/personal"
 )
 
 // consumers checks plans and consumers, and that each key is one consumer's.
@@ -18,6 +20,7 @@ func (c *checker) consumers() {
 	plans := map[string]bool{}
 	for _, p := range c.file.Plans {
 		plans[p.Name] = true
+		c.useOfConsumer(p, p.Use, fmt.Sprintf("plan %q", p.Name))
 		if c.broken[p] {
 			continue
 		}
@@ -33,6 +36,7 @@ func (c *checker) consumers() {
 	keys := map[consumer.Hash]*consumer.KeyConfig{}
 	for _, o := range c.file.Consumers {
 		what := fmt.Sprintf("consumer %q", o.Name)
+		c.useOfConsumer(o, o.Use, what)
 		if (o.Plan != "" || c.given(o, "plan")) && !plans[o.Plan] && c.whole && !c.broken[o] {
 			advice := didYouMean(o.Plan, slices.Sorted(maps.Keys(plans)))
 			if len(plans) == 0 {
@@ -63,6 +67,26 @@ func (c *checker) consumers() {
 			}
 			if _, err := consumer.ParseEnd(k.Expires); err != nil {
 				c.errorf(k, "expires", "", "%s: api_key: expires: %v", what, err)
+			}
+		}
+	}
+}
+
+// useOfConsumer checks references to bundles that hold for consumers.
+func (c *checker) useOfConsumer(of any, names []string, what string) {
+	c.use(of, names, what)
+	for i, name := range names {
+		for _, b := range c.file.Bundles {
+			if b.Name != name {
+				continue
+			}
+			for _, p := range b.Policies {
+				if !slices.Contains(personal.Kinds(), p.Kind.Name) {
+					c.broken[of] = true
+					c.diags.Errorf(c.element(of, "use", i), "What consumers and plans may use has "+strings.Join(personal.Kinds(), ", ")+" only.",
+						"%s uses the policy %q, which has %s", what, name, p.Kind.Name)
+					break
+				}
 			}
 		}
 	}

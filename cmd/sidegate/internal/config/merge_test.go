@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -195,5 +196,27 @@ func TestMergeClaims(t *testing.T) {
 		if got := problems[0].Diagnostics.Err().Error(); !strings.Contains(got, `takes the same requests as route "file"`) {
 			t.Errorf("problem = %s", got)
 		}
+	}
+}
+
+// TestPersonalREADME: what it shows is a configuration.
+func TestPersonalREADME(t *testing.T) {
+	readme, err := os.ReadFile("../../../../proxy/policy/personal/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	snippets := policytest.Snippets(string(readme))
+	if len(snippets) != 1 {
+		t.Fatalf("%d snippets", len(snippets))
+	}
+	path := filepath.Join(t.TempDir(), "readme.hcl")
+	if err := os.WriteFile(path, []byte(snippets[0]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := options()
+	o.Kinds = realKinds()
+	f, diags := Load(path, o)
+	if diags.HasErrors() || len(f.Consumers) != 1 || len(f.Consumers[0].Use) != 1 {
+		t.Errorf("README.md:\n%s", diags)
 	}
 }
