@@ -32,19 +32,22 @@ type Deps struct {
 
 // Client talks to one agent. It is safe for concurrent use.
 type Client struct {
-	log    logrus.FieldLogger
-	http   *http.Client
-	base   string // scheme://host/prefix, without a slash at the end
-	conf   *api.Config
-	dc     string
-	times  timing
-	host   discovery.Host
-	gate   gate
-	short  chan struct{} // a slot for each read that doesn't block
-	self   self
-	lastOK atomic.Int64 // unix nanoseconds
-	lastKO atomic.Int64
-	down   atomic.Bool // the last we heard was that it doesn't answer
+	log  logrus.FieldLogger
+	http *http.Client
+	base string // scheme://host/prefix, without a slash at the end
+	conf *api.Config
+	// library is what a Store works with. It is made once, of a copy: it fills in
+	// what it is made of, while others read that.
+	library func() (*api.Client, error)
+	dc      string
+	times   timing
+	host    discovery.Host
+	gate    gate
+	short   chan struct{} // a slot for each read that doesn't block
+	self    self
+	lastOK  atomic.Int64 // unix nanoseconds
+	lastKO  atomic.Int64
+	down    atomic.Bool // the last we heard was that it doesn't answer
 
 	mu       sync.Mutex // guards what follows
 	feeds    map[feedKey]*feed
@@ -110,6 +113,8 @@ func New(cfg Config, deps Deps) (*Client, error) {
 		watches:  make(map[*watch]struct{}),
 		recovery: make(chan struct{}),
 	}
+	own := *conf
+	c.library = sync.OnceValues(func() (*api.Client, error) { return api.NewClient(&own) })
 	if err := c.connect(); err != nil {
 		return nil, err
 	}

@@ -5,9 +5,38 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 )
+
+// TestStoresDuringReads: a store may be made while the agent is being asked; run
+// it with -race.
+func TestStoresDuringReads(t *testing.T) {
+	f := startFake(t)
+	f.failWith(func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.HasPrefix(r.URL.Path, "/v1/kv/") {
+			w.Header().Set("X-Consul-Index", "0") // to be asked again and again
+			fmt.Fprint(w, `[{"Key":"p/k","Value":""}]`)
+			return true
+		}
+		return false
+	})
+	c := newClient(t, f.URL, "")
+	k := watchKV(t, c, "p/")
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 10 {
+				if _, err := c.Store("p/"); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	eventually(t, "a read", k.is(map[string]string{"p/k": ""}))
+}
 
 // TestKVOfThePast: what a server says that lags behind the one before isn't
 // believed; a consistent read is.

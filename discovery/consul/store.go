@@ -20,7 +20,7 @@ type Store struct {
 
 // Store returns the part of the KV below prefix.
 func (c *Client) Store(prefix string) (*Store, error) {
-	client, err := api.NewClient(c.conf)
+	client, err := c.library()
 	if err != nil {
 		return nil, fmt.Errorf("consul: %w", err)
 	}

@@ -632,3 +632,64 @@ func readFile(t *testing.T, path string) string {
 	}
 	return string(b)
 }
+
+// TestKeysWithoutPermission: a token that may not read keys costs the keys that
+// are there, and nothing else; what is missing is said.
+func TestKeysWithoutPermission(t *testing.T) {
+	a := newAgent(t)
+	a.stop(syscall.SIGKILL)
+	acl := write(t, filepath.Join(t.TempDir(), "acl.hcl"), `acl {
+  enabled        = true
+  default_policy = "deny"
+  tokens { initial_management = "root" }
+}`)
+	a.args = append(a.args, "-config-file", acl)
+	a.start(t)
+	do := func(path, body string) string {
+		t.Helper()
+		var code int
+		var text string
+		eventually(t, path, func() (err error) { // ACLs take a moment
+			code, text, err = askAs(http.DefaultClient, "PUT", fmt.Sprintf("http://127.0.0.1:%d%s", a.port, path), "", body, "X-Consul-Token: root")
+			if err == nil && code != 200 {
+				err = fmt.Errorf("%d %s", code, text)
+			}
+			return err
+		})
+		return text
+	}
+	token := func(name, rules string) string {
+		t.Helper()
+		rule, _ := json.Marshal(rules)
+		do("/v1/acl/policy", fmt.Sprintf(`{"Name": %q, "Rules": %s}`, name, rule))
+		var out struct{ SecretID string }
+		if err := json.Unmarshal([]byte(do("/v1/acl/token", fmt.Sprintf(`{"Policies": [{"Name": %q}]}`, name))), &out); err != nil || out.SecretID == "" {
+			t.Fatal(err)
+		}
+		return out.SecretID
+	}
+	do("/v1/kv/sidegate/consumers/umbrella", `consumer "umbrella" {}`)
+	const rest = "key_prefix \"sidegate/\" {\n  policy = \"read\"\n}\nnode_prefix \"\" {\n  policy = \"read\"\n}\nservice_prefix \"\" {\n  policy = \"read\"\n}\n"
+	start := func(token string) *gateway {
+		return newGateway(t, fmt.Sprintf("consul {\n  address = \"127.0.0.1:%d\"\n  token = %q\n}\n", a.port, token)+
+			strings.Replace(keysConfig, "  plan = \"gold\"\n", fmt.Sprintf("  plan = \"gold\"\n  api_key { sha256 = %q }\n", keyHash(acmeKey)), 1)).start(t)
+	}
+	may := start(token("may", rest+"key_prefix \"sidegate-keys/\" {\n  policy = \"write\"\n}\n"))
+	key := may.create(t, "umbrella")
+	may.become(t, "with the right", key, 200)
+
+	g := start(token("may-not", rest))
+	g.become(t, "a key of a file", acmeKey, 200)
+	g.become(t, "a key that nobody may read", key, 401)
+	if _, errs, code := g.key(t, "create", "umbrella"); code == 0 || !strings.Contains(errs, "what keys there are in Consul isn't known: ") || !strings.Contains(errs, "token") {
+		t.Errorf("create (%d): %s", code, errs)
+	}
+	if out, _ := run(t, "status", "-config", filepath.Join(g.dir, "etc")); !strings.Contains(out, "sidegate-keys/") {
+		t.Errorf("status doesn't say what the token may not:\n%s", out)
+	}
+	reader := start(token("reads", rest+"key_prefix \"sidegate-keys/\" {\n  policy = \"read\"\n}\n"))
+	reader.become(t, "with the right to read", key, 200)
+	if _, errs, code := reader.key(t, "create", "umbrella"); code == 0 || !strings.Contains(errs, "nothing was changed: ") || !strings.Contains(errs, "403") {
+		t.Errorf("create (%d): %s", code, errs)
+	}
+}
