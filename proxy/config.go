@@ -58,7 +58,7 @@ type ListenerLimits struct {
 	IdleTimeout time.Duration `hcl:"idle_timeout,attr" default:"2m" min:"1s"`
 	// Connections at a time on this listener.
 	Connections int `hcl:"connections,attr" default:"50000" min:"1"`
-	// Connections at a time from one client: an address, or with IPv6 a /64.
+	// Connections at a time from one client, of all protocols together: an address, or with IPv6 a /64.
 	ConnectionsPerIP int `hcl:"connections_per_ip,attr" default:"1024" min:"1"`
 	// HTTP/2 and HTTP/3 requests at a time on one connection.
 	Streams int `hcl:"streams,attr" default:"128" min:"1" max:"10000"`

@@ -43,13 +43,11 @@ type serving struct {
 	refuse atomic.Uint64
 	failed atomic.Uint64
 	conns  atomic.Int64
-
-	mu    sync.Mutex // guards perIP
-	perIP map[netip.Addr]int
+	places *places // the listener's
 }
 
-func newServing(d ServerDeps, a *abuses, cfg *ListenerConfig, trust Trust) (*serving, error) {
-	v := &serving{cfg: *cfg, trust: trust, log: d.Log.WithField("listener", cfg.Name), perIP: map[netip.Addr]int{}}
+func newServing(d ServerDeps, a *abuses, p *places, cfg *ListenerConfig, trust Trust) (*serving, error) {
+	v := &serving{cfg: *cfg, trust: trust, log: d.Log.WithField("listener", cfg.Name), places: p}
 	lim := cfg.Limits
 	speaks := func(p string) bool { return slices.Contains(cfg.Protocols, p) }
 	var err error
@@ -72,6 +70,7 @@ func newServing(d ServerDeps, a *abuses, cfg *ListenerConfig, trust Trust) (*ser
 			Handler: d.Handler, MaxHeaders: int(lim.Headers), MaxFields: lim.Fields, MaxURI: int(lim.URI), MaxStreams: lim.Streams,
 			HeaderTimeout: lim.HeaderTimeout, StallTimeout: lim.StallTimeout, IdleTimeout: lim.IdleTimeout,
 			MaxConns: lim.Connections, MaxConnsPerIP: lim.ConnectionsPerIP, Log: v.log, TLS: quic, EarlyData: cfg.EarlyData, Listener: cfg.Name, TurnsAway: d.Memory.TurnsAway, Abusive: v.abusive(&d, a, "h3"),
+			Claim: v.claim, Release: p.release,
 		})
 		value := `h3=":` + port + `"; ma=86400`
 		altSvc = func() string { return value }
@@ -127,14 +126,54 @@ func (l *listener) accept() {
 	}
 }
 
+// places are the connections of a listener, by their clients: of all protocols,
+// and of all settings that it has had, so that neither speaking another one nor a
+// reload gives a client more.
+type places struct {
+	total atomic.Int64 // of TCP; the front for QUIC counts its own
+
+	mu    sync.Mutex // guards perIP
+	perIP map[netip.Addr]int
+}
+
+func newPlaces() *places { return &places{perIP: map[netip.Addr]int{}} }
+
+// claim takes one of the client's places, if there is one left of most.
+func (p *places) claim(ip netip.Addr, most int) bool {
+	ip = network(ip)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.perIP[ip] >= most {
+		return false
+	}
+	p.perIP[ip]++
+	return true
+}
+
+func (p *places) release(ip netip.Addr) {
+	ip = network(ip)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.perIP[ip]--; p.perIP[ip] <= 0 {
+		delete(p.perIP, ip)
+	}
+}
+
 // admit counts a connection in, unless the listener or the client has too many.
 // Behind a balancer the client isn't known yet: serve looks at it.
 func (v *serving) admit(ip netip.Addr) bool {
-	if v.conns.Add(1) > int64(v.cfg.Limits.Connections) || !v.cfg.ProxyProtocol && !v.claim(ip) {
-		v.conns.Add(-1)
+	if v.places.total.Add(1) > int64(v.cfg.Limits.Connections) || !v.cfg.ProxyProtocol && !v.claim(ip) {
+		v.places.total.Add(-1)
 		return false
 	}
+	v.conns.Add(1)
 	return true
+}
+
+// leave counts out a connection that admit has counted in.
+func (v *serving) leave() {
+	v.places.total.Add(-1)
+	v.conns.Add(-1)
 }
 
 // network is what counts as one client: an address, or with IPv6 a /64, which
@@ -146,26 +185,7 @@ func network(ip netip.Addr) netip.Addr {
 	return netip.PrefixFrom(ip, 64).Masked().Addr()
 }
 
-// claim takes one of the client's places, if there is one left.
-func (v *serving) claim(ip netip.Addr) bool {
-	ip = network(ip)
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.perIP[ip] >= v.cfg.Limits.ConnectionsPerIP {
-		return false
-	}
-	v.perIP[ip]++
-	return true
-}
-
-func (v *serving) release(ip netip.Addr) {
-	ip = network(ip)
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.perIP[ip]--; v.perIP[ip] <= 0 {
-		delete(v.perIP, ip)
-	}
-}
+func (v *serving) claim(ip netip.Addr) bool { return v.places.claim(ip, v.cfg.Limits.ConnectionsPerIP) }
 
 func (v *serving) turnAway(nc net.Conn) {
 	v.refuse.Add(1)
@@ -177,7 +197,7 @@ func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
 	info := &exchange.Conn{Listener: v.cfg.Name, Remote: remote, Local: addrPort(nc.LocalAddr()), Scheme: "http", Shard: shard}
 	if v.cfg.ProxyProtocol && (!v.readProxyHeader(nc, info) || !v.claim(info.Remote.Addr())) {
 		v.turnAway(nc)
-		v.conns.Add(-1)
+		v.leave()
 		return
 	}
 	info.RemoteIP = info.Remote.Addr().Unmap().String()
@@ -197,8 +217,8 @@ func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
 
 // ended counts a connection out.
 func (v *serving) ended(info *exchange.Conn) {
-	v.release(info.Remote.Addr())
-	v.conns.Add(-1)
+	v.places.release(info.Remote.Addr())
+	v.leave()
 }
 
 func handshake(tc *tls.Conn, limit time.Duration) error {

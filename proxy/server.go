@@ -108,7 +108,11 @@ func (s *Server) plan(cfg *ListenerConfig, trust Trust) (step, error) {
 			return step{old: old}, nil
 		}
 	}
-	next, err := newServing(s.ServerDeps, s.abuses, cfg, trust)
+	held := newPlaces()
+	if old != nil {
+		held = old.now.Load().places
+	}
+	next, err := newServing(s.ServerDeps, s.abuses, held, cfg, trust)
 	if err != nil {
 		return step{}, err
 	}

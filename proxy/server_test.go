@@ -28,19 +28,27 @@ type listening struct {
 
 func listen(t testing.TB, h exchange.Handler, change func(*ListenerConfig)) *listening {
 	t.Helper()
+	return listenWith(t, h, func(_ *ServerDeps, c *ListenerConfig) {
+		if change != nil {
+			change(c)
+		}
+	})
+}
+
+func listenWith(t testing.TB, h exchange.Handler, change func(*ServerDeps, *ListenerConfig)) *listening {
+	t.Helper()
 	s := sweep.New()
 	ctx, cancel := context.WithCancel(context.Background())
 	swept := make(chan struct{})
 	go func() { defer close(swept); s.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-swept })
-	l := &listening{Server: NewServer(ServerDeps{Log: quiet(), Handler: h, Sweeper: s})}
+	l, d := &listening{}, ServerDeps{Log: quiet(), Handler: h, Sweeper: s}
 	l.cfg = ListenerConfig{Name: "l", Address: "127.0.0.1:0", Protocols: []string{"h1"}, Limits: &ListenerLimits{
 		Headers: 32 << 10, Fields: 100, URI: 8 << 10, HeaderTimeout: 10 * time.Second, StallTimeout: 10 * time.Second,
 		IdleTimeout: 10 * time.Second, Connections: 100, ConnectionsPerIP: 100, Streams: 10,
 	}}
-	if change != nil {
-		change(&l.cfg)
-	}
+	change(&d, &l.cfg)
+	l.Server = NewServer(d)
 	l.apply(t)
 	l.addr = l.Status()[0].Address
 	t.Cleanup(func() {

@@ -89,7 +89,10 @@ func (c *conn) handshaken() bool {
 	case <-c.quic.Context().Done():
 		return false
 	}
-	c.f.gate.settle(c.visitor)
+	if !c.f.gate.settle(c.visitor) {
+		c.close(codeExcessiveLoad)
+		return false
+	}
 	state := c.quic.ConnectionState().TLS
 	c.info.Store(c.describe(&state))
 	c.whole.Store(true)

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"maps"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -35,6 +36,11 @@ type FrontConfig struct {
 	// its client does; may be nil.
 	Abusive func(c *exchange.Conn, k abuse.Kind, closed bool)
 	Log     logrus.FieldLogger
+
+	// Claim takes one of the places that a client's connections of all protocols
+	// share, once its address is proven, and Release gives it back; may be nil.
+	Claim   func(netip.Addr) bool
+	Release func(netip.Addr)
 
 	MaxHeaders    int // bytes of a request's head, names and values (32 KiB)
 	MaxFields     int // fields of a request (100)
@@ -123,6 +129,7 @@ func NewFront(cfg FrontConfig) *Front {
 	f.early = cfg.EarlyData && cfg.TLS.ClientAuth == tls.NoClientCert
 	f.quic = f.quicConfig()
 	f.gate.init(cfg.MaxConns, cfg.MaxConnsPerIP, cfg.MaxHalfOpen)
+	f.gate.claim, f.gate.release = cfg.Claim, cfg.Release
 	f.pool.New = func() any { return new(stream) }
 	f.bufs.New = func() any { b := make([]byte, maxFrameHeader+copyBuffer); return &b }
 	return f

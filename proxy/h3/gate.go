@@ -12,6 +12,10 @@ import (
 type gate struct {
 	max, maxPerIP, maxHalfOpen int
 
+	// The places that connections of other protocols share; nil: there are none.
+	claim   func(netip.Addr) bool
+	release func(netip.Addr)
+
 	refused atomic.Uint64 // for being too many
 	failed  atomic.Uint64 // handshakes
 
@@ -60,7 +64,15 @@ type visitor struct {
 	settled    bool        // guarded by gate.mu
 	serverName string      // from the ClientHello
 	early      atomic.Bool // early data is taken
+	place      atomic.Int32
 }
+
+// The states of a visitor's shared place.
+const (
+	placeNone = iota
+	placeTaken
+	placeGone // the connection has ended
+)
 
 // admit counts a client in, before its handshake.
 func (g *gate) admit(ip netip.Addr) (*visitor, error) {
@@ -78,11 +90,24 @@ func (g *gate) admit(ip netip.Addr) (*visitor, error) {
 	return v, nil
 }
 
-// settle says that the handshake is done.
-func (g *gate) settle(v *visitor) {
+// settle says that the handshake is done. It reports false when the client has
+// too many connections, those of other protocols counted: before, its address
+// wasn't proven, and somebody else could have used up its places.
+func (g *gate) settle(v *visitor) bool {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.settleLocked(v)
+	g.mu.Unlock()
+	if g.claim == nil {
+		return true
+	}
+	if !g.claim(v.network) {
+		g.refused.Add(1)
+		return false
+	}
+	if !v.place.CompareAndSwap(placeNone, placeTaken) {
+		g.release(v.network)
+	}
+	return true
 }
 
 func (g *gate) settleLocked(v *visitor) {
@@ -98,6 +123,9 @@ func (g *gate) settleLocked(v *visitor) {
 
 // leave says that the connection has ended.
 func (g *gate) leave(v *visitor) {
+	if v.place.Swap(placeGone) == placeTaken {
+		g.release(v.network)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !v.settled {

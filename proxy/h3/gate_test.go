@@ -46,6 +46,39 @@ func TestGate(t *testing.T) {
 	}
 }
 
+// TestGateShares: a proven client takes one of the places that it shares with
+// its other connections, and gives it back in any order of events.
+func TestGateShares(t *testing.T) {
+	held := 0
+	var g gate
+	g.init(4, 4, 8)
+	g.claim = func(netip.Addr) bool { held++; return held <= 1 || func() bool { held--; return false }() }
+	g.release = func(netip.Addr) { held-- }
+	enter := func() *visitor {
+		v, err := g.admit(netip.MustParseAddr("192.0.2.1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	first, second, third := enter(), enter(), enter()
+	if held != 0 {
+		t.Errorf("%d places are held before anybody has proven an address", held)
+	}
+	if !g.settle(first) || g.settle(second) || held != 1 {
+		t.Errorf("of one place %d are held", held)
+	}
+	g.leave(second)
+	g.leave(first)
+	if held != 0 {
+		t.Errorf("%d places are held by who has left", held)
+	}
+	g.leave(third) // before its handshake has been looked at
+	if g.settle(third); held != 0 {
+		t.Errorf("%d places are held by who left first", held)
+	}
+}
+
 func TestGateDoubts(t *testing.T) {
 	var g gate
 	g.init(100, 100, 8)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -14,8 +15,9 @@ type gauge struct {
 	limit int64
 	of    string
 	// used is the process's own; nil: the files of a control group.
-	used                 func() int64
-	usage, stat, reclaim string
+	used        func() int64
+	usage, stat string
+	reclaim     []string // what of stat goes before anybody is killed
 }
 
 // read returns what is used of the limit.
@@ -29,10 +31,11 @@ func (g *gauge) read() (reading, bool) {
 	if r.used, ok = number(g.usage); !ok {
 		return r, false // the group is gone: the next find will tell
 	}
-	// Pages of files that nobody uses at the moment count in the group's usage,
-	// and go before anybody is killed. It takes the kernel longer to add that up.
+	// Pages of files count in the group's usage, and go before anybody is killed;
+	// without this, a process beside us that reads large files would have us refuse
+	// requests. It takes the kernel longer to add that up.
 	if 100*r.used >= scarceTo*g.limit {
-		r.used -= field(g.stat, g.reclaim)
+		r.used -= sum(g.stat, g.reclaim...)
 	}
 	return r, true
 }
@@ -40,7 +43,7 @@ func (g *gauge) read() (reading, bool) {
 // find returns the limits that hold for this process.
 func (g *Guard) find() []gauge {
 	var list []gauge
-	machine := 1024 * field(g.file("proc/meminfo"), "MemTotal:")
+	machine := 1024 * sum(g.file("proc/meminfo"), "MemTotal:")
 	if g.configured > 0 {
 		list = append(list, gauge{limit: g.configured, of: "memory_limit", used: g.Used})
 	} else if machine > 0 {
@@ -75,7 +78,8 @@ func (g *Guard) unified(group string, machine int64) []gauge {
 		for _, name := range []string{"memory.max", "memory.high"} {
 			if limit, ok := number(filepath.Join(dir, name)); ok && limit > 0 && (machine == 0 || limit < machine) {
 				list = append(list, gauge{
-					limit: limit, of: name, usage: filepath.Join(dir, "memory.current"), stat: filepath.Join(dir, "memory.stat"), reclaim: "inactive_file",
+					limit: limit, of: name, usage: filepath.Join(dir, "memory.current"), stat: filepath.Join(dir, "memory.stat"),
+					reclaim: []string{"inactive_file", "active_file", "slab_reclaimable"},
 				})
 			}
 		}
@@ -91,7 +95,7 @@ func (g *Guard) legacy(group string, machine int64) []gauge {
 		if ok && limit > 0 && (machine == 0 || limit < machine) { // without one it is the largest number of pages
 			list = append(list, gauge{
 				limit: limit, of: "memory.limit_in_bytes", usage: filepath.Join(dir, "memory.usage_in_bytes"),
-				stat: filepath.Join(dir, "memory.stat"), reclaim: "total_inactive_file",
+				stat: filepath.Join(dir, "memory.stat"), reclaim: []string{"total_inactive_file", "total_active_file"},
 			})
 		}
 	}
@@ -122,15 +126,17 @@ func number(file string) (int64, bool) {
 	return n, err == nil
 }
 
-// field is the number behind a name in a file of names and numbers, 0 when there
-// is none.
-func field(file, name string) int64 {
-	text, _ := os.ReadFile(file) // not there: nothing to subtract
+// sum adds up the numbers behind these names in a file of names and numbers.
+func sum(file string, names ...string) (n int64) {
+	text, _ := os.ReadFile(file) // not there: nothing to add
 	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) >= 2 && f[0] == name {
-			n, _ := strconv.ParseInt(f[1], 10, 64) // 0 if it isn't one
-			return n
+		f := strings.Fields(line)
+		if len(f) < 2 || !slices.Contains(names, f[0]) {
+			continue
+		}
+		if v, err := strconv.ParseInt(f[1], 10, 64); err == nil {
+			n += v
 		}
 	}
-	return 0
+	return n
 }

@@ -97,7 +97,7 @@ func TestLimits(t *testing.T) {
 		{
 			"files in memory that can go don't count", "0::/a\n", map[string]string{
 				"sys/fs/cgroup/a/memory.max": "209715200\n", "sys/fs/cgroup/a/memory.current": "199229440\n",
-				"sys/fs/cgroup/a/memory.stat": "anon 1\nfile 94371840\ninactive_file 94371840\nactive_file 7\n",
+				"sys/fs/cgroup/a/memory.stat": "anon 1\nfile 94371840\ninactive_file 62914560\nactive_file 20971520\nslab_reclaimable 10485760\n",
 			}, 0, Status{Limit: 200 * mib, LimitOf: "memory.max", Used: 100 * mib},
 		},
 		{
