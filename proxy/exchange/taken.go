@@ -1,77 +1,31 @@
 package exchange
 
 import (
-	"errors"
-	"fmt"
 	"io"
 	"net"
 )
 
-// firstTaken is how much of a body is read at first; most are shorter.
-const firstTaken = 8 << 10
-
-// TakeBody reads the request's body into memory, up to most bytes, and leaves
-// one in its place that gives the same bytes again, whoever reads it next. whole
-// tells that b is all of it; the trailers have come then. The memory grows with
-// what has come, not with what a Content-Length promises. b must not be changed.
-// An error is a fault: the client's.
-//
-// A client that waits for 100 (Continue) gets it.
-func (x *Exchange) TakeBody(most int64) (b []byte, whole bool, err error) {
-	if x.RequestBody == nil || x.RequestLength == 0 {
-		return nil, true, nil
-	}
-	if t, ok := x.RequestBody.(*taken); ok && t.whole && int64(len(t.all)) <= most && len(t.head) == len(t.all) {
-		return t.all, true, nil // another policy has taken it
-	}
-	if n := x.RequestLength; n > 0 {
-		most = min(most, n)
-	}
-	b, whole, err = read(x.RequestBody, most)
-	if err != nil {
-		return nil, false, err
-	}
+// Unread puts b, which was read from the request's body, in front of what is
+// left of it; whole tells that nothing is. Whoever reads the body next reads b
+// first, at once with all of it if it is whole. b must not be changed.
+func (x *Exchange) Unread(b []byte, whole bool) {
 	x.RequestBody = &taken{Body: x.RequestBody, all: b, head: b, whole: whole}
-	if int64(len(b)) > most { // one byte more told that there is more
-		b = b[:most]
-	}
-	return b, whole, nil
 }
 
-// read reads up to one byte more than most, which tells whether a body is
-// longer.
-func read(body Body, most int64) (b []byte, whole bool, err error) {
-	limit := int(most) + 1
-	b = make([]byte, 0, min(firstTaken, limit))
-	for {
-		n, err := body.Read(b[len(b):cap(b)])
-		b = b[:len(b)+n]
-		switch {
-		case err == io.EOF:
-			return b, int64(len(b)) <= most, nil
-		case err != nil:
-			return nil, false, brokenOff(err)
-		case len(b) == limit:
-			return b, false, nil
-		case len(b) == cap(b):
-			b = append(make([]byte, 0, min(2*cap(b), limit)), b...)
-		}
+// Taken is the request's body, if all of it is in memory by Unread, and nobody
+// has read it since.
+func (x *Exchange) Taken() (b []byte, ok bool) {
+	t, ok := x.RequestBody.(*taken)
+	if !ok || !t.whole || len(t.head) != len(t.all) {
+		return nil, false
 	}
-}
-
-// brokenOff is the fault of a body that ended too early.
-func brokenOff(err error) error {
-	var f *Fault
-	if errors.As(err, &f) {
-		return f
-	}
-	return &Fault{Source: FromClient, Kind: ClientGone, Err: fmt.Errorf("request body: %w", err)}
+	return t.all, true
 }
 
 // taken is a body of which the beginning is in memory.
 type taken struct {
 	Body         // the rest
-	all   []byte // the beginning
+	all   []byte // the beginning; nil: it has been read
 	head  []byte // what nobody has read of it
 	whole bool   // there is no rest
 }
@@ -80,10 +34,11 @@ var _ Spliceable = (*taken)(nil)
 
 // Read reads the beginning, then the rest.
 func (t *taken) Read(p []byte) (int, error) {
-	switch {
-	case len(t.head) == 0 && t.whole:
-		return 0, io.EOF
-	case len(t.head) == 0:
+	if len(t.head) == 0 {
+		t.all, t.head = nil, nil // its memory isn't needed any more
+		if t.whole {
+			return 0, io.EOF
+		}
 		return t.Body.Read(p)
 	}
 	n := copy(p, t.head)
@@ -99,7 +54,7 @@ func (t *taken) Next() ([]byte, bool) {
 		return t.Body.Next()
 	}
 	b := t.head
-	t.head = nil
+	t.all, t.head = nil, nil
 	return b, t.whole
 }
 

@@ -493,7 +493,10 @@ func TestDuplex(t *testing.T) {
 func TestHalfReadBody(t *testing.T) {
 	s := startSweeper(t)
 	h := handlerFunc(func(x *exchange.Exchange) {
-		_, _, _ = x.TakeBody(10)
+		if b := make([]byte, 10); x.RequestBody != nil {
+			n, _ := x.RequestBody.Read(b)
+			x.Unread(b[:n], false)
+		}
 		_ = refuse(x, exchange.NewFault(exchange.FromPolicy, exchange.BodyTooLarge, "%s", x.RawTarget))
 	})
 	for _, tt := range []struct {

@@ -16,7 +16,7 @@ import (
 // nanoseconds.
 const (
 	baseSteps   = 10_000
-	valueSteps  = 30
+	valueSteps  = 20
 	textPerStep = 4  // bytes that allow for one more
 	matchedStep = 16 // bytes that a pattern goes through in one
 )

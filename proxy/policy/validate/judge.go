@@ -99,7 +99,7 @@ func (j *judge) checkBody() (*exchange.Fault, error) {
 	there := x.RequestBody != nil && x.RequestLength != 0
 	content, verdict := j.op.Content(x, there)
 	if there && x.RequestLength < 0 && verdict != openapi.Readable && verdict != openapi.Unchecked {
-		_, empty, err := x.TakeBody(0) // one that doesn't say its length may have none
+		_, empty, _, err := p.store.room().Take(x, 0) // one that doesn't say its length may have none
 		if err != nil {
 			return nil, err
 		}
@@ -123,10 +123,11 @@ func (j *judge) checkBody() (*exchange.Fault, error) {
 	if x.RequestLength > p.Body && p.Mode == "block" {
 		return j.tooLarge(), nil // before it is asked for
 	}
-	b, whole, err := x.TakeBody(p.Body)
+	b, whole, place, err := p.store.room().Take(x, p.Body)
+	defer place.Leave()
 	switch {
 	case err != nil:
-		return nil, err
+		return j.unread(err)
 	case !whole:
 		return j.tooLarge(), nil
 	case len(b) == 0:
@@ -139,6 +140,22 @@ func (j *judge) checkBody() (*exchange.Fault, error) {
 	// forgotten with it.
 	j.c.Body(content, unsafe.String(unsafe.SliceData(b), len(b)))
 	return nil, nil
+}
+
+// unread is what becomes of a body that couldn't be taken. Mode report goes on
+// without what there was no room or no patience for; a body that is broken is so
+// for the service, too.
+func (j *judge) unread(err error) (*exchange.Fault, error) {
+	var f *exchange.Fault
+	if !errors.As(err, &f) {
+		return nil, err
+	}
+	switch f.Kind {
+	case exchange.RateLimited, exchange.Overloaded:
+		return fault(f.Kind, f.Err.Error()), nil
+	default:
+		return nil, err
+	}
 }
 
 func (j *judge) tooLarge() *exchange.Fault {
@@ -175,6 +192,8 @@ func fault(kind exchange.Kind, why string) *exchange.Fault {
 func (j *judge) fields(f *exchange.Fault) {
 	e := &j.x.ResponseEdits
 	switch f.Kind {
+	case exchange.RateLimited:
+		e.Set("Retry-After", "1")
 	case exchange.MethodNotAllowed: // RFC 9110, 15.5.6
 		e.Set("Allow", j.item.Allow)
 	case exchange.UnsupportedMedia: // RFC 9110, 15.5.16; each where it is to blame alone (12.5.3)

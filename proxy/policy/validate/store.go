@@ -8,19 +8,31 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/intake"
 )
 
 // Store is what routes have counted. It belongs to the gateway and outlives
 // configurations.
 type Store struct {
-	log logrus.FieldLogger
+	log    logrus.FieldLogger
+	bodies *intake.Room
 
 	mu     sync.Mutex // guards what follows
 	routes map[string]*counts
 }
 
 // NewStore returns an empty store.
-func NewStore(log logrus.FieldLogger) *Store { return &Store{log: log, routes: map[string]*counts{}} }
+func NewStore(log logrus.FieldLogger) *Store {
+	return &Store{log: log, bodies: intake.NewRoom(), routes: map[string]*counts{}}
+}
+
+// room is where bodies are taken.
+func (s *Store) room() *intake.Room {
+	if s == nil {
+		return nil
+	}
+	return s.bodies
+}
 
 // counts are those of one route.
 type counts struct {
