@@ -22,6 +22,12 @@ func FuzzBody(f *testing.F) {
 	s := shared()
 	refuse := newPolicy(f, s, "waf {\n mode = \"detect\"\n body = \"1KiB\"\n}")
 	pass := newPolicy(f, s, "waf {\n body = \"1KiB\"\n beyond = \"pass\"\n uninspected = [\"image/png\"]\n}")
+	few, _, _ := strings.Cut(pass.text, "Include") // the rules have no part in it, and are slow
+	lean, err := newEngine(few)
+	if err != nil {
+		f.Fatal(err)
+	}
+	refuse.engine, pass.engine = lean, lean
 	fields := []string{asForm, asJSON, asXML, asText, asPart, "Content-Type: image/png"}
 	f.Fuzz(func(t *testing.T, body []byte, media uint8, size, chunk uint16, known, next bool) {
 		for _, p := range []*Policy{refuse, pass} {
