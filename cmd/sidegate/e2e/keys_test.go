@@ -21,6 +21,9 @@ import (
 // keysConfig has a route that says who is calling, and a consumer without keys.
 const keysConfig = accessLog + `
 plan "gold" { rate = "1000/s" }
+policy "reader" {
+  authorize = "request.method != 'POST'"
+}
 consumer "acme" {
   plan = "gold"
 }
@@ -521,10 +524,12 @@ func TestAdminConsumers(t *testing.T) {
 		code                     int
 		want                     string
 	}{
-		{"PUT", "/api/consumers/umbrella", js, `{"plan": "gold", "labels": {"team": "ops"}, "jwt": [{"subject": "u"}], "mtls": [{"san": "u.test"}]}`, 200, `"plan": "gold"`},
+		{"PUT", "/api/consumers/umbrella", js, `{"plan": "gold", "priority": "low", "use": ["reader"], "labels": {"team": "ops"}, "jwt": [{"subject": "u"}], "mtls": [{"san": "u.test"}]}`, 200, `"plan": "gold"`},
 		{"PUT", "/api/consumers/a%2Fb%20c", js, `{}`, 400, `the name "a/b c" of the consumer has a character`},
 		{"PUT", "/api/consumers/a%2Fb", hcl, "consumer \"a/b\" {\n  labels = { team = \"x\" }\n}", 200, `"name": "a/b"`},
 		{"PUT", "/api/consumers/wrong", js, `{"plan": "golf"}`, 409, `there is no plan "golf"`},
+		{"PUT", "/api/consumers/wrong", js, `{"use": ["raeder"]}`, 409, `there is no policy "raeder" that consumers may use. Did you mean "reader"?`},
+		{"PUT", "/api/consumers/wrong", js, `{"priority": "urgent"}`, 400, "priority"},
 		{"PUT", "/api/consumers/wrong", js, `{"plna": "gold"}`, 400, "unknown field"},
 		{"PUT", "/api/consumers/wrong", hcl, "consumer \"other\" {}", 400, "one block, consumer \"wrong\""},
 		{"PUT", "/api/consumers/wrong", hcl, "consumer \"wrong\" {\n  plna = \"gold\"\n}", 400, `Did you mean "plan"?`},

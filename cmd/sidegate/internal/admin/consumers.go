@@ -68,6 +68,8 @@ type ConsumerPage struct {
 type ConsumerInput struct {
 	Document string            `json:"-"`
 	Plan     string            `json:"plan"`
+	Priority string            `json:"priority"`
+	Use      []string          `json:"use"`
 	Labels   map[string]string `json:"labels"`
 	JWT      []Subject         `json:"jwt"`
 	MTLS     []SANInput        `json:"mtls"`

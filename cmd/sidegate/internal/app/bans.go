@@ -38,14 +38,15 @@ func (a *App) shareBans(ctx context.Context) {
 		}
 		var wg sync.WaitGroup
 		defer wg.Wait()
-		wg.Go(func() { a.bans.Share(ctx, store) })
+		fleet := watched{store}
+		wg.Go(func() { a.bans.Share(ctx, fleet) })
 		return c.WatchKV(ctx, prefix, func(all map[string][]byte) {
 			keys := make(map[string][]byte, len(all))
 			for key, value := range all {
 				keys[strings.TrimPrefix(key, prefix)] = value
 			}
 			stale := a.bans.Merge(keys, time.Now())
-			if err := a.bans.Clean(ctx, store, stale); err != nil && ctx.Err() == nil {
+			if err := a.bans.Clean(ctx, fleet, stale); err != nil && ctx.Err() == nil {
 				a.log.WithError(err).Debug("bans that are over can't be taken out of Consul") // another node may, or the next change
 			}
 		})
@@ -53,6 +54,27 @@ func (a *App) shareBans(ctx context.Context) {
 	if err != nil {
 		a.log.WithError(err).Error("bans aren't shared with the fleet")
 	}
+}
+
+// watched writes where WatchKV looks, also when that is another datacenter than the
+// agent's.
+type watched struct{ *consul.Store }
+
+func (w watched) Put(ctx context.Context, key string, value []byte) error {
+	return w.Change(ctx, key, func([]byte) ([]byte, error) { return value, nil })
+}
+
+func (w watched) Delete(ctx context.Context, key string) error {
+	return w.Change(ctx, key, func([]byte) ([]byte, error) { return nil, nil })
+}
+
+func (w watched) DeleteIf(ctx context.Context, key string, f func(value []byte) bool) error {
+	return w.Change(ctx, key, func(value []byte) ([]byte, error) {
+		if value == nil || f(value) {
+			return nil, nil
+		}
+		return value, nil
+	})
 }
 
 // bansOf are the ban policies of a table's routes.

@@ -2,7 +2,9 @@ package app
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,7 +35,7 @@ func (a *App) PutConsumer(ctx context.Context, name string, in admin.ConsumerInp
 	}
 	text := in.Document
 	if text == "" {
-		c := &consumer.Config{Name: name, Plan: in.Plan, Labels: in.Labels}
+		c := &consumer.Config{Name: name, Plan: in.Plan, Priority: in.Priority, Use: in.Use, Labels: in.Labels}
 		for _, j := range in.JWT {
 			c.JWT = append(c.JWT, &consumer.JWTConfig{Subject: j.Subject, Issuer: j.Issuer})
 		}
@@ -128,6 +130,11 @@ func (s *keyStore) fits(name string, at document, text string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, set := range list[0].Use {
+		if !slices.Contains(s.sets, set) {
+			return admin.Refuse(http.StatusConflict, "%s", strings.TrimSuffix(fmt.Sprintf("there is no policy %q that consumers may use. %s", set, config.DidYouMean(set, s.sets)), ". "))
+		}
+	}
 	d := documents{texts: s.documents.texts, files: s.documents.files, parsed: s.documents.parsed}
 	d.set(at.from, at.key, "")
 	others, _, _ := d.candidates(s.options)

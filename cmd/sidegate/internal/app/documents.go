@@ -139,11 +139,11 @@ func withIssuer(c *consumer.Config, issuers []string) (*consumer.Config, error) 
 }
 
 // setFiles puts a configuration's consumers in force, and beside them those of
-// the documents that fit.
-func (s *keyStore) setFiles(file *config.File, known *consumer.Directory) {
+// the documents that fit. sets are the policies that consumers may use.
+func (s *keyStore) setFiles(file *config.File, known *consumer.Directory, sets []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.documents.files, s.documents.known = file, known
+	s.documents.files, s.documents.known, s.sets = file, known, sets
 	if file.Consul == nil || file.Consul.KV == "" { // what it said holds no more than it would after a restart
 		s.documents.texts[consumer.FromConsul] = nil
 		s.documents.live, s.documents.stored = false, time.Time{}

@@ -61,6 +61,7 @@ type keyStore struct {
 	raw       map[string][]byte
 	badKeys   map[string]string // records that can't be read, by consumer
 	documents documents
+	sets      []string // of policies that consumers may use
 }
 
 // newKeyStore reads what the disk has.

@@ -36,7 +36,7 @@ func keysApp(t *testing.T, text string) *App {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.keys.setFiles(a.file, r.consumers)
+	a.keys.setFiles(a.file, r.consumers, r.personal.Sets())
 	a.keys.know() // there is no Consul
 	return a
 }
@@ -191,7 +191,7 @@ func TestWithoutConsul(t *testing.T) {
 	if _, s := files.Find([]byte(secret), time.Now()); s != consumer.Active || more.Named("kv") == nil {
 		t.Fatalf("%v, %v", s, more.Named("kv"))
 	}
-	a.keys.setFiles(a.file, files)
+	a.keys.setFiles(a.file, files, nil)
 	files, more = a.keys.directories()
 	if _, s := files.Find([]byte(secret), time.Now()); s != consumer.Unknown || more.Named("kv") != nil {
 		t.Errorf("%v, %v", s, more.Named("kv"))

@@ -61,7 +61,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	r.pools.Commit()
 	r.keys.Commit()
 	r.auth.Commit()
-	a.keys.setFiles(file, r.consumers)
+	a.keys.setFiles(file, r.consumers, r.personal.Sets())
 	r.certs.Commit(context.Background())
 	a.count(r.counting)
 	ctx, cancel := context.WithTimeout(context.Background(), firstInstances)

@@ -434,7 +434,7 @@ func offline(ctx context.Context, opt Options, f func(*proxy.Table) error) error
 	r.pools.Commit()
 	end.background("key sets", a.keysets.Run)
 	r.keys.Commit()
-	a.keys.setFiles(file, r.consumers)
+	a.keys.setFiles(file, r.consumers, r.personal.Sets())
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	a.group.Wait(ctx)

@@ -16,6 +16,16 @@ func FormatConsumer(c *consumer.Config) []byte {
 	if c.Plan != "" {
 		body.SetAttributeValue("plan", cty.StringVal(c.Plan))
 	}
+	if c.Priority != "" {
+		body.SetAttributeValue("priority", cty.StringVal(c.Priority))
+	}
+	if len(c.Use) > 0 {
+		var use []cty.Value
+		for _, name := range c.Use {
+			use = append(use, cty.StringVal(name))
+		}
+		body.SetAttributeValue("use", cty.ListVal(use))
+	}
 	if len(c.Labels) > 0 {
 		labels := map[string]cty.Value{}
 		for name, value := range c.Labels {
