@@ -399,6 +399,8 @@ func TestRefused(t *testing.T) {
 		{"slash", "openapi: 3.1.0\npaths: {a: {}}", `api.yaml:2:12: path "a" doesn't start with /`},
 		{"adjacent", "openapi: 3.1.0\npaths: {'/{a}{b}': {}}", `api.yaml:2:20: path "/{a}{b}" has two variables with nothing between them: where one ends, nobody could tell`},
 		{"twice a parameter", path("{get: {parameters: [{name: a, in: query, schema: {}}, {name: a, in: query, schema: {}}]}}"), `api.yaml:2:67: the parameter query.a stands here for the second time`},
+		{"twice a field", path("{get: {parameters: [{name: X-A, in: header, schema: {}}, {name: x-a, in: header, schema: {}}]}}"), `api.yaml:2:70: the parameter header.x-a stands here for the second time`},
+		{"beside a reference", "openapi: 3.1.0\npaths: {/a: {$ref: '#/paths/~1b', get: {}}, /b: {}}", `api.yaml:2:35: "get" has no meaning beside $ref`},
 		{"style", path("{get: {parameters: [{name: a, in: query, style: simple, schema: {}}]}}"), `api.yaml:2:61: style simple doesn't go with in: query`},
 		{"matrix", "openapi: 3.1.0\npaths: {'/{a}': {get: {parameters: [{name: a, in: path, required: true, style: matrix, schema: {}}]}}}", `api.yaml:2:80: style matrix isn't supported`},
 		{"ambiguous", path("{get: {parameters: [{name: a, in: query, schema: {type: [object, string]}}]}}"), `api.yaml:2:33: query.a may be an object and something else, which no request could tell apart`},

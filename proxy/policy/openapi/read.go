@@ -27,6 +27,7 @@ type reader struct {
 	api      *API
 	compiler *schema.Compiler
 	errs     []error
+	said     map[string]bool // a part that is used in many places has its errors once
 }
 
 func (r *reader) fail(err error) {
@@ -39,12 +40,10 @@ func (r *reader) fail(err error) {
 		}
 		return
 	}
-	for _, e := range r.errs {
-		if e.Error() == err.Error() { // a part that is used in many places
-			return
-		}
+	if text := err.Error(); !r.said[text] {
+		r.said[text] = true
+		r.errs = append(r.errs, err)
 	}
-	r.errs = append(r.errs, err)
 }
 
 // failed joins what is wrong, up to a bound.
@@ -60,7 +59,7 @@ func parse(doc *document.Document) (*API, error) {
 	if err := root.Want("the description", document.Map); err != nil {
 		return nil, err
 	}
-	r := &reader{doc: doc, api: &API{paths: &branch{}, Unreadable: map[string]error{}}}
+	r := &reader{doc: doc, api: &API{paths: &branch{}, Unreadable: map[string]error{}}, said: map[string]bool{}}
 	if err := r.version(root); err != nil {
 		return nil, err
 	}
@@ -252,7 +251,7 @@ func (r *reader) operation(item *Item, n *document.Node, shared []*parameter, be
 	}
 	own := r.parameters(item, n.Get("parameters"))
 	for _, p := range shared {
-		if !slices.ContainsFunc(own, func(o *parameter) bool { return o.in == p.in && o.name == p.name }) {
+		if !slices.ContainsFunc(own, p.is) {
 			o.parameters = append(o.parameters, p)
 		}
 	}
