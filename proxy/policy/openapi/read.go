@@ -91,9 +91,9 @@ func (r *reader) version(root *document.Node) error {
 		return root.Get("swagger").Errorf("OpenAPI 2.0 (Swagger) isn't supported: convert it to 3.1")
 	case v == nil:
 		return root.Errorf("it lacks the field openapi, which says that it is a description: openapi: 3.1.0")
-	case strings.HasPrefix(v.Text, "3.1."):
+	case v.Text == "3.1", strings.HasPrefix(v.Text, "3.1."):
 		return nil
-	case strings.HasPrefix(v.Text, "3.0."):
+	case v.Text == "3.0", strings.HasPrefix(v.Text, "3.0."):
 		r.old = true
 		return nil
 	default:
