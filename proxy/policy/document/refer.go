@@ -156,6 +156,11 @@ func (d *Document) Follow(n *Node) (*Node, error) {
 		if ref == nil {
 			return n, nil
 		}
+		for i, key := range n.Keys {
+			if key != "$ref" && key != "summary" && key != "description" && !strings.HasPrefix(key, "x-") {
+				return nil, &Error{File: n.file.name, Line: n.keys[i].line, Column: n.keys[i].column, Text: fmt.Sprintf("%q has no meaning beside $ref", key)}
+			}
+		}
 		next, err := d.Refer(ref)
 		if err != nil {
 			return nil, err

@@ -66,13 +66,13 @@ func (o *Operation) Response(c *Check, status int, contentType string) (content 
 	if len(a.media) == 0 || contentType == "" {
 		return Content{}, false
 	}
-	name, _, fine := mediaType(contentType)
-	m := find(a.media, name)
+	name, params, fine := mediaType(contentType)
+	m := find(a.media, name, params)
 	if !fine || m == nil {
 		c.Add("response", "its media type isn't among those of "+text)
 		return Content{}, false
 	}
-	return Content{media: m, mime: name}, m.kind == jsonBody && m.schema != nil
+	return Content{media: m, kind: jsonBody}, m.kind == jsonBody && m.schema != nil
 }
 
 // Answer checks the body of a response.

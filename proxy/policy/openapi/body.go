@@ -1,7 +1,9 @@
 package openapi
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"mime"
 	"slices"
 	"strings"
@@ -49,7 +51,8 @@ type body struct {
 
 // media is a body of one media type, or of a range of them.
 type media struct {
-	name   string // "application/json", "text/*", "*/*"
+	name   string            // "application/json", "text/*", "*/*"
+	params map[string]string // that it has to have, too
 	kind   bodyKind
 	schema *schema.Schema // nil: nothing is said of it
 	form   *formSpec      // of forms
@@ -71,7 +74,7 @@ func (r *reader) body(n *document.Node) *body {
 	b.media = r.mediaTypes(content, true)
 	var names []string
 	for _, m := range b.media {
-		names = append(names, m.name)
+		names = append(names, m.String())
 	}
 	b.accept = strings.Join(names, ", ")
 	return b
@@ -89,14 +92,13 @@ func (r *reader) mediaTypes(content *document.Node, request bool) []*media {
 			r.fail(n.Errorf("%q isn't a media type", key))
 			continue
 		}
-		if len(params) > 0 && !(len(params) == 1 && strings.EqualFold(params["charset"], "utf-8")) {
-			r.fail(n.Errorf("parameters of the media type %q aren't supported", key))
-			continue
+		if strings.EqualFold(params["charset"], "utf-8") {
+			delete(params, "charset") // it goes without saying
 		}
-		if slices.ContainsFunc(list, func(m *media) bool { return m.name == name }) {
+		if slices.ContainsFunc(list, func(m *media) bool { return m.name == name && maps.Equal(m.params, params) }) {
 			r.fail(n.Errorf("the media type %q stands here for the second time", name))
 		}
-		m := &media{name: name, kind: kindOf(name)}
+		m := &media{name: name, params: params, kind: kindOf(name)}
 		if s := n.Get("schema"); s != nil && (request || m.kind == jsonBody) {
 			m.schema, err = r.compiler.Compile(s)
 			r.fail(err)
@@ -106,17 +108,20 @@ func (r *reader) mediaTypes(content *document.Node, request bool) []*media {
 		}
 		list = append(list, m)
 	}
-	// The more precise one counts: application/json before application/*.
-	slices.SortStableFunc(list, func(a, b *media) int { return strings.Count(a.name, "*") - strings.Count(b.name, "*") })
+	// The more precise one counts: application/json before application/*, and the
+	// one with parameters before that without.
+	slices.SortStableFunc(list, func(a, b *media) int {
+		return cmp.Or(strings.Count(a.name, "*")-strings.Count(b.name, "*"), len(b.params)-len(a.params))
+	})
 	return list
 }
 
 // readable notes bodies that a schema describes and nobody here can read.
 func (r *reader) readable(m *media, n *document.Node) {
-	switch {
-	case m.kind == formBody || m.kind == partsBody:
+	if m.kind == formBody || m.kind == partsBody || strings.Contains(m.name, "*") && m.schema.Shape().Object {
 		m.form = r.form(m, n)
-	case m.kind == opaque && !m.schema.Binary():
+	}
+	if m.kind == opaque && !m.schema.Binary() {
 		r.api.Unreadable[m.name] = n.Errorf("bodies of the type %q can't be checked against a schema: only JSON, forms and text can", m.name)
 	}
 }
@@ -137,7 +142,7 @@ const (
 // Content is a body's media type in an operation.
 type Content struct {
 	media *media
-	mime  string
+	kind  bodyKind
 	bound string // of multipart
 }
 
@@ -164,13 +169,18 @@ func (o *Operation) Content(x *exchange.Exchange, there bool) (Content, Verdict)
 		return Content{}, WrongType
 	}
 	name, params, ok := mediaType(h.Get(exchange.ContentType))
-	m := find(o.body.media, name)
+	m := find(o.body.media, name, params)
 	if !ok || m == nil {
 		return Content{}, WrongType
 	}
-	// What a range such as */* takes is read by what it is.
-	c := Content{media: m, mime: name, bound: params["boundary"]}
 	kind := m.kind
+	if kind == opaque && m.schema != nil && !m.schema.Binary() && name != m.name {
+		// What a range such as */* takes is read by what it is.
+		if kind = kindOf(name); m.form == nil && (kind == formBody || kind == partsBody) {
+			kind = opaque
+		}
+	}
+	c := Content{media: m, kind: kind, bound: params["boundary"]}
 	if m.schema == nil && kind != jsonBody {
 		return c, Unchecked
 	}
@@ -198,23 +208,36 @@ func mediaType(s string) (name string, params map[string]string, ok bool) {
 	return name, params, err == nil && strings.IndexByte(name, '/') > 0
 }
 
-// find is the media type of a list that takes name.
-func find(list []*media, name string) *media {
+// find is the media type of a list that takes name and its parameters.
+func find(list []*media, name string, params map[string]string) *media {
 	kind, _, _ := strings.Cut(name, "/")
 	for _, m := range list {
 		prefix, wild := strings.CutSuffix(m.name, "/*")
-		if m.name == name || wild && (prefix == "*" || prefix == kind) {
+		if (m.name == name || wild && (prefix == "*" || prefix == kind)) && m.has(params) {
 			return m
 		}
 	}
 	return nil
 }
 
+// has reports whether all parameters that m has to have are among these.
+func (m *media) has(params map[string]string) bool {
+	for k, v := range m.params {
+		if params[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+// String is the media type as a field of the head has it.
+func (m *media) String() string { return mime.FormatMediaType(m.name, m.params) }
+
 // Body checks a body that is Readable.
 func (c *Check) Body(o Content, text string) {
 	v := &c.value
 	v.Reset()
-	switch o.media.kind {
+	switch o.kind {
 	case jsonBody:
 		if err := v.Parse(text); err != nil {
 			c.Add("body", err.Error())

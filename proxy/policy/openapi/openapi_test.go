@@ -257,6 +257,7 @@ paths:
         content:
           application/json: {schema: {type: object, required: [n], properties: {n: {type: integer}}}}
           application/vnd.own+json: {}
+          application/vnd.own+json; v=2: {schema: {type: array}}
           application/x-www-form-urlencoded:
             schema: {type: object, required: [n], additionalProperties: false, properties: {n: {type: integer}, t: {type: array, items: {type: string}}, o: {type: object, required: [a]}, s: {type: string}}}
           multipart/form-data:
@@ -290,6 +291,8 @@ paths:
 		{"identity", "application/json", `{"n":1}`, []string{"Content-Encoding: identity"}, nil},
 		{"JSON without a schema", "application/vnd.own+json", `[1]`, nil, nil},
 		{"JSON without a schema, broken", "application/vnd.own+json", `[1`, nil, []string{"body isn't JSON: it ends too early, at byte 2"}},
+		{"JSON of a version", "application/vnd.own+json; V=2", `{}`, nil, []string{"body has to be array"}},
+		{"JSON of another version", "application/vnd.own+json; v=3", `{}`, nil, nil},
 		{"form", form, "n=1&t=a&t=b&s=x+y&o=%7B%22a%22%3A1%7D", nil, nil},
 		{"form, wrong", form, "n=x", nil, []string{"body/n has to be integer"}},
 		{"form, missing", form, "s=1", nil, []string{"body/n is required"}},
@@ -326,12 +329,35 @@ paths:
 		})
 	}
 	o := a.Find(NewCheck(), "/b").Operation("POST")
-	if got, want := o.Accept(), "application/json, application/vnd.own+json, application/x-www-form-urlencoded, multipart/form-data, text/csv, text/plain, image/*"; got != want {
+	if got, want := o.Accept(), "application/vnd.own+json; v=2, application/json, application/vnd.own+json, application/x-www-form-urlencoded, multipart/form-data, text/csv, text/plain, image/*"; got != want {
 		t.Errorf("Accept = %q, want %q", got, want)
 	}
 	x := policytest.Exchange(t, "POST http://x/none", "Content-Type: application/json")
 	if _, v := a.Find(NewCheck(), "/none").Operation("POST").Content(x, true); v != Superfluous {
 		t.Errorf("a body that nothing is said of: %v", v)
+	}
+}
+
+// TestRanges: what a range of media types takes is read by what it is, and the
+// operator has to know that there may be more.
+func TestRanges(t *testing.T) {
+	a := read(t, "paths: {/b: {post: {requestBody: {content: {'*/*': {schema: {type: object, required: [n], properties: {n: {type: integer}}}}}}}}}\n")
+	if len(a.Unreadable) != 1 || a.Unreadable["*/*"] == nil {
+		t.Errorf("Unreadable = %v", a.Unreadable)
+	}
+	for _, tt := range []struct {
+		contentType, text string
+		want              []string
+	}{
+		{"application/json", `{"n":1}`, nil},
+		{"application/json", `{}`, []string{"body/n is required"}},
+		{"application/x-www-form-urlencoded", `n=x`, []string{"body/n has to be integer"}},
+		{"multipart/form-data; boundary=B", "--B\r\nContent-Disposition: form-data; name=n\r\n\r\n1\r\n--B--", nil},
+		{"application/xml", `<a/>`, []string{"verdict 1"}},
+	} {
+		if diff := cmp.Diff(tt.want, bodyOf(t, a, tt.contentType, tt.text)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.contentType, diff)
+		}
 	}
 }
 
@@ -399,6 +425,8 @@ func TestRefused(t *testing.T) {
 		{"slash", "openapi: 3.1.0\npaths: {a: {}}", `api.yaml:2:12: path "a" doesn't start with /`},
 		{"adjacent", "openapi: 3.1.0\npaths: {'/{a}{b}': {}}", `api.yaml:2:20: path "/{a}{b}" has two variables with nothing between them: where one ends, nobody could tell`},
 		{"twice a parameter", path("{get: {parameters: [{name: a, in: query, schema: {}}, {name: a, in: query, schema: {}}]}}"), `api.yaml:2:67: the parameter query.a stands here for the second time`},
+		{"twice a field", path("{get: {parameters: [{name: X-A, in: header, schema: {}}, {name: x-a, in: header, schema: {}}]}}"), `api.yaml:2:70: the parameter header.x-a stands here for the second time`},
+		{"beside a reference", "openapi: 3.1.0\npaths: {/a: {$ref: '#/paths/~1b', get: {}}, /b: {}}", `api.yaml:2:35: "get" has no meaning beside $ref`},
 		{"style", path("{get: {parameters: [{name: a, in: query, style: simple, schema: {}}]}}"), `api.yaml:2:61: style simple doesn't go with in: query`},
 		{"matrix", "openapi: 3.1.0\npaths: {'/{a}': {get: {parameters: [{name: a, in: path, required: true, style: matrix, schema: {}}]}}}", `api.yaml:2:80: style matrix isn't supported`},
 		{"ambiguous", path("{get: {parameters: [{name: a, in: query, schema: {type: [object, string]}}]}}"), `api.yaml:2:33: query.a may be an object and something else, which no request could tell apart`},

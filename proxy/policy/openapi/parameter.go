@@ -69,12 +69,17 @@ func (r *reader) parameters(item *Item, n *document.Node) []*parameter {
 		if p == nil {
 			continue
 		}
-		if slices.ContainsFunc(list, func(o *parameter) bool { return o.in == p.in && o.name == p.name }) {
+		if slices.ContainsFunc(list, p.is) {
 			r.fail(one.Errorf("the parameter %s stands here for the second time", p.where))
 		}
 		list = append(list, p)
 	}
 	return list
+}
+
+// is reports whether o is the same parameter; fields of the head have no case.
+func (p *parameter) is(o *parameter) bool {
+	return o.in == p.in && (o.name == p.name || p.in == inHeader && strings.EqualFold(o.name, p.name))
 }
 
 // parameter reads a Parameter Object; nil: it has an error, or no meaning.

@@ -27,6 +27,7 @@ type reader struct {
 	api      *API
 	compiler *schema.Compiler
 	errs     []error
+	said     map[string]bool // a part that is used in many places has its errors once
 }
 
 func (r *reader) fail(err error) {
@@ -39,12 +40,10 @@ func (r *reader) fail(err error) {
 		}
 		return
 	}
-	for _, e := range r.errs {
-		if e.Error() == err.Error() { // a part that is used in many places
-			return
-		}
+	if text := err.Error(); !r.said[text] {
+		r.said[text] = true
+		r.errs = append(r.errs, err)
 	}
-	r.errs = append(r.errs, err)
 }
 
 // failed joins what is wrong, up to a bound.
@@ -60,7 +59,7 @@ func parse(doc *document.Document) (*API, error) {
 	if err := root.Want("the description", document.Map); err != nil {
 		return nil, err
 	}
-	r := &reader{doc: doc, api: &API{paths: &branch{}, Unreadable: map[string]error{}}}
+	r := &reader{doc: doc, api: &API{paths: &branch{}, Unreadable: map[string]error{}}, said: map[string]bool{}}
 	if err := r.version(root); err != nil {
 		return nil, err
 	}
@@ -92,9 +91,9 @@ func (r *reader) version(root *document.Node) error {
 		return root.Get("swagger").Errorf("OpenAPI 2.0 (Swagger) isn't supported: convert it to 3.1")
 	case v == nil:
 		return root.Errorf("it lacks the field openapi, which says that it is a description: openapi: 3.1.0")
-	case strings.HasPrefix(v.Text, "3.1."):
+	case v.Text == "3.1", strings.HasPrefix(v.Text, "3.1."):
 		return nil
-	case strings.HasPrefix(v.Text, "3.0."):
+	case v.Text == "3.0", strings.HasPrefix(v.Text, "3.0."):
 		r.old = true
 		return nil
 	default:
@@ -252,7 +251,7 @@ func (r *reader) operation(item *Item, n *document.Node, shared []*parameter, be
 	}
 	own := r.parameters(item, n.Get("parameters"))
 	for _, p := range shared {
-		if !slices.ContainsFunc(own, func(o *parameter) bool { return o.in == p.in && o.name == p.name }) {
+		if !slices.ContainsFunc(own, p.is) {
 			o.parameters = append(o.parameters, p)
 		}
 	}
