@@ -23,6 +23,7 @@ type bed struct {
 	self    string // this program, which is some works' load generator
 	tools   map[string]string
 	backend int    // port
+	redis   int    // likewise
 	token   string // that the policies' issuer signed
 	running []*process
 }
@@ -53,6 +54,7 @@ func caddyArgs(tool, _, file string) []string {
 	return []string{tool, "run", "--adapter", "caddyfile", "--config", file}
 }
 func sidegateArgs(tool, _, file string) []string { return []string{tool, "run", "-config", file} }
+func redisArgs(tool, _, file string) []string    { return []string{tool, file} }
 func profileArgs(tool, dir, file string) []string {
 	return []string{tool, "run", "-config", file, "-cpuprofile", filepath.Join(dir, "cpu.pprof")}
 }
@@ -62,6 +64,7 @@ func profileArgs(tool, dir, file string) []string {
 func kinds() map[string]kind {
 	return map[string]kind{
 		"backend":           {"nginx", backendConf, "backend.conf", nginxArgs, "1", "1", false},
+		"redis":             {"redis-server", redisConf, "redis.conf", redisArgs, "1", "1", false},
 		"nginx":             {"nginx", nginxConf, "nginx.conf", nginxArgs, "0", "1", false},
 		"haproxy":           {"haproxy", haproxyConf, "haproxy.conf", haproxyArgs, "0", "1", false},
 		"caddy":             {"caddy", caddyConf, "Caddyfile", caddyArgs, "0", "1", false},
@@ -89,12 +92,14 @@ func newBed(ctx context.Context, dir string, tools map[string]string) (*bed, err
 			return nil, err
 		}
 	}
-	ports, err := freePorts(1)
+	ports, err := freePorts(2)
 	if err != nil {
 		return nil, err
 	}
-	b.backend = ports[0]
-	_, err = b.start("backend")
+	b.backend, b.redis = ports[0], ports[1]
+	if _, err = b.start("backend"); err == nil {
+		_, err = b.start("redis")
+	}
 	return b, err
 }
 
@@ -118,7 +123,11 @@ func (b *bed) start(name string) (*process, error) {
 		return nil, errors.New("no such contender")
 	}
 	p := &process{name: name, ports: map[string]int{"plain": b.backend}}
-	if name != "backend" {
+	switch name {
+	case "backend":
+	case "redis":
+		p.ports["plain"] = b.redis
+	default:
 		names := append([]string{"plain", "tls", "policies", "tcp", "quic"}, eachPorts...)
 		free, err := freePorts(len(names))
 		if err != nil {
@@ -158,7 +167,7 @@ func (b *bed) configure(p *process, k kind, file string) error {
 	}
 	var text bytes.Buffer
 	err = t.Execute(&text, map[string]any{
-		"Dir": b.dir, "Name": p.name, "Policies": k.policies, "APIKey": apiKey, "APIKeySum": fmt.Sprintf("%x", sha256.Sum256([]byte(apiKey))), "Backend": b.backend, "Ports": p.ports,
+		"Dir": b.dir, "Name": p.name, "Policies": k.policies, "APIKey": apiKey, "APIKeySum": fmt.Sprintf("%x", sha256.Sum256([]byte(apiKey))), "Backend": b.backend, "Redis": b.redis, "Ports": p.ports,
 		"Password": apiPassword, "PasswordHash": passwordHash, "Issuer": issuer, "Routes": eachRoutes(),
 		"Cert": filepath.Join(b.dir, "cert.pem"), "Key": filepath.Join(b.dir, "key.pem"), "Both": filepath.Join(b.dir, "both.pem"),
 	})

@@ -148,7 +148,7 @@ func run(ctx context.Context, o options) error {
 func findTools(binary string) (map[string]string, error) {
 	tools := map[string]string{}
 	var missing []string
-	for _, name := range []string{"nginx", "haproxy", "wrk", "h2load", "taskset", "caddy"} {
+	for _, name := range []string{"nginx", "haproxy", "wrk", "h2load", "taskset", "caddy", "redis-server"} {
 		path, err := look(name)
 		if err != nil {
 			missing = append(missing, name)

@@ -42,6 +42,9 @@ func (b *bed) policyWorks() []work {
 		one("in flight by address", "", "flight", nil, "nginx-each:flight", "haproxy-each:flight"),
 		one("100,000 denied networks", "", "block", nil, "nginx-each:block", "haproxy-each:block"),
 		one("ban", "", "ban", nil),
+		one("waf, paranoia 1", "", "waf", nil),
+		one("OpenAPI document", "", "validate", nil),
+		one("rate limit of all nodes, in Redis", "", "shared", nil),
 		one("cors", "", "cors", []string{"Origin: https://app.example.com"}),
 		one("API key, rate limit, 100,000 networks", "1.15, -, -", "all", key, "nginx-each:all", "haproxy-each:all"),
 	}
@@ -55,6 +58,14 @@ const apiPassword = "correct-horse-battery-staple"
 // passwordHash is apiPassword's, bcrypt of cost 10: what it costs is the first
 // check, which is before a round counts.
 const passwordHash = "$2y$10$qiSaQ.6wP52QJiZ4BskKd.KOYtIilKuE.UxIf/nhx0s4r85S7wVAO"
+
+const redisConf = `
+bind 127.0.0.1
+port {{.Redis}}
+save ""
+dir {{.Dir}}
+logfile {{.Dir}}/redis.log
+`
 
 const nginxEachConf = `
 worker_processes 1; daemon off; master_process off; pid {{.Dir}}/nginx-each.pid; error_log {{.Dir}}/nginx-each.err;
@@ -161,6 +172,7 @@ listener "plain" {
   limits { connections_per_ip = 20000 }
 }
 service "backend" { instances = ["127.0.0.1:{{.Backend}}"] }
+redis { address = "127.0.0.1:{{.Redis}}" }
 consumer "acme" {
   api_key { sha256 = "{{.APIKeySum}}" }
   basic {
@@ -207,6 +219,20 @@ policy "quota" {
 policy "flight" {
   limits { requests_per_ip = 1000 }
 }
+policy "waf" {
+  waf { mode = "block" }
+}
+policy "validate" {
+  validate { openapi = "{{.Dir}}/api.yaml" }
+}
+policy "shared" {
+  rate_limit {
+    rate   = "1000000/s"
+    burst  = 10000
+    by     = "client_ip"
+    shared = true
+  }
+}
 policy "ban" {
   ban {
     after  = 20
@@ -226,10 +252,21 @@ route "{{$host}}" {
 {{end}}
 `
 
+// apiDocument describes the works' only path.
+const apiDocument = `openapi: 3.1.0
+info: {title: bench, version: "1"}
+paths:
+  /small:
+    get:
+      parameters:
+        - {name: limit, in: query, schema: {type: integer, maximum: 100}}
+      responses: {"200": {description: a small answer}}
+`
+
 // eachRoutes are the hosts of sidegateEachConf and the bundles of their routes.
 func eachRoutes() map[string]string {
 	routes := map[string]string{"bare": "", "all": `"block", "key", "limit"`, "authorize": `"jwt", "authorize"`}
-	for _, name := range []string{"key", "basic", "jwt", "forward", "limit", "quota", "flight", "block", "ban", "cors"} {
+	for _, name := range []string{"key", "basic", "jwt", "forward", "limit", "quota", "flight", "block", "waf", "validate", "shared", "ban", "cors"} {
 		routes[name] = `"` + name + `"`
 	}
 	return routes
@@ -270,6 +307,7 @@ func (b *bed) credentials() error {
 		return os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o644)
 	}
 	return errors.Join(
+		write("api.yaml", apiDocument),
 		write("denied.txt", plain.String()), write("denied.nginx", nginx.String()),
 		write("passwords.nginx", "acme:{PLAIN}"+apiPassword+"\n"),
 		write("jwks", string(keys)), write("jwt.pub", string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))),
