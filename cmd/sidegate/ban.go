@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -25,26 +26,11 @@ func banCommand() *cobra.Command {
 }
 
 func banListCommand() *cobra.Command {
-	var path string
-	var asJSON bool
-	c := &cobra.Command{
-		Use:   "list",
-		Short: "List the bans, those that last longest first",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			var list []ban.Ban
-			if err := ask(c.Context(), socketPath(path), "/api/bans", &list); err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(c.OutOrStdout(), list)
-			}
-			return printBans(c.OutOrStdout(), list)
-		},
-	}
-	configFlag(c, &path)
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return c
+	c := &cobra.Command{Use: "list", Short: "List the bans, those that last longest first", Args: cobra.NoArgs}
+	return listCommand(c, func(ctx context.Context, socket string, _ []string) (list []ban.Ban, err error) {
+		err = ask(ctx, socket, "/api/bans", &list)
+		return list, err
+	}, printBans)
 }
 
 func printBans(out io.Writer, list []ban.Ban) error {

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/app"
 )
 
@@ -63,6 +65,26 @@ func call(ctx context.Context, method, socket, path string, into any) error {
 		return fmt.Errorf("the gateway answered %s: %s", resp.Status, strings.TrimSpace(string(body)))
 	}
 	return json.Unmarshal(body, into)
+}
+
+// listCommand makes a command that prints what get asks the gateway for, as a table
+// or as JSON.
+func listCommand[T any](c *cobra.Command, get func(ctx context.Context, socket string, args []string) ([]T, error), table func(io.Writer, []T) error) *cobra.Command {
+	var path string
+	var asJSON bool
+	c.RunE = func(c *cobra.Command, args []string) error {
+		list, err := get(c.Context(), socketPath(path), args)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return printJSON(c.OutOrStdout(), list)
+		}
+		return table(c.OutOrStdout(), list)
+	}
+	configFlag(c, &path)
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
 }
 
 // socketPath is where the gateway of a configuration listens for the CLI. A

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -76,38 +77,24 @@ func printNewKey(c *cobra.Command, k *admin.NewKey, asJSON bool) error {
 func shortTime(t time.Time) string { return t.Local().Format(time.DateTime) }
 
 func keyListCommand() *cobra.Command {
-	var path string
-	var asJSON bool
-	c := &cobra.Command{
-		Use:   "list [CONSUMER]",
-		Short: "List the keys, those in files included",
-		Args:  cobra.MaximumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			q := url.Values{"limit": {"1000"}}
-			if len(args) > 0 {
-				q.Set("consumer", args[0])
+	c := &cobra.Command{Use: "list [CONSUMER]", Short: "List the keys, those in files included", Args: cobra.MaximumNArgs(1)}
+	return listCommand(c, func(ctx context.Context, socket string, args []string) ([]admin.KeyStatus, error) {
+		q := url.Values{"limit": {"1000"}}
+		if len(args) > 0 {
+			q.Set("consumer", args[0])
+		}
+		all := []admin.KeyStatus{}
+		for {
+			var page admin.KeyPage
+			if err := ask(ctx, socket, "/api/keys?"+q.Encode(), &page); err != nil {
+				return nil, err
 			}
-			all := []admin.KeyStatus{}
-			for {
-				var page admin.KeyPage
-				if err := ask(c.Context(), socketPath(path), "/api/keys?"+q.Encode(), &page); err != nil {
-					return err
-				}
-				all = append(all, page.Keys...)
-				if page.Next == "" {
-					break
-				}
-				q.Set("after", page.Next)
+			if all = append(all, page.Keys...); page.Next == "" {
+				return all, nil
 			}
-			if asJSON {
-				return printJSON(c.OutOrStdout(), all)
-			}
-			return printKeys(c.OutOrStdout(), all)
-		},
-	}
-	configFlag(c, &path)
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return c
+			q.Set("after", page.Next)
+		}
+	}, printKeys)
 }
 
 func printKeys(out io.Writer, list []admin.KeyStatus) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,30 +25,15 @@ func quotaCommand() *cobra.Command {
 }
 
 func quotaListCommand() *cobra.Command {
-	var path string
-	var asJSON bool
-	c := &cobra.Command{
-		Use:   "list [CONSUMER]",
-		Short: "List what was used in the periods that go on, by all clients or one",
-		Args:  cobra.MaximumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			q := url.Values{}
-			if len(args) > 0 {
-				q.Set("client", args[0])
-			}
-			var list []quota.Use
-			if err := ask(c.Context(), socketPath(path), "/api/quotas?"+q.Encode(), &list); err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(c.OutOrStdout(), list)
-			}
-			return printQuotas(c.OutOrStdout(), list)
-		},
-	}
-	configFlag(c, &path)
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return c
+	c := &cobra.Command{Use: "list [CONSUMER]", Short: "List what was used in the periods that go on, by all clients or one", Args: cobra.MaximumNArgs(1)}
+	return listCommand(c, func(ctx context.Context, socket string, args []string) (list []quota.Use, err error) {
+		q := url.Values{}
+		if len(args) > 0 {
+			q.Set("client", args[0])
+		}
+		err = ask(ctx, socket, "/api/quotas?"+q.Encode(), &list)
+		return list, err
+	}, printQuotas)
 }
 
 func printQuotas(out io.Writer, list []quota.Use) error {

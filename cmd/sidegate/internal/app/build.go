@@ -6,24 +6,15 @@ import (
 	"maps"
 	"net"
 	"slices"
-	"strings"
-	"sync"
-	"time"
 
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/admin"
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
-	"github.com/sidegate-proxy/sidegate/proxy/exchange"
-	"github.com/sidegate-proxy/sidegate/proxy/policy"
-	"github.com/sidegate-proxy/sidegate/proxy/policy/answer"
-	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc"
-	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/personal"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
-	"github.com/sidegate-proxy/sidegate/proxy/policy/sunset"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 	edgetls "github.com/sidegate-proxy/sidegate/tls"
@@ -169,86 +160,29 @@ func (a *App) unsound(d *draft) map[string]error {
 // compile turns a draft into what the data plane runs on.
 func (a *App) compile(d *draft) (*ready, error) {
 	out := &ready{file: d.file, keys: a.keysets.Plan(), auth: a.services.Plan()}
-	bundles := map[string]*config.Bundle{}
-	for _, b := range d.file.Bundles {
-		bundles[b.Name] = b
-	}
-	diags := &config.Diagnostics{}
-	var routes []*config.Route
-	var compiled []*proxy.Route
-	var rules []route.Rule
-	used := map[string]bool{}
-	unsound := a.unsound(d)
-	consumers, err := a.directory(d)
+	with, err := a.making(d, out)
 	if err != nil {
 		return nil, err
 	}
-	out.consumers = consumers
-	conditions := sync.OnceValues(condition.NewCompiler) // made for the first condition, if there is one
-	with := making{
-		bundles: bundles,
-		kinds: kinds(means{
-			consumers: consumers, keys: out.keys, services: out.auth, conditions: conditions, list: a.lists(d),
-
-			networks:  &a.networks,
-			geo:       &a.geo,
-			bans:      a.bans,
-			waf:       a.waf,
-			documents: &a.documents,
-			described: a.described,
-			flight:    &a.flight,
-			counters:  a.counters,
-			quotas:    a.quotas,
-			fleet:     a.fleet,
-			tokens:    a.tokens,
-			passwords: a.passwords,
-			answers:   a.answers,
-			known:     a.known,
-			logins:    a.logins,
-		}),
-		conditions: conditions, logins: logsIn(d.file),
-	}
-	if with.personal, err = with.ofConsumers(d.file); err != nil {
-		return nil, err
-	}
-	out.personal = with.personal
-	for _, r := range d.file.Routes {
-		origin, fixed := d.file.Origin(r), d.fixed[r]
-		p, rule, err := with.route(r)
-		for _, name := range servicesOf(r) {
-			if bad := unsound[name]; bad != nil && err == nil {
-				err = fmt.Errorf("service %q: %w", name, bad)
-			}
-		}
-		if err != nil && fixed {
-			diags.Errorf(r.Range, "", "route %q: %v", r.Name, err)
-			continue
-		}
-		if err != nil {
-			d.problem(origin, "route %q isn't used: %v", r.Name, err)
-			continue
-		}
-		p.Origin = origin
-		routes, compiled, rules = append(routes, r), append(compiled, p), append(rules, rule)
-		out.hosts = append(out.hosts, r.Hosts...)
-		for _, name := range servicesOf(r) {
-			used[name] = true
-		}
-	}
+	diags := &config.Diagnostics{}
+	made := a.routes(d, with, diags)
 	if diags.HasErrors() {
 		return nil, &ConfigError{Text: diags.String()}
 	}
-	matcher, own, err := d.match(diags, routes, compiled, rules)
+	matcher, own, err := d.match(diags, made)
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range d.file.Services { // only used services are watched
-		if used[s.Name] {
+		if made.used[s.Name] {
 			out.services = append(out.services, s)
 		}
 	}
 	if out.pools, err = a.group.Plan(out.services); err != nil {
 		return nil, err
+	}
+	for _, r := range made.routes {
+		out.hosts = append(out.hosts, r.Hosts...)
 	}
 	slices.Sort(out.hosts)
 	if out.certs, err = a.certs.Plan(certificates(d.file), slices.Compact(out.hosts)); err != nil {
@@ -257,15 +191,55 @@ func (a *App) compile(d *draft) (*ready, error) {
 	if out.counting, err = a.planCounting(d.file); err != nil {
 		return nil, err
 	}
-	for i, p := range compiled {
-		a.connect(p, routes[i], out.pools)
+	for i, p := range made.compiled {
+		a.connect(p, made.routes[i], out.pools)
 	}
 	for _, p := range own {
 		p.Stats = a.stats.Route(p.Name, "")
 	}
-	out.table = &proxy.Table{Matcher: matcher, Routes: append(compiled, own...), Trust: proxy.Trust(d.file.TrustedProxies), Log: a.accessLog, HTTPS: redirects(d.file)}
+	out.table = &proxy.Table{
+		Matcher: matcher, Routes: append(made.compiled, own...), Trust: proxy.Trust(d.file.TrustedProxies), Log: a.accessLog, HTTPS: redirects(d.file),
+	}
 	out.problems = d.problems
 	return out, nil
+}
+
+// made are the routes that could be compiled, and what each became.
+type made struct {
+	routes   []*config.Route
+	compiled []*proxy.Route
+	rules    []route.Rule
+	used     map[string]bool // services
+}
+
+// routes compiles the routes of a draft, each by itself. An error in a fixed one is
+// the whole configuration's, and goes into diags.
+func (a *App) routes(d *draft, with *making, diags *config.Diagnostics) *made {
+	out := &made{used: map[string]bool{}}
+	unsound := a.unsound(d)
+	for _, r := range d.file.Routes {
+		origin := d.file.Origin(r)
+		p, rule, err := with.route(r)
+		for _, name := range servicesOf(r) {
+			if bad := unsound[name]; bad != nil && err == nil {
+				err = fmt.Errorf("service %q: %w", name, bad)
+			}
+		}
+		if err != nil && d.fixed[r] {
+			diags.Errorf(r.Range, "", "route %q: %v", r.Name, err)
+			continue
+		}
+		if err != nil {
+			d.problem(origin, "route %q isn't used: %v", r.Name, err)
+			continue
+		}
+		p.Origin = origin
+		out.routes, out.compiled, out.rules = append(out.routes, r), append(out.compiled, p), append(out.rules, rule)
+		for _, name := range servicesOf(r) {
+			out.used[name] = true
+		}
+	}
+	return out
 }
 
 // compiled is the directory of a configuration's files. Feeds make many tables of
@@ -290,8 +264,8 @@ func (a *App) directory(d *draft) (*consumer.Directory, error) {
 }
 
 // match makes the matcher of the routes and of those that their policies have.
-func (d *draft) match(diags *config.Diagnostics, routes []*config.Route, compiled []*proxy.Route, rules []route.Rule) (*route.Matcher, []*proxy.Route, error) {
-	own, more := ownRoutes(routes, compiled, func(r *config.Route, err error) {
+func (d *draft) match(diags *config.Diagnostics, m *made) (*route.Matcher, []*proxy.Route, error) {
+	own, more := ownRoutes(m.routes, m.compiled, func(r *config.Route, err error) {
 		if d.fixed[r] {
 			diags.Errorf(r.Range, "", "%v", err)
 		} else {
@@ -301,8 +275,8 @@ func (d *draft) match(diags *config.Diagnostics, routes []*config.Route, compile
 	if diags.HasErrors() {
 		return nil, nil, &ConfigError{Text: diags.String()}
 	}
-	m, err := route.Compile(append(rules, more...))
-	return m, own, err
+	matcher, err := route.Compile(append(m.rules, more...))
+	return matcher, own, err
 }
 
 // certificates is the tls block, with ACME where it goes without saying: when
@@ -333,185 +307,6 @@ func servicesOf(r *config.Route) []string {
 		out = append(out, r.Mirror.Service)
 	}
 	return out
-}
-
-// making is what routes are compiled with.
-type making struct {
-	bundles    map[string]*config.Bundle
-	kinds      []policy.Kind
-	personal   *personal.Policy
-	conditions func() (*condition.Compiler, error)
-	logins     bool // some route has users log in
-}
-
-// route makes a route's rule and chain; connect adds the pools.
-func (m *making) route(r *config.Route) (*proxy.Route, route.Rule, error) {
-	rule := r.Rule()
-	if r.When != "" {
-		compiler, err := m.conditions()
-		if err != nil {
-			return nil, rule, err
-		}
-		c, err := compiler.Compile(r.When)
-		if err != nil {
-			return nil, rule, fmt.Errorf("when: %w", err)
-		}
-		rule.When = c
-	}
-	list, err := m.policies(r)
-	if err != nil {
-		return nil, rule, err
-	}
-	p := &proxy.Route{Name: r.Name, Chain: policy.Compile(list), Strip: strings.TrimSuffix(r.StripPrefix, "/"), Priority: exchange.ParsePriority(r.Priority)}
-	switch {
-	case r.Redirect != nil:
-		p.Answer, err = answer.Redirect(*r.Redirect)
-	case r.Respond != nil:
-		p.Answer, err = answer.Respond(*r.Respond)
-	}
-	if err != nil {
-		return nil, rule, err
-	}
-	return p, rule, p.Chain.CheckParams(route.Params(r.Paths))
-}
-
-// policies are those of a route's bundles and its own, in the fixed order.
-func (m *making) policies(r *config.Route) ([]policy.Named, error) {
-	var list []policy.Named
-	if r.Sunset != nil {
-		s, err := sunset.New(*r.Sunset, time.Now)
-		if err != nil {
-			return nil, fmt.Errorf("sunset: %w", err)
-		}
-		list = append(list, policy.Named{Name: "sunset", Policy: s})
-	}
-	more, err := m.chain(r)
-	if err != nil {
-		return nil, err
-	}
-	list = append(list, more...)
-	if m.logins && !slices.ContainsFunc(list, func(n policy.Named) bool { return policy.Compile([]policy.Named{n}).Paths() != nil }) {
-		list = append(list, policy.Named{Name: "cookies", Policy: oidc.Hider{}})
-	}
-	return list, nil
-}
-
-// chain are the policies of a route's blocks and of its bundles'.
-func (m *making) chain(r *config.Route) ([]policy.Named, error) {
-	var list []policy.Named
-	blocks := m.blocks(r)
-	var late []policy.Named // parts that run behind auth
-	auth := slices.IndexFunc(m.kinds, func(k policy.Kind) bool { return k.Name == "auth" })
-	for len(blocks) > 0 {
-		k := blocks[0].Kind
-		if len(late) > 0 && m.place(k) > auth {
-			list, late = append(list, late...), nil
-		}
-		var same []policy.Policy // those that one policy is made of
-		for len(blocks) > 0 && blocks[0].Kind.Name == k.Name && (len(same) == 0 || k.Join != nil) {
-			p, err := m.kind(blocks[0].Kind).New(blocks[0].Config)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", k.Name, err)
-			}
-			same, blocks = append(same, p), blocks[1:]
-		}
-		p := same[0]
-		if k.Join != nil {
-			var err error
-			if p, err = m.kind(k).Join(r.Name, same); err != nil {
-				return nil, fmt.Errorf("%s: %w", k.Name, err)
-			}
-		}
-		list = append(list, policy.Named{Name: k.Name, Policy: p})
-		if k.Name == "auth" {
-			list = append(list, policy.Named{Name: "the consumer's", Policy: m.personal})
-		}
-		if s, ok := p.(policy.Stripped); ok {
-			s.Strip(strings.TrimSuffix(r.StripPrefix, "/"))
-		}
-		if s, ok := p.(policy.Splitter); ok {
-			if part := s.AfterAuth(); part != nil {
-				late = append(late, policy.Named{Name: k.Name + " by consumer", Policy: part})
-			}
-		}
-	}
-	return append(list, late...), nil
-}
-
-// ofConsumers are the policies that consumers and plans may use: all sets that
-// have nothing else in them, since those who stand in no file come and go.
-func (m *making) ofConsumers(file *config.File) (*personal.Policy, error) {
-	p := personal.New()
-	users := map[string]string{}
-	for _, c := range file.Plans {
-		for _, name := range c.Use {
-			users[name] = fmt.Sprintf("plan %q", c.Name)
-		}
-	}
-	for _, c := range file.Consumers {
-		for _, name := range c.Use {
-			users[name] = fmt.Sprintf("consumer %q", c.Name)
-		}
-	}
-	for name, b := range m.bundles {
-		if other := slices.ContainsFunc(b.Policies, func(o config.Block) bool { return !slices.Contains(personal.Kinds(), o.Kind.Name) }); other && users[name] == "" {
-			continue
-		}
-		set, err := m.set(name, b)
-		if err == nil {
-			err = p.Add(name, set)
-		}
-		if err != nil && users[name] != "" {
-			return nil, fmt.Errorf("policy %q, which %s uses: %w", name, users[name], err)
-		}
-	}
-	return p, nil
-}
-
-// policySet is what counters of a set that consumers use go by.
-func policySet(name string) string { return "policy " + name }
-
-// set makes the policies of a bundle by themselves.
-func (m *making) set(name string, b *config.Bundle) ([]policy.Named, error) {
-	r := &config.Route{}
-	r.Name, r.Use = policySet(name), []string{b.Name}
-	return m.chain(r)
-}
-
-// place is that of a kind in the order.
-func (m *making) place(k *policy.Kind) int {
-	return slices.IndexFunc(m.kinds, func(o policy.Kind) bool { return o.Name == k.Name })
-}
-
-// blocks are the policy blocks of a route and its bundles, sorted by kind. A
-// route's own block takes the place of the bundles' ones of its kind, unless
-// the kind may repeat.
-func (m *making) blocks(r *config.Route) []config.Block {
-	var blocks []config.Block
-	add := func(more []config.Block, authorize string) {
-		if authorize != "" {
-			blocks = append(blocks, config.Block{Kind: m.kind(&policy.Kind{Name: "authorize"}), Config: authorize})
-		}
-		for _, b := range more {
-			if !b.Kind.Repeat {
-				blocks = slices.DeleteFunc(blocks, func(o config.Block) bool { return o.Kind.Name == b.Kind.Name })
-			}
-			blocks = append(blocks, b)
-		}
-	}
-	for _, name := range r.Use {
-		b := m.bundles[name] // config has checked that it is there
-		add(b.Policies, b.Authorize)
-	}
-	add(r.Policies, r.Authorize)
-	slices.SortStableFunc(blocks, func(a, b config.Block) int { return m.place(a.Kind) - m.place(b.Kind) })
-	return blocks
-}
-
-// kind is k, which a block was decoded by, with what it works with.
-func (m *making) kind(k *policy.Kind) *policy.Kind {
-	i := slices.IndexFunc(m.kinds, func(o policy.Kind) bool { return o.Name == k.Name && o.Label == k.Label })
-	return &m.kinds[i]
 }
 
 // connect joins a compiled route with its pools and counters.
