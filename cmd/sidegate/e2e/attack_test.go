@@ -8,9 +8,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,8 +35,14 @@ type guard struct {
 	wide        bool   // the block is the whole host's and looks at the path itself
 }
 
-func guards(issuer string) []guard {
+func guards(issuer, service, document string) []guard {
 	return []guard{
+		{name: "forward", block: fmt.Sprintf("auth \"forward\" { url = %q }", service), status: 401, problem: "unauthenticated", reason: "unauthenticated: "},
+		{name: "introspect", block: fmt.Sprintf("auth \"introspect\" {\n url = %q\n client_id = \"a\"\n client_secret = \"b\"\n }", service), status: 401, problem: "unauthenticated", reason: "unauthenticated: "},
+		{name: "oidc", block: fmt.Sprintf("auth \"oidc\" {\n issuer = %q\n client_id = \"a\"\n client_secret = \"b\"\n }", issuer), status: 401, problem: "unauthenticated", reason: "unauthenticated: "},
+		{name: "rate", block: "rate_limit {\n rate = \"1/day\"\n burst = 1\n }", status: 429, problem: "rate-limited", reason: "rate-limited: more than 1/day by client_ip"},
+		{name: "quota", block: "quota {\n limit = \"1/month\"\n by = \"client_ip\"\n }", status: 429, problem: "quota-exceeded", reason: "quota-exceeded: "},
+		{name: "document", block: fmt.Sprintf("validate { openapi = %q }", document), status: 404, problem: "not-in-api", reason: "not-in-api: ", wide: true},
 		{name: "key", block: `auth "api_key" {}`, status: 401, problem: "unauthenticated", reason: "unauthenticated: no credential: "},
 		{name: "basic", block: `auth "basic" {}`, status: 401, problem: "unauthenticated", reason: "unauthenticated: no credential: "},
 		{name: "jwt", block: fmt.Sprintf("auth \"jwt\" {\n issuer = %q\n audience = [\"api\"]\n }", issuer), status: 401, problem: "unauthenticated", reason: "unauthenticated: no credential: "},
@@ -107,11 +115,17 @@ func rawTarget(t *testing.T, c protocolClient, host, target string) (*http.Respo
 func TestAttackPaths(t *testing.T) {
 	i := jwttest.New(t)
 	i.Add("k", "RS256")
-	list := guards(i.URL)
+	refuses := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) }))
+	t.Cleanup(refuses.Close)
+	document := write(t, filepath.Join(t.TempDir(), "api.yaml"), "openapi: 3.1.0\ninfo: {title: t, version: '1'}\npaths:\n  /open: {get: {responses: {'200': {description: ok}}}}\n")
+	list := guards(i.URL, refuses.URL, document)
 	g := newGateway(t, attackConfig(list, twin(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(map[string]string{"path": r.RequestURI}) // the client sees what it gets
 	}))))
 	g.start(t)
+	for _, p := range list { // uses up what may be used once
+		send(t, g.clients(t)[0], "https://"+p.name+".test/guarded/x")
+	}
 	for _, c := range g.clients(t) {
 		t.Run(c.name, func(t *testing.T) {
 			for _, p := range list {
