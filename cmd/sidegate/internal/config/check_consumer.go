@@ -223,24 +223,35 @@ func (f *File) eachPolicy(see func(Block)) {
 	}
 }
 
-// Issuers are those whose tokens the files' routes and bundles ask for.
+// Issuers are those whose tokens the files' routes and bundles ask for. A server
+// that is only asked about tokens, and has no issuer's name, counts where there is
+// no other: what a subject means is a matter of who gives it.
 func (f *File) Issuers() []string { return f.issuers() }
 
 func (f *File) issuers() []string {
-	var list []string
+	var named, nameless []string
 	f.eachPolicy(func(b Block) {
-		issuer := ""
 		switch c := b.Config.(type) {
 		case *jwt.Config:
-			issuer = c.Issuer
-		case *introspect.Config:
-			issuer = c.Tokens()
+			named = append(named, c.Issuer)
 		case *oidc.Config:
-			issuer = c.Issuer
+			named = append(named, c.Issuer)
+		case *introspect.Config:
+			if c.Issuer == "" {
+				nameless = append(nameless, c.Tokens())
+				break
+			}
+			named = append(named, c.Issuer)
 		}
+	})
+	if len(named) == 0 {
+		named = nameless
+	}
+	var list []string
+	for _, issuer := range named {
 		if issuer != "" && !slices.Contains(list, issuer) {
 			list = append(list, issuer)
 		}
-	})
+	}
 	return list
 }
