@@ -273,7 +273,7 @@ func TestErrors(t *testing.T) {
 // TestHider: a service without logins gets no session of its host either.
 func TestHider(t *testing.T) {
 	for cookie, want := range map[string]string{
-		"a=1; __Host-sidegate-x=2; b=3": "Cookie: a=1; b=3", "__Host-sidegate-x=2; __Host-sidegate-x.1=3": "", "a=1": "Cookie: a=1", "a=__Host-sidegate-": "Cookie: a=__Host-sidegate-",
+		"a=1; __Host-sidegate-x=2; b=3": "Cookie: a=1; b=3", "__Host-sidegate-x=2; __Host-sidegate-x.1=3": "", "a=1": "Cookie: a=1", "a=; __Host-sidegate-x=2;; b": "Cookie: a=; b", "a=__Host-sidegate-": "Cookie: a=__Host-sidegate-",
 	} {
 		x := policytest.Exchange(t, "GET https://a.test/", "Cookie: "+cookie)
 		if _, err := (Hider{}).Request(x); err != nil {
