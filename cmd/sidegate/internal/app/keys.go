@@ -54,10 +54,10 @@ type keyStore struct {
 	wake     chan struct{} // capacity 1: there is something to tell Consul
 	first    chan struct{} // closed when Consul's keys are known, or there is no Consul
 
-	mu        sync.Mutex // guards what follows
-	known     bool       // first is closed
-	live      bool       // Consul has said what keys there are
-	stored    time.Time  // when the keys in use were last known to be right; zero: live
+	mu        sync.Mutex      // guards what follows
+	known     bool            // first is closed
+	live      bool            // Consul has said what keys there are
+	stored    time.Time       // when the keys in use were last known to be right; zero: live
 	heard     []consumer.Hash // revocations that Consul knows, and that are on the disk yet
 	raw       map[string][]byte
 	badKeys   map[string]string // records that can't be read, by consumer
