@@ -388,6 +388,9 @@ consumer "umbrella" {
   use = ["office"]
   api_key { sha256 = %q }
 }
+consumer "initech" {
+  api_key { sha256 = %q }
+}
 route "first" {
   hosts   = ["first.test"]
   service = "one"
@@ -406,10 +409,14 @@ route "open" {
   hosts   = ["open.test"]
   service = "one"
 }
-`, keyHash(acmeKey), keyHash(umbrellaKey))).start(t)
+`, keyHash(acmeKey), keyHash(umbrellaKey), keyHash("initech"))).start(t)
 	for n, c := range g.clients(t) {
 		t.Run(c.name, func(t *testing.T) {
 			acme, umbrella := "X-Api-Key: "+acmeKey, "X-Api-Key: "+umbrellaKey
+			resp, body := send(t, c, c.scheme+"://first.test/", "X-Api-Key: initech", "x-plan: root", "X_Plan: root")
+			if resp.StatusCode != 200 || strings.Contains(body, "root") {
+				t.Errorf("one without a plan says that it has one: %s: %s", resp.Status, body)
+			}
 			for _, host := range []string{"first.test", "second.test"} {
 				resp, body := send(t, c, c.scheme+"://"+host+"/", umbrella)
 				wantProblem(t, resp, body, 403, "forbidden")

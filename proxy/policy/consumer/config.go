@@ -32,9 +32,9 @@ type BasicConfig struct {
 	// The name.
 	User string `hcl:"user,attr" required:"true"`
 	// The password's bcrypt hash: htpasswd -nBC 10 NAME prints it.
-	Bcrypt string `hcl:"bcrypt,attr"`
+	Bcrypt string `hcl:"bcrypt,attr" hidden:"true"`
 	// The password's argon2id hash, in the place of bcrypt: $argon2id$v=19$m=65536,t=3,p=4$SALT$HASH.
-	Argon2id string `hcl:"argon2id,attr"`
+	Argon2id string `hcl:"argon2id,attr" hidden:"true"`
 }
 
 // JWTConfig is a jwt block: a consumer by what its tokens say.

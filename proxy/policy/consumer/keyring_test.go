@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"runtime"
 	"strings"
@@ -365,6 +366,7 @@ func BenchmarkKeyring(b *testing.B) {
 func FuzzRecord(f *testing.F) {
 	f.Add((&Record{Keys: []Key{{Hash: hash("a"), Created: 1, Expires: 2, Revoked: 3}}}).Text())
 	f.Add([]byte(`{"keys":null}`))
+	f.Add([]byte(`{"keys":[{"sha256":"` + sum("a") + `","expires":1764000000000}]}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		r, err := ParseRecord(text)
 		if err != nil {
@@ -373,6 +375,11 @@ func FuzzRecord(f *testing.F) {
 		again, err := ParseRecord(r.Text())
 		if diff := cmp.Diff(r, again); err != nil || diff != "" {
 			t.Errorf("%v %s", err, diff)
+		}
+		for _, k := range r.Keys { // as the admin API shows it
+			if _, err := json.Marshal([]time.Time{time.Unix(k.Created, 0).UTC(), time.Unix(k.Expires, 0).UTC(), time.Unix(k.Revoked, 0).UTC()}); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 }
@@ -424,8 +431,10 @@ func TestRecord(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"keys":[{}]}`: "has a key without a hash",
 		`{"keys":[{"sha256":"` + sum("a") + `"},{"sha256":"` + sum("a") + `"}]}`: "or one twice",
-		`{"keys":[{"sha256":"ab"}]}`: "isn't a SHA-256",
-		`x`:                          "can't be read",
+		`{"keys":[{"sha256":"ab"}]}`:                                       "isn't a SHA-256",
+		`{"keys":[{"sha256":"` + sum("a") + `","expires":1764000000000}]}`: "which isn't one in seconds",
+		`{"keys":[{"sha256":"` + sum("a") + `","revoked":-1}]}`:            "which isn't one in seconds",
+		`x`: "can't be read",
 	} {
 		if _, err := ParseRecord([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("ParseRecord(%s) = %v, want %q", text, err, want)

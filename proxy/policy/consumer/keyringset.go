@@ -67,7 +67,7 @@ func (k *Keyring) Changed() <-chan struct{} {
 
 // Update takes over the records of an origin that have changed, by consumer; an
 // empty one is none any more. It works on what differs, and returns of which
-// revocations the origin knows by now.
+// revocations the origin knows by now, or hasn't the keys any more.
 func (k *Keyring) Update(from Origin, changed map[string]Record) (known []Hash) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -125,8 +125,7 @@ func (k *Keyring) set(c *change, from Origin, name string, r Record) (known []Ha
 	for h, old := range was {
 		c.drop(old)
 		if _, ok := k.lifted[h]; ok && !slices.ContainsFunc(list, func(l *liveKey) bool { return l.Hash == h }) {
-			known = append(known, h)
-			delete(k.lifted, h)
+			known = append(known, h) // it stays lifted: should the key come back, nobody has revoked it there
 		}
 	}
 	k.count[from] += len(list) - len(o.keys[from])

@@ -15,6 +15,9 @@ const (
 	// keepOver is how long a key that is over stays on record, so that lists
 	// and explain can say so.
 	keepOver = 30 * 24 * time.Hour
+	// lastTime is the end of the year 9999: what is later can't be shown (RFC 3339,
+	// 1), milliseconds above all.
+	lastTime = 253402300799
 )
 
 // Key is a key as it is kept: by its hash. Times are in seconds since 1970, 0 is
@@ -62,6 +65,11 @@ func ParseRecord(text []byte) (Record, error) {
 			return Record{}, errors.New("has a key without a hash, or one twice")
 		}
 		seen[h] = true
+		for _, at := range []int64{r.Keys[i].Created, r.Keys[i].Expires, r.Keys[i].Revoked} {
+			if at < 0 || at > lastTime {
+				return Record{}, fmt.Errorf("has a key with the time %d, which isn't one in seconds since 1970", at)
+			}
+		}
 	}
 	return r, nil
 }

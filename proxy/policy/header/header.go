@@ -167,6 +167,20 @@ func (e *Edits) collectParams() {
 // Params returns the path parameters that the values read.
 func (e *Edits) Params() []string { return e.params }
 
+// Marks returns the fields that are set and say who is calling: by what is in
+// them or, with all, by being set at all. Fields that every client sends, Accept
+// and its like, don't.
+func (e *Edits) Marks(all bool) []string {
+	var names []string
+	for i := range e.set {
+		f := &e.set[i]
+		if f.template != nil && f.template.Identifies() || all && f.id == exchange.Other {
+			names = append(names, f.name)
+		}
+	}
+	return names
+}
+
 // Host returns what the request's Host is set to; "": it isn't.
 func (e *Edits) Host(x *exchange.Exchange) string {
 	if e.host == nil {

@@ -96,11 +96,8 @@ func (s Source) discover(ctx context.Context, c *http.Client) (string, error) {
 	if doc.Issuer != s.Issuer {
 		return "", fmt.Errorf("%s is about the issuer %.200q, not %q", from, doc.Issuer, s.Issuer)
 	}
-	if err := remote.CheckURL(doc.JWKS, "keys"); err != nil {
+	if err := remote.CheckNamed(doc.JWKS, s.Issuer, "keys"); err != nil {
 		return "", fmt.Errorf("%s: jwks_uri: %w", from, err)
-	}
-	if strings.HasPrefix(doc.JWKS, "http:") && strings.HasPrefix(s.Issuer, "https:") {
-		return "", fmt.Errorf("%s: jwks_uri: %.200q isn't an https URL", from, doc.JWKS)
 	}
 	return doc.JWKS, nil
 }

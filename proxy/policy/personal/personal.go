@@ -18,7 +18,20 @@ func Kinds() []string { return []string{"block", "authorize", "rate_limit", "quo
 
 // Policy runs the policies of consumers. It never changes.
 type Policy struct {
-	sets map[string][]policy.Named // of requesters, in their order
+	sets  map[string][]policy.Named // of requesters, in their order
+	marks []mark                    // the fields that some set tells backends who is calling by
+}
+
+// mark is a header field that no client may send for itself: it hasn't got it of
+// its plan or its own block, and would seem to.
+type mark struct {
+	id   exchange.ID
+	name string
+}
+
+// marker is a policy that tells backends who is calling, by fields that it sets.
+type marker interface {
+	Marks(all bool) []string
 }
 
 var (
@@ -32,8 +45,9 @@ func New() *Policy { return &Policy{sets: map[string][]policy.Named{}} }
 
 // Add makes a set known, before the first use. It refuses a policy that isn't for
 // consumers: one that has to see more than requests, or that asks for a route's
-// path parameters.
-func (p *Policy) Add(name string, set []policy.Named) error {
+// path parameters. own tells that it is meant for consumers: then all that it sets
+// says who is calling.
+func (p *Policy) Add(name string, set []policy.Named, own bool) error {
 	for _, n := range set {
 		_, sees := n.Policy.(policy.Requester)
 		_, answers := n.Policy.(policy.Responder)
@@ -46,7 +60,20 @@ func (p *Policy) Add(name string, set []policy.Named) error {
 		return err
 	}
 	p.sets[name] = set
+	for _, n := range set {
+		if m, ok := n.Policy.(marker); ok {
+			p.mark(m.Marks(own))
+		}
+	}
 	return nil
+}
+
+func (p *Policy) mark(names []string) {
+	for _, name := range names {
+		if !slices.ContainsFunc(p.marks, func(m mark) bool { return exchange.EqualFold(m.name, name) }) {
+			p.marks = append(p.marks, mark{exchange.Lookup(name), name})
+		}
+	}
 }
 
 // Sets are the names of the sets that there are.
@@ -58,10 +85,16 @@ func (p *Policy) Sets() []string {
 	return names
 }
 
-// Request runs the policies of the consumer's plan and its own. A consumer that
-// stands in no file may use a set that isn't there: it is refused, since what
-// should hold for it can't be told.
+// Request runs the policies of the consumer's plan and its own, after it has taken
+// out what only they may say of a client. A consumer that stands in no file may
+// use a set that isn't there: it is refused, since what should hold for it can't
+// be told.
 func (p *Policy) Request(x *exchange.Exchange) (policy.Verdict, error) {
+	for _, m := range p.marks {
+		if !x.RequestEdits.Replaces(m.name, m.id) { // else auth has set it
+			x.RequestEdits.Remove(m.name)
+		}
+	}
 	c := x.Consumer
 	if c == nil {
 		return policy.Next, nil

@@ -2,6 +2,7 @@ package personal
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,7 +25,7 @@ func sets(t *testing.T) *Policy {
 		"office": {{Name: "block", Policy: office}},
 		"marked": {{Name: "request", Policy: marked}},
 	} {
-		if err := p.Add(name, set); err != nil {
+		if err := p.Add(name, set, true); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -67,10 +68,52 @@ func TestRequest(t *testing.T) {
 			if why != tt.want || (verdict == policy.Next) != (tt.want == "") {
 				t.Errorf("Request = %v, %q, want %q", verdict, why, tt.want)
 			}
-			if got := x.RequestEdits.Len() > 0; got != tt.marked {
+			if got := slices.Contains(policytest.Sent(&x.Request, &x.RequestEdits), "X-Marked: a"); got != tt.marked {
 				t.Errorf("the plan's policies ran: %v, want %v", got, tt.marked)
 			}
 		})
+	}
+}
+
+// TestMarks: what the policies of some consumers tell the backend, no other client
+// tells it of itself.
+func TestMarks(t *testing.T) {
+	p := New()
+	add := func(name string, own bool, block string) {
+		t.Helper()
+		set := []policy.Named{{Name: "request", Policy: policytest.Policy(t, request.Kind(), block)}}
+		if err := p.Add(name, set, own); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("gold", true, `request { set = { "X-Tier" = "gold", "Accept" = "text/plain", "X-User" = "{consumer.name}" } }`)
+	add("routes", false, `request { set = { "X-Version" = "1", "Authorization" = "Bearer {claims.token}" } }`)
+	sent := func(c *exchange.Consumer) []string {
+		x := policytest.Exchange(t, "GET https://a.test/", "x-tier: root", "X-USER: root", "Accept: */*", "X-Version: 2", "Authorization: root", "X-Groups: root")
+		x.RequestEdits.Set("X-Groups", "of auth")
+		x.Consumer = c
+		if _, err := p.Request(x); err != nil {
+			t.Fatal(err)
+		}
+		if x.RequestEdits.MayTrail("X-Tier", exchange.Other) {
+			t.Error("the mark may come as a trailer")
+		}
+		list := policytest.Sent(&x.Request, &x.RequestEdits)
+		slices.Sort(list)
+		return list
+	}
+	gold := &exchange.Consumer{Name: "a", Use: []string{"gold"}}
+	for _, tt := range []struct {
+		consumer *exchange.Consumer
+		want     []string
+	}{
+		{nil, []string{"Accept: */*", "X-Groups: of auth", "X-Version: 2"}},
+		{&exchange.Consumer{Name: "b"}, []string{"Accept: */*", "X-Groups: of auth", "X-Version: 2"}},
+		{gold, []string{"Accept: text/plain", "X-Groups: of auth", "X-Tier: gold", "X-User: a", "X-Version: 2"}},
+	} {
+		if got := sent(tt.consumer); !slices.Equal(got, tt.want) {
+			t.Errorf("sent %q, want %q", got, tt.want)
+		}
 	}
 }
 
@@ -81,7 +124,7 @@ func TestAdd(t *testing.T) {
 		"ban can't be a consumer's":      {Name: "ban", Policy: policytest.Policy(t, ban.Kind(nil), `ban {}`)},
 		"{id} is neither":                {Name: "request", Policy: policytest.Policy(t, request.Kind(), `request { set = { "X-Id" = "{id}" } }`)},
 	} {
-		if err := New().Add("s", []policy.Named{n}); err == nil || !strings.Contains(err.Error(), want) {
+		if err := New().Add("s", []policy.Named{n}, true); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Add = %v, want %q", err, want)
 		}
 	}
@@ -91,7 +134,7 @@ func TestNoAllocations(t *testing.T) {
 	p := sets(t)
 	store := ratelimit.NewStore(ratelimit.StoreConfig{Memory: 1 << 16})
 	limit := policytest.Policy(t, ratelimit.Kind(ratelimit.Deps{Store: store}), "rate_limit {\n rate = \"1000000/s\"\n by = \"consumer\"\n}")
-	if err := p.Add("limited", []policy.Named{{Name: "rate_limit", Policy: limit}}); err != nil {
+	if err := p.Add("limited", []policy.Named{{Name: "rate_limit", Policy: limit}}, true); err != nil {
 		t.Fatal(err)
 	}
 	c := &exchange.Consumer{Name: "a", Plan: &exchange.Plan{Use: []string{"limited"}}, Use: []string{"office"}}

@@ -56,6 +56,22 @@ func TestCheckURL(t *testing.T) {
 	}
 }
 
+// TestCheckNamed: no spelling of http gets out of TLS.
+func TestCheckNamed(t *testing.T) {
+	for _, tt := range []struct {
+		url, from string
+		ok        bool
+	}{
+		{"https://id.test/keys", "https://id.test", true}, {"http://localhost/keys", "http://127.0.0.1:1", true}, {"https://id.test", "http://127.0.0.1:1", true},
+		{"http://localhost/keys", "https://id.test", false}, {"HTTP://localhost/keys", "https://id.test", false}, {"Http://[::1]/", "HTTPS://id.test", false},
+		{"http://id.test/keys", "http://127.0.0.1:1", false}, {"ftp://localhost/", "http://127.0.0.1:1", false}, {"", "https://id.test", false},
+	} {
+		if err := CheckNamed(tt.url, tt.from, "keys"); (err == nil) != tt.ok {
+			t.Errorf("CheckNamed(%q, %q) = %v", tt.url, tt.from, err)
+		}
+	}
+}
+
 // TestService: what is asked goes to the service alone, in bounds, and its state
 // is told.
 func TestService(t *testing.T) {

@@ -26,6 +26,19 @@ func CheckURL(text, what string) error {
 	}
 }
 
+// CheckNamed is CheckURL for what from names, a URL that was checked: what was asked
+// over TLS leads nowhere without.
+func CheckNamed(text, from, what string) error {
+	if err := CheckURL(text, what); err != nil {
+		return err
+	}
+	u, _ := url.Parse(text) // checked, and so has its scheme in lower case
+	if f, err := url.Parse(from); u.Scheme == "http" && (err != nil || f.Scheme != "http") {
+		return fmt.Errorf("%.200q isn't an https URL", text)
+	}
+	return nil
+}
+
 // CheckPlain is CheckURL for what the operator may ask over http as well.
 func CheckPlain(text string) error {
 	_, err := parse(text)

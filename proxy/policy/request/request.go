@@ -56,6 +56,10 @@ func (p *Policy) Request(x *exchange.Exchange) (policy.Verdict, error) {
 	return policy.Next, nil
 }
 
+// Marks returns the fields that tell the backend who is calling: see
+// header.Edits.
+func (p *Policy) Marks(all bool) []string { return p.edits.Marks(all) }
+
 // authority reports whether s, made of a template, can still be a host and
 // port; what a client put in must not become anything else.
 func authority(s string) bool {

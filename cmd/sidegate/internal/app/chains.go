@@ -178,13 +178,19 @@ func (m *making) ofConsumers(file *config.File) (*personal.Policy, error) {
 			users[name] = fmt.Sprintf("consumer %q", c.Name)
 		}
 	}
+	used := map[string]bool{} // by routes: what it sets may be about them
+	for _, r := range file.Routes {
+		for _, name := range r.Use {
+			used[name] = true
+		}
+	}
 	for name, b := range m.bundles {
 		if other := slices.ContainsFunc(b.Policies, func(o config.Block) bool { return !slices.Contains(personal.Kinds(), o.Kind.Name) }); other && users[name] == "" {
 			continue
 		}
 		set, err := m.set(name, b)
 		if err == nil {
-			err = p.Add(name, set)
+			err = p.Add(name, set, users[name] != "" || !used[name])
 		}
 		if err != nil && users[name] != "" {
 			return nil, fmt.Errorf("policy %q, which %s uses: %w", name, users[name], err)

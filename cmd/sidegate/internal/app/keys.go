@@ -54,10 +54,11 @@ type keyStore struct {
 	wake     chan struct{} // capacity 1: there is something to tell Consul
 	first    chan struct{} // closed when Consul's keys are known, or there is no Consul
 
-	mu        sync.Mutex // guards what follows
-	known     bool       // first is closed
-	live      bool       // Consul has said what keys there are
-	stored    time.Time  // when the keys in use were last known to be right; zero: live
+	mu        sync.Mutex      // guards what follows
+	known     bool            // first is closed
+	live      bool            // Consul has said what keys there are
+	stored    time.Time       // when the keys in use were last known to be right; zero: live
+	heard     []consumer.Hash // revocations that Consul knows, and that are on the disk yet
 	raw       map[string][]byte
 	badKeys   map[string]string // records that can't be read, by consumer
 	documents documents
@@ -195,21 +196,25 @@ func (s *keyStore) wait(ctx context.Context) {
 func (s *keyStore) takeKeys(all map[string][]byte) {
 	s.mu.Lock()
 	s.live, s.stored = true, time.Time{}
-	known := s.update(all)
+	s.heard = append(s.heard, s.update(all)...)
+	known := s.heard
 	s.mu.Unlock()
 	s.know()
-	if len(known) == 0 {
-		return
+	if len(known) == 0 || s.snapshots.Flush() != nil {
+		return // it has logged an error; the revocations are the only ones on the disk
 	}
-	_ = s.snapshots.Flush() // it has logged an error; until then the revocations are the only ones on the disk
 	if err := s.disk.Heard(known); err != nil {
 		s.log.WithError(err).Warn("revocations that Consul has heard of stay on the disk")
+		return
 	}
+	s.mu.Lock()
+	s.heard = s.heard[len(known):]
+	s.mu.Unlock()
 }
 
 // update gives the ring the records that have changed. s.mu is held.
 func (s *keyStore) update(all map[string][]byte) []consumer.Hash {
-	changed := map[string]consumer.Record{}
+	changed, bad := map[string]consumer.Record{}, map[string]consumer.Record{}
 	for key := range s.raw {
 		if name, ok := ownerOf(key); ok && all[key] == nil {
 			changed[name] = consumer.Record{}
@@ -232,11 +237,15 @@ func (s *keyStore) update(all map[string][]byte) []consumer.Hash {
 			s.badKeys[key] = err.Error()
 			s.log.WithError(err).WithField("key", key).Warn("a consumer's keys in Consul aren't used")
 		}
-		if ok {
+		switch {
+		case ok && err != nil:
+			bad[name] = r
+		case ok:
 			changed[name] = r
 		}
 	}
 	s.raw = all
+	s.ring.Update(consumer.FromConsul, bad) // says nothing of revocations: the keys may be in use again
 	return s.ring.Update(consumer.FromConsul, changed)
 }
 

@@ -181,6 +181,56 @@ func TestKeysOfKV(t *testing.T) {
 	}
 }
 
+// TestRevocationsLast: a key that is revoked here, and that Consul hasn't heard of,
+// isn't in use again because Consul's record of it was away.
+func TestRevocationsLast(t *testing.T) {
+	a := keysApp(t, keysText)
+	s := a.keys
+	secret, h := consumer.NewSecret()
+	text := (&consumer.Record{Keys: []consumer.Key{{Hash: h, Created: 1}}}).Text()
+	s.takeKeys(map[string][]byte{"acme": text})
+	if err := s.disk.Lift(h, consumer.Revocation{Consumer: "acme", At: 7}); err != nil {
+		t.Fatal(err)
+	}
+	s.ring.Lift(map[consumer.Hash]int64{h: 7})
+	files, _ := s.directories()
+	for what, away := range map[string]func(){
+		"broken":   func() { s.takeKeys(map[string][]byte{"acme": []byte("{")}) },
+		"no block": func() { s.setFiles(a.file, files, nil) },
+	} {
+		away()
+		if len(s.disk.Lifted()) != 1 {
+			t.Fatalf("%s: the disk has forgotten the revocation", what)
+		}
+		s.takeKeys(map[string][]byte{"acme": text})
+		if _, state := files.Find([]byte(secret), time.Now()); state != consumer.Revoked {
+			t.Errorf("%s: the key is %s", what, state)
+		}
+	}
+
+	// Its only trace on the disk stays until a snapshot has it.
+	heard := func() int {
+		r := consumer.Record{Keys: []consumer.Key{{Hash: h, Created: 1, Revoked: 7}}}
+		all := map[string][]byte{"acme": r.Text()}
+		s.snapshots.Save("keys", all)
+		s.takeKeys(all)
+		return len(s.disk.Lifted())
+	}
+	folder := filepath.Join(a.file.StateDir, "snapshots")
+	if err := errors.Join(os.RemoveAll(folder), os.WriteFile(folder, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if heard() != 1 {
+		t.Error("the disk has forgotten the revocation without a snapshot")
+	}
+	if err := os.Remove(folder); err != nil {
+		t.Fatal(err)
+	}
+	if heard() != 0 {
+		t.Error("the disk keeps the revocation")
+	}
+}
+
 // TestWithoutConsul: what Consul had holds no longer than the consul block.
 func TestWithoutConsul(t *testing.T) {
 	a := keysApp(t, keysText)

@@ -141,7 +141,7 @@ func (f *File) policies(list []Block) object {
 
 // argument is a value as it is written in a file.
 func (f *File) argument(at place, fd *field, v reflect.Value) any {
-	if f.external[at] && !v.IsZero() {
+	if (f.external[at] || fd.hidden) && !v.IsZero() {
 		return secret.String("hidden")
 	}
 	switch x := v.Interface().(type) {

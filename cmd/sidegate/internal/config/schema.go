@@ -39,6 +39,7 @@ type field struct {
 	enum         []string
 	min, max     string
 	unit         string
+	hidden       bool // shown nowhere, though no credential by itself: a password's hash
 }
 
 // newSchema reads the tags of t. Wrong tags are a programmer's error.
@@ -69,7 +70,7 @@ func (s *schema) collect(t reflect.Type, at []int) {
 		}
 		name, kind, _ := strings.Cut(tag, ",")
 		f := &field{name: name, goName: sf.Name, owner: t, index: index, typ: sf.Type, min: sf.Tag.Get("min"), max: sf.Tag.Get("max"), unit: sf.Tag.Get("unit")}
-		f.required = sf.Tag.Get("required") == "true"
+		f.required, f.hidden = sf.Tag.Get("required") == "true", sf.Tag.Get("hidden") == "true"
 		f.def, f.hasDefault = sf.Tag.Lookup("default")
 		if e := sf.Tag.Get("enum"); e != "" {
 			f.enum = strings.Split(e, "|")

@@ -39,7 +39,7 @@ func (d *decoder) argument(doc *document, it item, f *field, v any, target refle
 	at := it.expr.Range()
 	d.places[place{v, f.name}] = at
 	isSecret := f.typ == reflect.TypeFor[secret.String]()
-	if isSecret && !calls(it.expr, doc.src) {
+	if (isSecret || f.hidden) && !calls(it.expr, doc.src) {
 		d.diags.secrets = append(d.diags.secrets, at)
 	}
 	got, found := it.expr.Value(doc.eval)

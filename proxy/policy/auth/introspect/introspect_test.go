@@ -1,11 +1,13 @@
 package introspect
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -274,4 +276,42 @@ func BenchmarkRemembered(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// FuzzParse: what can be understood of an answer is a token or none, and says the
+// same again.
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{
+		`{"active":false,"sub":7}`, `{"active":true,"exp":1764000000,"nbf":1e9,"iss":"i","aud":["a","b"],"sub":"s"}`, `{"active":true,"aud":"a"}`,
+		`{"active":true,"exp":-9223372036854775808}`, `{"active":true,"exp":1e400}`, `{"active":true,"exp":0}`, `{"Active":true}`, `{"active":true,"a":[[[]]],"b":{"":null}}`, `[]`, ``,
+	} {
+		f.Add([]byte(s))
+	}
+	m := &Method{issuer: issuer, audience: []string{"a"}, faults: newFaults()}
+	now := time.Unix(1764000000, 0)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		k, err := parse(text)
+		if err != nil {
+			return
+		}
+		if !k.active {
+			if k.claims != nil {
+				t.Error("a token that isn't active has claims")
+			}
+			return
+		}
+		if k.claims == nil || k.size < int64(len(text)) {
+			t.Errorf("%+v", k)
+		}
+		if m.check(k, now) == nil && !slices.Contains(k.audience, "a") {
+			t.Errorf("for %q", k.audience)
+		}
+		again, err := json.Marshal(k.claims.Values())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o, err := parse(again); err != nil || o.exp != k.exp || o.nbf != k.nbf || o.issuer != k.issuer || !slices.Equal(o.audience, k.audience) {
+			t.Errorf("%v: %+v, then %+v", err, k, o)
+		}
+	})
 }

@@ -23,6 +23,14 @@ const (
 
 // eachCookie calls f with each cookie of a request.
 func eachCookie(h *exchange.Head, f func(name, value string)) {
+	eachPair(h, func(pair string) {
+		name, value, _ := strings.Cut(pair, "=")
+		f(name, value)
+	})
+}
+
+// eachPair is eachCookie with cookies as they are written.
+func eachPair(h *exchange.Head, f func(pair string)) {
 	if !h.Has(exchange.Cookie) {
 		return
 	}
@@ -34,8 +42,7 @@ func eachCookie(h *exchange.Head, f func(name, value string)) {
 		for rest != "" {
 			var pair string
 			pair, rest, _ = strings.Cut(rest, ";")
-			name, value, _ := strings.Cut(strings.Trim(pair, " \t"), "=")
-			f(name, value)
+			f(strings.Trim(pair, " \t"))
 		}
 	}
 }
@@ -47,23 +54,20 @@ func HideCookies(x *exchange.Exchange) {
 		return
 	}
 	ours := false
-	eachCookie(&x.Request, func(name, _ string) { ours = ours || strings.HasPrefix(name, Prefix) })
+	eachPair(&x.Request, func(pair string) { ours = ours || strings.HasPrefix(pair, Prefix) })
 	if !ours {
 		return
 	}
 	var buf [512]byte
 	b := buf[:0]
-	eachCookie(&x.Request, func(name, value string) {
-		if strings.HasPrefix(name, Prefix) {
+	eachPair(&x.Request, func(pair string) {
+		if strings.HasPrefix(pair, Prefix) || pair == "" {
 			return
 		}
 		if len(b) > 0 {
 			b = append(b, "; "...)
 		}
-		b = append(b, name...)
-		if value != "" {
-			b = append(append(b, '='), value...)
-		}
+		b = append(b, pair...) // "a=" isn't "a"
 	})
 	if len(b) == 0 {
 		x.RequestEdits.Remove("Cookie")

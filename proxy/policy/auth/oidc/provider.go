@@ -82,6 +82,11 @@ func (m *Method) discover() (*metadata, error) {
 	if a.Status != http.StatusOK {
 		return nil, fmt.Errorf("%s answers %d", from, a.Status)
 	}
+	return m.read(from, a.Body)
+}
+
+// read takes what counts out of the discovery document at an address.
+func (m *Method) read(from string, text []byte) (*metadata, error) {
 	var doc struct {
 		Issuer     string   `json:"issuer"`
 		Authorize  string   `json:"authorization_endpoint"`
@@ -90,7 +95,7 @@ func (m *Method) discover() (*metadata, error) {
 		Methods    []string `json:"token_endpoint_auth_methods_supported"`
 		Iss        bool     `json:"authorization_response_iss_parameter_supported"`
 	}
-	if err := json.Unmarshal(a.Body, &doc); err != nil {
+	if err := json.Unmarshal(text, &doc); err != nil {
 		return nil, fmt.Errorf("%s: %w", from, err)
 	}
 	// One that speaks for another issuer must not be believed (ibid., 4.3).
@@ -98,11 +103,7 @@ func (m *Method) discover() (*metadata, error) {
 		return nil, fmt.Errorf("%s is about the issuer %.200q, not %q", from, doc.Issuer, m.cfg.Issuer)
 	}
 	for name, endpoint := range map[string]string{"authorization_endpoint": doc.Authorize, "token_endpoint": doc.Token, "end_session_endpoint": doc.EndSession} {
-		err := remote.CheckURL(endpoint, "logins")
-		if err == nil && strings.HasPrefix(endpoint, "http:") && strings.HasPrefix(m.cfg.Issuer, "https:") {
-			err = fmt.Errorf("%.200q isn't an https URL", endpoint)
-		}
-		if err != nil && (endpoint != "" || name != "end_session_endpoint") {
+		if err := remote.CheckNamed(endpoint, m.cfg.Issuer, "logins"); err != nil && (endpoint != "" || name != "end_session_endpoint") {
 			return nil, fmt.Errorf("%s: %s: %w", from, name, err)
 		}
 	}

@@ -2,6 +2,7 @@ package oidc
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -273,7 +274,7 @@ func TestErrors(t *testing.T) {
 // TestHider: a service without logins gets no session of its host either.
 func TestHider(t *testing.T) {
 	for cookie, want := range map[string]string{
-		"a=1; __Host-sidegate-x=2; b=3": "Cookie: a=1; b=3", "__Host-sidegate-x=2; __Host-sidegate-x.1=3": "", "a=1": "Cookie: a=1", "a=__Host-sidegate-": "Cookie: a=__Host-sidegate-",
+		"a=1; __Host-sidegate-x=2; b=3": "Cookie: a=1; b=3", "__Host-sidegate-x=2; __Host-sidegate-x.1=3": "", "a=1": "Cookie: a=1", "a=; __Host-sidegate-x=2;; b": "Cookie: a=; b", "a=__Host-sidegate-": "Cookie: a=__Host-sidegate-",
 	} {
 		x := policytest.Exchange(t, "GET https://a.test/", "Cookie: "+cookie)
 		if _, err := (Hider{}).Request(x); err != nil {
@@ -339,6 +340,36 @@ func FuzzCookies(f *testing.F) {
 					t.Errorf("%q goes on as %q", text, value)
 				}
 			}
+		}
+	})
+}
+
+// FuzzMetadata: whatever a provider says of itself, who was asked over TLS has
+// nobody asked, and no browser sent anywhere, without.
+func FuzzMetadata(f *testing.F) {
+	const issuer = "https://id.test"
+	for _, s := range []string{
+		`{"issuer":"https://id.test","authorization_endpoint":"https://id.test/a","token_endpoint":"https://id.test/t","end_session_endpoint":""}`,
+		`{"issuer":"https://id.test","authorization_endpoint":"HTTP://localhost/a","token_endpoint":"Http://[::1]:1/t"}`,
+		`{"issuer":"https://id.test","authorization_endpoint":"https://id.test/a?b=c;d","token_endpoint":"//id.test/t","token_endpoint_auth_methods_supported":["client_secret_post"]}`,
+		`[]`, `{"issuer":7}`,
+	} {
+		f.Add([]byte(s))
+	}
+	m := &Method{cfg: Config{Issuer: issuer}}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		md, err := m.read(issuer, text)
+		if err != nil {
+			return
+		}
+		for _, endpoint := range []string{md.authorize, md.token, md.endSession} {
+			u, err := url.Parse(endpoint)
+			if err != nil || endpoint != "" && (u.Scheme != "https" || u.Host == "") || strings.ContainsAny(endpoint, "\r\n") {
+				t.Errorf("%q may be asked", endpoint)
+			}
+		}
+		if md.authorize == "" || md.token == "" {
+			t.Error("an endpoint is missing")
 		}
 	})
 }
