@@ -33,6 +33,8 @@ func (c *conn) frame(f http2.Frame) error {
 		return http2.ConnectionError(http2.ErrCodeProtocol) // RFC 9113, 8.4
 	case *http2.GoAwayFrame:
 		return c.charge(abuse.Unknown) // what runs is served all the same
+	case *http2.PriorityUpdateFrame: // nothing is made of it, but browsers send one for each image that comes into sight
+		return c.charge(abuse.Priority)
 	default:
 		return c.charge(abuse.Unknown) // ignored (RFC 9113, 5.5)
 	}

@@ -257,6 +257,7 @@ func TestBudgets(t *testing.T) {
 		{"pings", 5000, abuse.Ping, false, func(p *raw, _ int) { p.fr.WritePing(false, [8]byte{}) }},
 		{"ping acks", 5000, abuse.Ping, false, func(p *raw, _ int) { p.fr.WritePing(true, [8]byte{}) }},
 		{"priority", 10000, abuse.Priority, false, func(p *raw, _ int) { p.fr.WritePriority(1, http2.PriorityParam{StreamDep: 3}) }},
+		{"priority updates", 10000, abuse.Priority, false, func(p *raw, _ int) { p.fr.WritePriorityUpdate(1, "u=1") }},
 		{"unknown frames", 5000, abuse.Unknown, false, func(p *raw, _ int) { p.fr.WriteRawFrame(0x77, 0, 0, nil) }},
 		{"window updates", 5000, abuse.Window, false, func(p *raw, _ int) { p.fr.WriteWindowUpdate(0, 1) }},
 		{"empty data", 5000, abuse.Empty, false, func(p *raw, i int) {

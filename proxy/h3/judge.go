@@ -48,8 +48,8 @@ func (c *conn) closeFor(k abuse.Kind, e *connError) {
 		return // it has ended, or is about to
 	}
 	c.f.log.WithError(e).WithField("client", c.quic.RemoteAddr()).Debug("connection closed")
+	c.f.abusive(c, k, true) // first: the client may be back as soon as it hears of the end
 	c.close(e.code)
-	c.f.abusive(c, k, true)
 }
 
 // abusive tells of a connection, once its handshake has proven who is at the

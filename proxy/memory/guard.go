@@ -142,9 +142,10 @@ func (g *Guard) Look() time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if at := g.Now(); g.found.IsZero() || at.Sub(g.found) >= findEvery {
-		g.found = at
-		g.gauges = g.find()
-		g.tell()
+		if list, ok := g.find(); ok || g.gauges == nil { // else what was found before holds
+			g.found, g.gauges = at, list
+			g.tell()
+		}
 	}
 	was, now := Level(g.level.Load()), Enough
 	g.worst = reading{}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -195,6 +196,42 @@ func TestChanges(t *testing.T) {
 	g.Look()
 	if want := []int64{1500000, 750000, 300000}; !slices.Equal(told, want) {
 		t.Errorf("the collector was told of %d, want %d", told, want)
+	}
+}
+
+// TestNoFiles: a flood that uses up the process's files doesn't blind it.
+func TestNoFiles(t *testing.T) {
+	m := newMachine(t, "0::/a\n")
+	m.write("sys/fs/cgroup/a/memory.max", "1000000\n")
+	m.write("sys/fs/cgroup/a/memory.current", "970000\n")
+	at := time.Now()
+	g := NewGuard(Deps{Log: logrus.New(), Root: m.root, Used: func() int64 { return 0 }, Now: func() time.Time { return at }}, 0)
+	g.Look()
+	var was syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 0, Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	at = at.Add(findEvery)
+	g.Look()
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if st := g.Status(); g.Level() != Full || st.LimitOf != "memory.max" {
+		t.Errorf("without files: %+v", st)
+	}
+	m.write("sys/fs/cgroup/a/memory.current", "1\n")
+	if g.Look(); g.Level() != Enough {
+		t.Errorf("with files again: %+v", g.Status())
+	}
+	if err := os.RemoveAll(filepath.Join(m.root, "sys")); err != nil {
+		t.Fatal(err)
+	}
+	at = at.Add(findEvery)
+	if g.Look(); g.Status().LimitOf != "the machine" {
+		t.Errorf("without a group: %+v", g.Status())
 	}
 }
 

@@ -220,13 +220,19 @@ func (s *Store) enter(a *ask) *shard {
 		return s.enter(a)
 	}
 	sh.mu.Lock()
-	if a.e = sh.m[a.id]; a.e != nil { // another request was first
-		return sh
+	s.entry(sh, a) // another request may have been first
+	return sh
+}
+
+// entry finds or makes the entry of a in its shard, which is locked, whether there
+// is room or not.
+func (s *Store) entry(sh *shard, a *ask) {
+	if a.e = sh.m[a.id]; a.e != nil {
+		return
 	}
 	a.e = &entry{id: id{strings.Clone(a.scope), strings.Clone(a.client), a.period}}
 	sh.m[a.e.id] = a.e
 	s.clients.Add(1)
-	return sh
 }
 
 // giveBack undoes a take that passed, since another quota refuses the request.
@@ -306,6 +312,11 @@ func (e *entry) use() Use {
 	}
 }
 
+// past reports whether a period that began at start ended more than a period ago.
+func past(p exchange.Period, start int64, now time.Time) bool {
+	return 2*endOf(p, start)-start < now.Unix()
+}
+
 // sweep forgets clients whose last period ended more than a period ago: until
 // then a clock that is set back finds them.
 func (s *Store) sweep(now time.Time) {
@@ -313,8 +324,7 @@ func (s *Store) sweep(now time.Time) {
 		sh := &s.list[i]
 		sh.mu.Lock()
 		for k, e := range sh.m {
-			end := endOf(e.period, e.cur.start)
-			if !e.waiting && 2*end-e.cur.start < now.Unix() {
+			if !e.waiting && past(e.period, e.cur.start, now) {
 				delete(sh.m, k)
 				s.clients.Add(-1)
 			}

@@ -420,3 +420,33 @@ func TestSlowDisk(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestRoomAfterRestart: clients of long ago, which the file still has, take no
+// room of those that count, and nobody's use is lost for want of it.
+func TestRoomAfterRestart(t *testing.T) {
+	n := newNode(t, path(t), at("2026-11-20T12:00:00Z"))
+	for i := range 12 {
+		n.use(fmt.Sprint("old", i), exchange.Day, 10, 10)
+	}
+	n.set(noon)
+	for i := range 12 {
+		n.use(fmt.Sprint("new", i), exchange.Day, 10, 10)
+	}
+	log, _ := test.NewNullLogger()
+	s := NewStore(Deps{Log: log, Path: n.crash(), Room: RoomConfig{Clients: 10}, Now: n.clock})
+	if err := s.open(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 12 {
+		a := ask{id: id{"route:r", fmt.Sprint("new", i), exchange.Day}, limit: 10, cost: 1, start: s.now(exchange.Day, n.clock())}
+		if s.take(&a); a.ok {
+			t.Errorf("%s has a whole quota again", a.client)
+		}
+	}
+	if got := s.Together(); got != 0 {
+		t.Errorf("%d requests were counted together", got)
+	}
+	if got := s.Clients(); got != 12 {
+		t.Errorf("%d clients, want 12", got)
+	}
+}

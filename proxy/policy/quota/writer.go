@@ -239,17 +239,23 @@ func (s *Store) open() error {
 	if bad > 0 {
 		s.Log.WithField("file", s.Path).Errorf("%d records of quotas are damaged, and left out", bad)
 	}
+	now := s.Now()
 	for i := range records {
-		s.load(&records[i])
+		if r := &records[i]; !past(r.period, r.start, now) {
+			s.load(r)
+		}
 	}
-	s.sweep(s.Now())
 	s.opened = true
 	return nil
 }
 
+// load takes over a record. There is always room for it: to count it together
+// with others would be to forget it.
 func (s *Store) load(r *record) {
 	a := ask{id: r.id, limit: r.limit, start: r.start}
-	sh := s.enter(&a)
+	sh := s.shard(&a.id)
+	sh.mu.Lock()
+	s.entry(sh, &a)
 	c := a.e.at(r.start)
 	if c.start == r.start {
 		c.used, c.reserved, c.owed, c.known = r.used, r.used, r.owed, max(0, r.used-r.owed)

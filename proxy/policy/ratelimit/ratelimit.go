@@ -305,7 +305,7 @@ func (p *Policy) Request(x *exchange.Exchange) (policy.Verdict, error) {
 	var all [maxLimits]grant
 	grants := all[:len(p.limits)]
 	p.ask(x, grants)
-	now := p.store.at(x.Start)
+	now := p.store.now()
 	return p.decide(x, now, grants, p.store.take(now, grants))
 }
 
@@ -379,7 +379,7 @@ func (p *Policy) Explain() string {
 // Test says what the limits would decide now.
 func (p *Policy) Test(x *exchange.Exchange) string {
 	grants := make([]grant, len(p.limits))
-	now := p.store.at(x.Start)
+	now := p.store.now()
 	known := p.peek(x, now, grants)
 	var parts []string
 	for i := range grants {

@@ -34,6 +34,7 @@ func newBench(t testing.TB, configs ...Config) *bench {
 // compile is a reload: a new policy on the same store.
 func (b *bench) compile(configs ...Config) {
 	b.t.Helper()
+	b.store.since = func(t time.Time) time.Duration { return b.now.Sub(t) }
 	kind := Kind(Deps{Store: b.store, Fleet: b.fleet})
 	var list []policy.Policy
 	for _, c := range configs {
@@ -365,6 +366,23 @@ func TestClockSteps(t *testing.T) {
 	b.now = b.now.Add(time.Hour + time.Second)
 	if ok, _ := b.ask(nil); !ok {
 		t.Error("an earlier time locks out")
+	}
+}
+
+// TestWaited: requests that other policies kept waiting pass no faster than
+// others, whenever they began.
+func TestWaited(t *testing.T) {
+	b := newBench(t, Config{Rate: "1/s", Burst: 2})
+	b.now = b.now.Add(time.Minute)
+	passed := 0
+	for i := range 20 { // they began in the last 20 seconds, and come all at once
+		began := b.now.Add(time.Duration(i-20) * time.Second)
+		if ok, _ := b.ask(func(x *exchange.Exchange) { x.Start = began }); ok {
+			passed++
+		}
+	}
+	if passed != 2 {
+		t.Errorf("%d passed at once, want 2", passed)
 	}
 }
 

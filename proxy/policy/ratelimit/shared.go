@@ -21,7 +21,7 @@ import (
 func (p *Policy) requestShared(x *exchange.Exchange) (policy.Verdict, error) {
 	grants := make([]grant, len(p.limits))
 	asks := p.askAll(x, grants)
-	now, own, fleet := p.store.at(x.Start), grants[:p.local], grants[p.local:]
+	now, own, fleet := p.store.now(), grants[:p.local], grants[p.local:]
 	for i := range fleet {
 		fleet[i].ok = true
 	}
@@ -29,7 +29,9 @@ func (p *Policy) requestShared(x *exchange.Exchange) (policy.Verdict, error) {
 	if refused := refusal(own); refused >= 0 {
 		return p.decide(x, now, grants, refused)
 	}
-	if err := p.fleet.Take(asks); err != nil {
+	err := p.fleet.Take(asks)
+	now = p.store.now() // that took a while
+	if err != nil {
 		return p.alone(x, now, grants)
 	}
 	for i := range fleet {

@@ -40,6 +40,7 @@ type lock struct {
 type Store struct {
 	seed   maphash.Seed
 	begin  time.Time
+	since  func(time.Time) time.Duration // time.Since
 	memory int64
 
 	once      sync.Once
@@ -55,7 +56,7 @@ type Store struct {
 // compiled.
 func NewStore(c StoreConfig) *Store {
 	// A second before anything happens: a moment of 0 is past.
-	return &Store{seed: maphash.MakeSeed(), begin: time.Now().Add(-time.Second), memory: c.Memory, counts: map[countKey]*Count{}}
+	return &Store{seed: maphash.MakeSeed(), begin: time.Now().Add(-time.Second), since: time.Since, memory: c.Memory, counts: map[countKey]*Count{}}
 }
 
 // open takes the memory: of a size that is a power of two, at most what the
@@ -71,8 +72,10 @@ func (s *Store) open() {
 	})
 }
 
-// at is t on the store's clock.
-func (s *Store) at(t time.Time) moment { return moment(t.Sub(s.begin)) }
+// now is the moment that it is. When a request began isn't it: policies before
+// this one may have waited for its body, or for an answer about its client, and
+// many that waited would pass at once, each as one of another moment.
+func (s *Store) now() moment { return moment(s.since(s.begin)) }
 
 // hash is a hash of a text that nobody outside can foretell.
 func (s *Store) hash(text string) uint64 { return maphash.String(s.seed, text) }

@@ -19,6 +19,13 @@ const (
 	valueSteps  = 20
 	textPerStep = 4  // bytes that allow for one more
 	matchedStep = 16 // bytes that a pattern goes through in one
+
+	// A pattern with large repetitions may go through all of its program for each
+	// byte of a text. How much of that there may be, in bytes × instructions, of
+	// some six nanoseconds: so much, and more for each byte of the value. With
+	// patterns of usual sizes that is never too little.
+	baseMatching    = 4 << 20
+	matchingPerByte = 128
 )
 
 const (
@@ -38,6 +45,7 @@ type Checker struct {
 
 	seed   maphash.Seed
 	steps  int
+	match  int // bytes × instructions of patterns that are left
 	quiet  int // in a branch: what fails there need not be wrong
 	where  string
 	path   []part
@@ -73,6 +81,7 @@ func (c *Checker) Add(where, what string) {
 func (c *Checker) Check(s *Schema, v *Value, where string) bool {
 	before := len(c.Found)
 	c.steps, c.where = baseSteps+valueSteps*len(v.nodes)+(len(v.source)+len(v.extra))/textPerStep, where
+	c.match = baseMatching + matchingPerByte*(len(v.source)+len(v.extra))
 	ok := c.check(s, v, 0, nil)
 	if c.steps < 0 {
 		if c.quiet == 0 {
@@ -396,16 +405,15 @@ func (c *Checker) number(k *numeric, d *decimalNumber) bool {
 }
 
 func (c *Checker) text(k *textual, s string) bool {
-	ok := true
 	if k.most >= 0 && len(s) > k.most && utf8.RuneCountInString(s) > k.most {
-		ok = c.fail("has to have at most ", strconv.Itoa(k.most), " characters")
+		return c.fail("has to have at most ", strconv.Itoa(k.most), " characters") // more of it isn't worth looking at
 	}
+	ok := true
 	if k.least > 0 && utf8.RuneCountInString(s) < k.least {
 		ok = c.fail("has to have at least ", strconv.Itoa(k.least), " characters")
 	}
 	if k.pattern != nil {
-		c.steps -= len(s) / matchedStep
-		if !k.pattern.MatchString(s) {
+		if !c.matches(k.pattern, s) {
 			ok = c.fail("doesn't match the pattern ", clip(k.source))
 		}
 	}
@@ -413,6 +421,16 @@ func (c *Checker) text(k *textual, s string) bool {
 		ok = c.fail("isn't of the format ", k.formatName)
 	}
 	return ok
+}
+
+// matches reports whether a text has a match, unless that would take too long.
+func (c *Checker) matches(p *Pattern, s string) bool {
+	c.steps -= len(s) / matchedStep
+	if c.match -= len(s) * p.size; c.match < 0 {
+		c.steps = -1
+		return false
+	}
+	return p.MatchString(s)
 }
 
 // ofType reports whether node i is of one of the types.

@@ -3,7 +3,6 @@ package schema
 import (
 	"errors"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -67,7 +66,7 @@ type numeric struct {
 // textual are the keywords for strings.
 type textual struct {
 	least, most int // -1: no bound
-	pattern     *regexp.Regexp
+	pattern     *Pattern
 	source      string
 	format      func(string) bool
 	formatName  string
@@ -104,7 +103,7 @@ type mapped struct {
 }
 
 type patterned struct {
-	re     *regexp.Regexp
+	re     *Pattern
 	schema *Schema
 }
 

@@ -3,7 +3,6 @@ package schema
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 
@@ -344,7 +343,7 @@ func (s *Schema) textKeyword(key string, v *document.Node) (err error) {
 	return err
 }
 
-func pattern(v *document.Node) (*regexp.Regexp, error) {
+func pattern(v *document.Node) (*Pattern, error) {
 	if err := v.Want("pattern", document.String); err != nil {
 		return nil, err
 	}

@@ -57,8 +57,8 @@ func (c *Checker) value(o *mapped, s *Schema, name string, v *Value, at uint32) 
 		seen, ok = true, c.at(part{name, -1}, s, v, at)
 	}
 	for p := range o.patterns {
-		c.steps -= 1 + len(name)/matchedStep
-		if o.patterns[p].re.MatchString(name) {
+		c.steps--
+		if c.matches(o.patterns[p].re, name) {
 			seen, ok = true, c.at(part{name, -1}, o.patterns[p].schema, v, at) && ok
 		}
 	}

@@ -203,6 +203,29 @@ $defs:
 	if ok, found := check(t, pattern, `"`+strings.Repeat("QUJD", 250_000)+`"`); !ok {
 		t.Errorf("a megabyte of base64: %v", found)
 	}
+	uri := mustCompile(t, `{pattern: "^data:image/(png|jpe?g|gif|webp);base64,[A-Za-z0-9+/]+={0,2}$"}`)
+	if ok, found := check(t, uri, `"data:image/png;base64,`+strings.Repeat("QUJD", 250_000)+`"`); !ok {
+		t.Errorf("a megabyte of base64 in a URI: %v", found)
+	}
+	for _, s := range []string{
+		`{pattern: "(a|aa){1,900}b"}`, `{pattern: "[a-z]{1,1000}[0-9]"}`, `{allOf: [{pattern: "^(a|aa){1,900}$"}, {maxLength: 2000}]}`,
+		`{items: {pattern: "(a|aa){1,900}b"}}`, `{patternProperties: {"(a|aa){1,900}b": true}}`, `{propertyNames: {pattern: "(a|aa){1,900}b"}}`,
+	} {
+		text := `"` + strings.Repeat("a", 250_000) + `"`
+		switch {
+		case strings.Contains(s, "items"):
+			text = `["` + strings.Repeat(strings.Repeat("a", 1000)+`","`, 250) + `"]`
+		case strings.Contains(s, "rop"):
+			text = "{" + text + ": 1}"
+		}
+		if ok, found := check(t, mustCompile(t, s), text); ok || len(found) != 1 || found[0].What != "is too complex to be checked" {
+			t.Errorf("%s: %v %v", s, ok, found)
+		}
+	}
+	short := mustCompile(t, `{pattern: "(a|aa){1,900}b", maxLength: 2000}`)
+	if ok, found := check(t, short, `"`+strings.Repeat("a", 250_000)+`"`); ok || len(found) != 1 || found[0].What != "has to have at most 2000 characters" {
+		t.Errorf("what is too long anyway: %v %v", ok, found)
+	}
 	enum := mustCompile(t, `{items: {enum: [`+strings.Repeat(`[1,2,3,4,5,6,7,8,9,0],`, 999)+`1]}}`)
 	if ok, found := check(t, enum, "["+strings.Repeat(`[1,2,3,4,5,6,7,8,9],`, 10_000)+"1]"); ok || found[0].What != "is too complex to be checked" {
 		t.Errorf("a long enum and a long list: %v %v", ok, found)

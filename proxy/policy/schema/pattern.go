@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"strings"
 )
 
@@ -17,7 +18,7 @@ const (
 // CompilePattern makes RE2 of an expression of ECMA-262, which schemas are
 // written in. Matching takes time in proportion to the text, so that what no
 // such machine can do is refused: looking around, and references back.
-func CompilePattern(text string) (*regexp.Regexp, error) {
+func CompilePattern(text string) (*Pattern, error) {
 	t := translator{s: text}
 	for t.i < len(t.s) {
 		if err := t.one(); err != nil {
@@ -32,7 +33,29 @@ func CompilePattern(text string) (*regexp.Regexp, error) {
 		}
 		return nil, fmt.Errorf("the pattern %q doesn't work: %s", text, why)
 	}
-	return re, nil
+	size, err := sizeOf(re)
+	if err != nil {
+		return nil, fmt.Errorf("the pattern %q doesn't work: %w", text, err)
+	}
+	return &Pattern{re, size}, nil
+}
+
+// Pattern is an expression that texts are matched with.
+type Pattern struct {
+	*regexp.Regexp
+	size int // of its program: at worst, each byte of a text goes through all of it
+}
+
+func sizeOf(re *regexp.Regexp) (int, error) {
+	tree, err := syntax.Parse(re.String(), syntax.Perl)
+	if err != nil {
+		return 0, err
+	}
+	program, err := syntax.Compile(tree.Simplify())
+	if err != nil {
+		return 0, err
+	}
+	return len(program.Inst), nil
 }
 
 // translator goes through an expression.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"mime"
-	"net"
 	"strings"
 	"time"
 
@@ -122,8 +121,7 @@ func (p *Policy) read(r *reading) error {
 	if err != nil {
 		return err
 	}
-	rest := x.RequestBody
-	x.RequestBody = &taken{Body: rest, head: b, whole: whole}
+	x.Unread(b, whole) // so that validate needn't take it once more
 	r.body, r.whole = b[:min(int64(len(b)), p.Body)], whole
 	if !whole {
 		if p.blocks() && p.Beyond == "refuse" {
@@ -159,6 +157,7 @@ func (p *Policy) take(r *reading) (b []byte, whole bool, err error) {
 		most = int(min(int64(most), n+1))
 	}
 	var late *time.Timer // nil: all came at once so far
+	closed := make(chan struct{})
 	for {
 		if len(b) == cap(b) {
 			more := min(max(firstRead, 2*cap(b)), most)
@@ -175,11 +174,15 @@ func (p *Policy) take(r *reading) (b []byte, whole bool, err error) {
 		}
 		if late == nil && p.blocks() {
 			body := x.RequestBody
-			late = time.AfterFunc(p.within, func() { _ = body.Close() }) // its reader says why
+			late = time.AfterFunc(p.within, func() {
+				defer close(closed)
+				_ = body.Close() // its reader says why
+			})
 		}
 	}
 	switch {
 	case late != nil && !late.Stop():
+		<-closed // when the exchange has ended, the body may be another's
 		return nil, false, p.slow
 	case err == io.EOF:
 		return b, true, nil
@@ -208,56 +211,6 @@ func gone(err error) error {
 		return f
 	}
 	return &exchange.Fault{Source: exchange.FromClient, Kind: exchange.ClientGone, Err: fmt.Errorf("waf: reading the body: %w", err)}
-}
-
-// taken is a body of which the head is in memory.
-type taken struct {
-	exchange.Body        // the rest
-	head          []byte // what nobody has read yet
-	whole         bool   // there is no rest
-}
-
-var _ exchange.Spliceable = (*taken)(nil)
-
-// Read reads the head, then the rest.
-func (t *taken) Read(p []byte) (int, error) {
-	if len(t.head) == 0 && t.whole {
-		return 0, io.EOF
-	}
-	if len(t.head) == 0 {
-		return t.Body.Read(p)
-	}
-	n := copy(p, t.head)
-	if t.head = t.head[n:]; len(t.head) == 0 && t.whole {
-		return n, io.EOF
-	}
-	return n, nil
-}
-
-// Next returns the head, then what of the rest is in memory.
-func (t *taken) Next() ([]byte, bool) {
-	if len(t.head) == 0 && !t.whole {
-		return t.Body.Next()
-	}
-	b := t.head
-	t.head = nil
-	return b, t.whole
-}
-
-// Raw lets the kernel move the rest.
-func (t *taken) Raw() (*net.TCPConn, int64, bool) {
-	s, ok := t.Body.(exchange.Spliceable)
-	if !ok || t.whole || len(t.head) > 0 {
-		return nil, 0, false
-	}
-	return s.Raw()
-}
-
-// Spliced notes what it moved.
-func (t *taken) Spliced(n int64) {
-	if s, ok := t.Body.(exchange.Spliceable); ok {
-		s.Spliced(n)
-	}
 }
 
 // crowded reports whether the request has more parts than the rules should be

@@ -5,7 +5,9 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
@@ -154,6 +156,51 @@ func TestSlowBody(t *testing.T) {
 	}
 	if s.held.Load() != 0 {
 		t.Error("it holds memory")
+	}
+}
+
+// TestSlowClose: nobody closes a body any more when its exchange has ended: it
+// may be another's then.
+func TestSlowClose(t *testing.T) {
+	s, _ := newStore()
+	p := newPolicy(t, s, `waf {}`)
+	synctest.Test(t, func(t *testing.T) {
+		x := request(t, "POST /", asText)
+		body := &lingering{stuck: stuck{closed: make(chan struct{})}}
+		x.RequestBody, x.RequestLength = body, -1
+		if got := verdict(t, p, x); got != "request-timeout" {
+			t.Errorf("%q, want request-timeout", got)
+		}
+		if !body.done.Load() {
+			t.Error("the body is still being closed")
+		}
+	})
+}
+
+// lingering is a stuck body whose Close takes a while.
+type lingering struct {
+	stuck
+	done atomic.Bool
+}
+
+func (l *lingering) Close() error {
+	_ = l.stuck.Close()
+	time.Sleep(time.Second)
+	l.done.Store(true)
+	return nil
+}
+
+// TestTakenOnce: who looks at the body next finds it in memory.
+func TestTakenOnce(t *testing.T) {
+	s, _ := newStore()
+	p := newPolicy(t, s, `waf {}`)
+	x := request(t, "POST /", asText)
+	x.RequestBody, x.RequestLength = &pieces{b: []byte("abc"), size: 2}, -1
+	if got := verdict(t, p, x); got != "" {
+		t.Fatal(got)
+	}
+	if b, ok := x.Taken(); !ok || string(b) != "abc" {
+		t.Errorf("Taken = %q, %v", b, ok)
 	}
 }
 
