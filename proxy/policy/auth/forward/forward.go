@@ -176,9 +176,9 @@ func (m *Method) Hide(x *exchange.Exchange) {
 func (m *Method) Challenge(bool) string { return "" }
 
 // Explain says who decides.
-func (m *Method) Explain() string { return "whom " + m.url + " admits" }
+func (m *Method) Explain() string { return "whom " + remote.Shown(m.url) + " admits" }
 
 // Test doesn't ask.
 func (m *Method) Test(*exchange.Exchange) (bool, error) {
-	return true, auth.Note("asks " + m.url)
+	return true, auth.Note("asks " + remote.Shown(m.url))
 }

@@ -406,7 +406,7 @@ func TestNoAllocations(t *testing.T) {
 
 func TestExplain(t *testing.T) {
 	s := newService(t, func(http.ResponseWriter, *http.Request) {})
-	p := newPolicy(t, s.URL, "")
+	p := newPolicy(t, s.URL+"?key=secret", "")
 	if got := p.(policy.Explainer).Explain(); got != "whom "+s.URL+" admits" {
 		t.Errorf("Explain = %q", got)
 	}
