@@ -13,6 +13,7 @@ import (
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 )
@@ -122,9 +123,16 @@ func (m *Method) ask(x *exchange.Exchange) (*answer, error) {
 	h := make(http.Header, len(m.send)+8)
 	for _, f := range m.send {
 		for i := range x.Request.Len() {
-			if name, value := x.Request.Field(i); m.is(x, i, name, f) {
-				h[f.name] = append(h[f.name], strings.Clone(value))
+			name, value := x.Request.Field(i)
+			if !m.is(x, i, name, f) {
+				continue
 			}
+			if f.id == exchange.Cookie { // a session is no service's, this one included
+				if value = oidc.WithoutLogins(value); value == "" {
+					continue
+				}
+			}
+			h[f.name] = append(h[f.name], strings.Clone(value))
 		}
 	}
 	set := func(name, value string) { h[name] = []string{value} }

@@ -169,7 +169,7 @@ func TestAnswers(t *testing.T) {
 func TestQuestion(t *testing.T) {
 	s := newService(t, func(http.ResponseWriter, *http.Request) {})
 	p := newPolicy(t, s.URL+"/check?a=b", "headers = [\"Cookie\", \"X-Tenant\", \"Authorization\"]\nforward = true")
-	x := policytest.Exchange(t, "DELETE https://a.test:8443/x/../y%20z?q=%2F", "Cookie: a=1", "X-Tenant: t", "X-Tenant: u", "Authorization: Basic eA==", "X-Secret: s", "Content-Length: 5", "X-Forwarded-User: root")
+	x := policytest.Exchange(t, "DELETE https://a.test:8443/x/../y%20z?q=%2F", "Cookie: a=1; __Host-sidegate-0=1x; __Host-sidegate-0.1=y", "Cookie: __Host-sidegate-0-login-s=x", "X-Tenant: t", "X-Tenant: u", "Authorization: Basic eA==", "X-Secret: s", "Content-Length: 5", "X-Forwarded-User: root")
 	if _, err := p.Request(x); err != nil {
 		t.Fatal(err)
 	}
