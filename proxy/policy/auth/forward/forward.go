@@ -66,6 +66,9 @@ func (m *Method) Identify(x *exchange.Exchange) (bool, error) {
 	}
 	switch a.verdict {
 	case admitted:
+		if len(a.cookies) > 0 { // they come with what the service behind answers (RFC 9111, 7.3)
+			x.ResponseEdits.AddID(exchange.CacheControl, "Cache-Control", "private")
+		}
 		for _, f := range a.fields {
 			if f.first {
 				x.RequestEdits.SetID(f.id, f.name, f.value)

@@ -92,7 +92,7 @@ func TestAnswers(t *testing.T) {
 				w.Header().Set("Set-Cookie", "s=1")
 				w.WriteHeader(202)
 			},
-			client: []string{"Set-Cookie: s=1"}, sent: []string{"X-User: alice", "X-Groups: a", "X-Groups: b"}, consumer: "acme",
+			client: []string{"Set-Cookie: s=1", "Cache-Control: private"}, sent: []string{"X-User: alice", "X-Groups: a", "X-Groups: b"}, consumer: "acme",
 		},
 		{name: "admits nobody known", answer: func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Consumer", "nobody") }},
 		{
