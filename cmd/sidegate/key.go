@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -116,9 +117,20 @@ func printKeys(out io.Writer, list []admin.KeyStatus) error {
 		if !k.Expires.IsZero() {
 			expires = shortTime(k.Expires)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", k.Consumer, k.ID, created, expires, state, k.Origin)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", printable(k.Consumer), k.ID, created, expires, state, printable(k.Origin))
 	}
 	return t.Flush()
+}
+
+// printable keeps control characters of names, which may be whatever somebody wrote
+// into Consul, away from a terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 func keyRotateCommand() *cobra.Command {

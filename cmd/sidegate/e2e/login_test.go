@@ -240,7 +240,7 @@ func TestLoginOutlives(t *testing.T) {
 	})
 }
 
-// TestLoginConflict: two providers can't have one path of a host.
+// TestLoginConflict: two providers can't have one path of a host, or of a route.
 func TestLoginConflict(t *testing.T) {
 	p := oidctest.New(t)
 	g := newGateway(t, loginConfig(t, p, "")+fmt.Sprintf(`
@@ -255,7 +255,38 @@ route "other" {
 }
 `, p.URL))
 	out, code := run(t, "validate", "-config", filepath.Join(g.dir, "etc"))
-	if code != 1 || !strings.Contains(out, `error: route "other": auth "oidc" uses the path /.sidegate/oidc/callback of the host "app.test", which is that of another provider or client in route "app"`) {
+	if code != 1 || !strings.Contains(out, `error: route "other": auth "oidc" uses the path /.sidegate/oidc/callback of the host "app.test", which is that of another provider, client or cookie_secret in route "app"`) {
+		t.Errorf("validate (%d):\n%s", code, out)
+	}
+	g = newGateway(t, loginConfig(t, p, "")+fmt.Sprintf(`
+route "key" {
+  hosts   = ["app.test"]
+  paths   = ["/key/*"]
+  service = "one"
+  auth "oidc" {
+    issuer        = %q
+    client_id     = %q
+    cookie_secret = "0123456789abcdef0123456789abcdef"
+  }
+}
+`, p.URL, oidctest.Client))
+	out, code = run(t, "validate", "-config", filepath.Join(g.dir, "etc"))
+	if code != 1 || !strings.Contains(out, `error: route "key": auth "oidc" uses the path /.sidegate/oidc/callback of the host "app.test"`) {
+		t.Errorf("validate (%d):\n%s", code, out)
+	}
+	g = newGateway(t, loginConfig(t, p, "")+fmt.Sprintf(`
+route "both" {
+  hosts   = ["both.test"]
+  service = "one"
+  use     = ["login"]
+  auth "oidc" {
+    issuer    = %q
+    client_id = "another"
+  }
+}
+`, p.URL))
+	out, code = run(t, "validate", "-config", filepath.Join(g.dir, "etc"))
+	if code != 1 || !strings.Contains(out, `error: route "both": auth: two blocks answer the path "/.sidegate/oidc/callback": give one of them others`) {
 		t.Errorf("validate (%d):\n%s", code, out)
 	}
 }

@@ -109,6 +109,14 @@ func join(_ string, list []policy.Policy) (policy.Policy, error) {
 		if !ok {
 			return nil, fmt.Errorf("%T is no way to tell who is calling", m)
 		}
+		if o, ok := m.(Pather); ok {
+			before, paths := p.Paths(), o.Paths()
+			for _, path := range slices.Sorted(maps.Keys(paths)) {
+				if other, taken := before[path]; taken && other != paths[path] {
+					return nil, fmt.Errorf("two blocks answer the path %q: give one of them others", path)
+				}
+			}
+		}
 		p.methods = append(p.methods, m)
 	}
 	p.none = Refuse("no credential: " + p.Explain())

@@ -410,6 +410,9 @@ func TestRecord(t *testing.T) {
 	if until, err = r.Rotate(hash("c"), Key{Hash: hash("d")}, noon, 24*time.Hour); err != nil || until != noon.Unix()+160 {
 		t.Errorf("Rotate beyond the key's end: %v, %v", until, err)
 	}
+	if last := (&Key{Expires: lastTime}).After(noon); last != lastTime { // else no record with it is read again
+		t.Errorf("After the last of all times: %d", last)
+	}
 	for key, want := range map[string]error{"a": ErrRevoked, "b": ErrExpired, "x": ErrNoKey} {
 		if _, err := r.Rotate(hash(key), Key{Hash: hash("e")}, noon.Add(time.Minute), time.Hour); err != want {
 			t.Errorf("Rotate(%s): %v, want %v", key, err, want)

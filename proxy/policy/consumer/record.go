@@ -151,5 +151,5 @@ func (k *Key) After(now time.Time) int64 {
 	if k.Expires == 0 {
 		return 0
 	}
-	return now.Unix() + max(k.Expires-k.Created, 1)
+	return min(now.Unix()+max(k.Expires-k.Created, 1), lastTime)
 }

@@ -89,7 +89,7 @@ func TestService(t *testing.T) {
 	roots := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}))
 	store := NewStore(quiet())
 	plan := store.Plan()
-	set := Settings{URL: s.URL, CAs: roots, Timeout: 5 * time.Second, MaxBody: 10}
+	set := Settings{URL: s.URL + "?key=secret", CAs: roots, Timeout: 5 * time.Second, MaxBody: 10}
 	service := plan.Service(set)
 	if plan.Service(set) != service {
 		t.Error("equal settings make two services")

@@ -56,7 +56,7 @@ func newService(set Settings, log logrus.FieldLogger) *Service {
 	t.DialContext = (&net.Dialer{Timeout: set.Timeout}).DialContext
 	return &Service{
 		settings: set, transport: t, client: &http.Client{Transport: t, CheckRedirect: NoRedirects},
-		log: log.WithField("url", set.URL), places: make(chan struct{}, concurrency),
+		log: log.WithField("url", Shown(set.URL)), places: make(chan struct{}, concurrency),
 	}
 }
 

@@ -88,7 +88,7 @@ type Status struct {
 func (s *Store) Status() []Status {
 	var out []Status
 	for _, o := range s.list() {
-		st := Status{URL: o.settings.URL, Calls: o.calls.Load(), Failures: o.failures.Load(), InFlight: len(o.places)}
+		st := Status{URL: Shown(o.settings.URL), Calls: o.calls.Load(), Failures: o.failures.Load(), InFlight: len(o.places)}
 		if at := o.failedAt.Load(); at != 0 {
 			st.Failed = time.Unix(at, 0)
 		}

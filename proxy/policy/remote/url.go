@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"strings"
 )
 
 // CheckURL refuses what can't be asked safely: whoever can change answers on the
@@ -37,6 +38,13 @@ func CheckNamed(text, from, what string) error {
 		return fmt.Errorf("%.200q isn't an https URL", text)
 	}
 	return nil
+}
+
+// Shown is a URL as people see it, in status, metrics and logs: its query may have a
+// secret in it.
+func Shown(text string) string {
+	shown, _, _ := strings.Cut(text, "?")
+	return shown
 }
 
 // CheckPlain is CheckURL for what the operator may ask over http as well.

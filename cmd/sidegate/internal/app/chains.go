@@ -178,12 +178,7 @@ func (m *making) ofConsumers(file *config.File) (*personal.Policy, error) {
 			users[name] = fmt.Sprintf("consumer %q", c.Name)
 		}
 	}
-	used := map[string]bool{} // by routes: what it sets may be about them
-	for _, r := range file.Routes {
-		for _, name := range r.Use {
-			used[name] = true
-		}
-	}
+	used := usedByRoutes(file)
 	for name, b := range m.bundles {
 		if other := slices.ContainsFunc(b.Policies, func(o config.Block) bool { return !slices.Contains(personal.Kinds(), o.Kind.Name) }); other && users[name] == "" {
 			continue
@@ -197,6 +192,24 @@ func (m *making) ofConsumers(file *config.File) (*personal.Policy, error) {
 		}
 	}
 	return p, nil
+}
+
+// usedByRoutes are the sets of policies that routes use, those of registrations
+// included: what they set may be about the routes.
+func usedByRoutes(file *config.File) map[string]bool {
+	used := map[string]bool{}
+	add := func(names []string) {
+		for _, name := range names {
+			used[name] = true
+		}
+	}
+	for _, r := range file.Routes {
+		add(r.Use)
+	}
+	if file.Consul != nil && file.Consul.Expose != nil {
+		add(file.Consul.Expose.Use)
+	}
+	return used
 }
 
 // policySet is what counters of a set that consumers use go by.

@@ -35,7 +35,7 @@ func ownRoutes(routes []*config.Route, compiled []*proxy.Route, fail func(*confi
 				at := place{strings.ToLower(host), path}
 				if o, ok := taken[at]; ok {
 					if o.id != paths[path] {
-						fail(routes[i], fmt.Errorf("route %q: auth \"oidc\" uses the path %s of the host %q, which is that of another provider or client in route %q: give one of them callback and logout of its own", p.Name, path, host, o.route))
+						fail(routes[i], fmt.Errorf("route %q: auth \"oidc\" uses the path %s of the host %q, which is that of another provider, client or cookie_secret in route %q: give one of them callback and logout of its own", p.Name, path, host, o.route))
 					}
 					continue
 				}

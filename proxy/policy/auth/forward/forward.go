@@ -13,6 +13,7 @@ import (
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 )
@@ -65,6 +66,9 @@ func (m *Method) Identify(x *exchange.Exchange) (bool, error) {
 	}
 	switch a.verdict {
 	case admitted:
+		if len(a.cookies) > 0 { // they come with what the service behind answers (RFC 9111, 7.3)
+			x.ResponseEdits.AddID(exchange.CacheControl, "Cache-Control", "private")
+		}
 		for _, f := range a.fields {
 			if f.first {
 				x.RequestEdits.SetID(f.id, f.name, f.value)
@@ -122,9 +126,16 @@ func (m *Method) ask(x *exchange.Exchange) (*answer, error) {
 	h := make(http.Header, len(m.send)+8)
 	for _, f := range m.send {
 		for i := range x.Request.Len() {
-			if name, value := x.Request.Field(i); m.is(x, i, name, f) {
-				h[f.name] = append(h[f.name], strings.Clone(value))
+			name, value := x.Request.Field(i)
+			if !m.is(x, i, name, f) {
+				continue
 			}
+			if f.id == exchange.Cookie { // a session is no service's, this one included
+				if value = oidc.WithoutLogins(value); value == "" {
+					continue
+				}
+			}
+			h[f.name] = append(h[f.name], strings.Clone(value))
 		}
 	}
 	set := func(name, value string) { h[name] = []string{value} }
@@ -176,9 +187,9 @@ func (m *Method) Hide(x *exchange.Exchange) {
 func (m *Method) Challenge(bool) string { return "" }
 
 // Explain says who decides.
-func (m *Method) Explain() string { return "whom " + m.url + " admits" }
+func (m *Method) Explain() string { return "whom " + remote.Shown(m.url) + " admits" }
 
 // Test doesn't ask.
 func (m *Method) Test(*exchange.Exchange) (bool, error) {
-	return true, auth.Note("asks " + m.url)
+	return true, auth.Note("asks " + remote.Shown(m.url))
 }

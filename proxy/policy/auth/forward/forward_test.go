@@ -92,7 +92,7 @@ func TestAnswers(t *testing.T) {
 				w.Header().Set("Set-Cookie", "s=1")
 				w.WriteHeader(202)
 			},
-			client: []string{"Set-Cookie: s=1"}, sent: []string{"X-User: alice", "X-Groups: a", "X-Groups: b"}, consumer: "acme",
+			client: []string{"Set-Cookie: s=1", "Cache-Control: private"}, sent: []string{"X-User: alice", "X-Groups: a", "X-Groups: b"}, consumer: "acme",
 		},
 		{name: "admits nobody known", answer: func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Consumer", "nobody") }},
 		{
@@ -169,7 +169,7 @@ func TestAnswers(t *testing.T) {
 func TestQuestion(t *testing.T) {
 	s := newService(t, func(http.ResponseWriter, *http.Request) {})
 	p := newPolicy(t, s.URL+"/check?a=b", "headers = [\"Cookie\", \"X-Tenant\", \"Authorization\"]\nforward = true")
-	x := policytest.Exchange(t, "DELETE https://a.test:8443/x/../y%20z?q=%2F", "Cookie: a=1", "X-Tenant: t", "X-Tenant: u", "Authorization: Basic eA==", "X-Secret: s", "Content-Length: 5", "X-Forwarded-User: root")
+	x := policytest.Exchange(t, "DELETE https://a.test:8443/x/../y%20z?q=%2F", "Cookie: a=1; __Host-sidegate-0=1x; __Host-sidegate-0.1=y", "Cookie: __Host-sidegate-0-login-s=x", "X-Tenant: t", "X-Tenant: u", "Authorization: Basic eA==", "X-Secret: s", "Content-Length: 5", "X-Forwarded-User: root")
 	if _, err := p.Request(x); err != nil {
 		t.Fatal(err)
 	}
@@ -406,7 +406,7 @@ func TestNoAllocations(t *testing.T) {
 
 func TestExplain(t *testing.T) {
 	s := newService(t, func(http.ResponseWriter, *http.Request) {})
-	p := newPolicy(t, s.URL, "")
+	p := newPolicy(t, s.URL+"?key=secret", "")
 	if got := p.(policy.Explainer).Explain(); got != "whom "+s.URL+" admits" {
 		t.Errorf("Explain = %q", got)
 	}

@@ -259,7 +259,7 @@ func (m *Method) Challenge(wrong bool) string {
 }
 
 // Explain says who knows the tokens.
-func (m *Method) Explain() string { return "a token that " + m.url + " knows" }
+func (m *Method) Explain() string { return "a token that " + remote.Shown(m.url) + " knows" }
 
 // Test doesn't ask.
 func (m *Method) Test(x *exchange.Exchange) (bool, error) {
@@ -269,6 +269,6 @@ func (m *Method) Test(x *exchange.Exchange) (bool, error) {
 	case token == "":
 		return false, nil
 	default:
-		return true, auth.Note("asks " + m.url)
+		return true, auth.Note("asks " + remote.Shown(m.url))
 	}
 }

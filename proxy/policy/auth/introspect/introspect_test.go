@@ -254,7 +254,7 @@ func TestNoAllocations(t *testing.T) {
 
 func TestExplain(t *testing.T) {
 	s := newServer(t, func(string) (int, string) { return 200, `{"active":true}` })
-	p := newPolicy(t, s.URL, "").(policy.Tester)
+	p := newPolicy(t, s.URL+"?key=secret", "").(policy.Tester)
 	if got := p.Test(policytest.Exchange(t, "GET https://a.test/", "Authorization: Bearer t")); got != "asks "+s.URL || s.asked.Load() != 0 {
 		t.Errorf("Test = %q, asked %d times", got, s.asked.Load())
 	}

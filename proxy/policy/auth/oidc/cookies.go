@@ -76,6 +76,21 @@ func HideCookies(x *exchange.Exchange) {
 	x.RequestEdits.SetID(exchange.Cookie, "Cookie", x.Keep(b))
 }
 
+// WithoutLogins is the value of a Cookie field without the cookies of logins, for who
+// else sees what a browser sends. It may be a view into value.
+func WithoutLogins(value string) string {
+	if !strings.Contains(value, Prefix) {
+		return value
+	}
+	var kept []string
+	for pair := range strings.SplitSeq(value, ";") {
+		if pair = strings.Trim(pair, " \t"); pair != "" && !strings.HasPrefix(pair, Prefix) {
+			kept = append(kept, pair)
+		}
+	}
+	return strings.Join(kept, "; ")
+}
+
 // Hider is a policy for the routes without auth "oidc" of a configuration that has
 // it somewhere: their services share hosts with others, and get no session either.
 type Hider struct{}

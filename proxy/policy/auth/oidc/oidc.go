@@ -59,9 +59,11 @@ func newFaults() *faults {
 	}
 }
 
-// Paths are those that the provider and logout links lead to.
+// Paths are those that the provider and logout links lead to. Blocks that don't read
+// each other's sessions can't share them: a browser would log in again and again.
 func (m *Method) Paths() map[string]string {
-	return map[string]string{m.cfg.Callback: m.id, m.cfg.Logout: m.id}
+	id := m.id + string(m.seed[:])
+	return map[string]string{m.cfg.Callback: id, m.cfg.Logout: id}
 }
 
 // Identify looks for a session, and answers what belongs to logging in and out.

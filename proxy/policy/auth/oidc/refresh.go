@@ -55,6 +55,9 @@ func (m *Method) fresh(x *exchange.Exchange, s *session, sum *remote.Sum) *sessi
 		return s
 	}
 	m.keep(x, r.cookies, time.Unix(s.Ends, 0).Sub(x.Start))
+	// They come with whatever the service answers, which may be for everybody's
+	// caches; a session isn't (RFC 9111, 5.2.2.7 and 7.3).
+	x.ResponseEdits.AddID(exchange.CacheControl, "Cache-Control", "private")
 	return r.session
 }
 

@@ -1,6 +1,7 @@
 package oidc
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -55,6 +56,11 @@ func TestRefresh(t *testing.T) {
 	b.now = 8 * time.Minute // who still has the old cookie gets what came of it
 	if got := b.page("/"); !got.passed || bearer(got) == old || r.p.Asked("refresh_token") != 1 {
 		t.Errorf("with the old cookie: %q, refreshed %d times", bearer(got), r.p.Asked("refresh_token"))
+	} else if !slices.Contains(got.fields, "Cache-Control: private") { // no cache may keep the cookie that comes with it
+		t.Errorf("the answer has %q", got.fields)
+	}
+	if got := b.page("/"); !got.passed || len(got.fields) > 0 {
+		t.Errorf("with the new cookie: %v, %q", got.err, got.fields)
 	}
 	b.now = 9 * time.Minute
 	if got := b.page("/"); !got.passed || r.p.Asked("refresh_token") != 2 {
