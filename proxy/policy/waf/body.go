@@ -248,25 +248,25 @@ func misread(r *reading) bool {
 	if err != nil {
 		return false // Coraza comes to the same end, and says so
 	}
-	bound := []byte("--" + params["boundary"])
-	if !bytes.HasPrefix(bytes.TrimLeft(r.body, "\r\n"), bound) {
+	bound := "--" + params["boundary"]
+	body, ok := bytes.CutPrefix(bytes.TrimLeft(r.body, "\r\n"), []byte(bound))
+	behind, none := bytes.CutPrefix(body, []byte("--"))
+	if !none {
+		_, behind, _ = bytes.Cut(body, []byte("\n"+bound+"--"))
+	}
+	if !ok || len(bytes.TrimSpace(behind)) > 0 {
 		return true
 	}
 	in := multipart.NewReader(bytes.NewReader(r.body), params["boundary"])
 	for {
 		p, err := in.NextRawPart()
-		if err == io.EOF {
-			break
-		}
 		if err != nil {
-			return false // likewise
+			return false // likewise, or it has ended
 		}
 		if nameless(p.Header.Get("Content-Disposition")) {
 			return true
 		}
 	}
-	_, behind, _ := bytes.Cut(r.body, append(bound, "--"...))
-	return len(bytes.TrimSpace(behind)) > 0
 }
 
 // nameless reports whether a part has a filename* and no filename.
