@@ -127,7 +127,7 @@ type logLine struct {
 	Path, Host, Fault, Source, Error, Protocol, Instance, WAF string
 	ClientIP                                                  string `json:"client_ip"`
 	RequestID                                                 string `json:"request_id"`
-	Status                                                    int
+	Status, Tries                                             int
 }
 
 const accessLog = "access_log { output = \"stdout\" }\n"

@@ -125,6 +125,10 @@ func (c *Check) form(m *media, text string) {
 
 // parts checks a form of the kind multipart/form-data (RFC 7578).
 func (c *Check) parts(m *media, bound, text string) {
+	if !alone(text, "--"+bound) {
+		c.Add("body", "has something before its first part or behind its last")
+		return
+	}
 	var list []pair
 	var files []bool
 	in := multipart.NewReader(strings.NewReader(text), bound)
@@ -139,8 +143,8 @@ func (c *Check) parts(m *media, bound, text string) {
 		}
 		name := p.FormName()
 		b, err := io.ReadAll(p)
-		if err != nil || name == "" {
-			c.Add("body", "has a part that is broken or lacks its name")
+		if err != nil || name == "" || len(p.Header["Content-Disposition"]) != 1 {
+			c.Add("body", "has a part that is broken or lacks its one name")
 			return
 		}
 		file := p.FileName() != ""
@@ -156,6 +160,17 @@ func (c *Check) parts(m *media, bound, text string) {
 	if c.group("body", list, m.form.arrays, func(i int) bool { return c.field(m.form, list[i].name, list[i].value, files[i]) }) {
 		c.Check(m.schema, &c.value, "body")
 	}
+}
+
+// alone reports whether there is nothing but line ends before the first of the
+// parts and behind the last: some services look for further ones there.
+func alone(text, bound string) bool {
+	text, ok := strings.CutPrefix(strings.TrimLeft(text, "\r\n"), bound)
+	behind, none := strings.CutPrefix(text, "--")
+	if !none {
+		_, behind, _ = strings.Cut(text, "\n"+bound+"--")
+	}
+	return ok && strings.TrimSpace(behind) == ""
 }
 
 // partType checks what a part says of itself.

@@ -22,10 +22,10 @@ const (
 
 	// A pattern with large repetitions may go through all of its program for each
 	// byte of a text. How much of that there may be, in bytes × instructions, of
-	// some six nanoseconds: so much, and more for each byte of the value. With
+	// ten to twenty nanoseconds: so much, and more for each byte of the value. With
 	// patterns of usual sizes that is never too little.
 	baseMatching    = 4 << 20
-	matchingPerByte = 128
+	matchingPerByte = 48
 )
 
 const (

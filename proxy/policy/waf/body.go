@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"mime/multipart"
 	"strings"
 	"time"
 
@@ -235,4 +236,46 @@ func (p *Policy) crowded(r *reading) bool {
 		return bytes.Count(r.body, []byte("<"))/2+bytes.Count(r.body, []byte("=")) > 2*p.Arguments
 	}
 	return false
+}
+
+// misread reports whether a multipart body has what readers take for different
+// things: something before the first part or behind the last one, where some look
+// for further parts, and a file's name by filename* alone, which RFC 7578, 4.2
+// forbids: who doesn't know it takes the file for a field, and files aren't
+// looked into.
+func misread(r *reading) bool {
+	_, params, err := mime.ParseMediaType(r.x.Request.Get(exchange.ContentType))
+	if err != nil {
+		return false // Coraza comes to the same end, and says so
+	}
+	bound := "--" + params["boundary"]
+	body, ok := bytes.CutPrefix(bytes.TrimLeft(r.body, "\r\n"), []byte(bound))
+	behind, none := bytes.CutPrefix(body, []byte("--"))
+	if !none {
+		_, behind, _ = bytes.Cut(body, []byte("\n"+bound+"--"))
+	}
+	if !ok || len(bytes.TrimSpace(behind)) > 0 {
+		return true
+	}
+	in := multipart.NewReader(bytes.NewReader(r.body), params["boundary"])
+	for {
+		p, err := in.NextRawPart()
+		if err != nil {
+			return false // likewise, or it has ended
+		}
+		if nameless(p.Header.Get("Content-Disposition")) {
+			return true
+		}
+	}
+}
+
+// nameless reports whether a part has a filename* and no filename.
+func nameless(disposition string) bool {
+	low := strings.ToLower(disposition)
+	if !strings.Contains(low, "filename*") {
+		return false
+	}
+	_, params, err := mime.ParseMediaType(strings.ReplaceAll(low, "filename*", "other"))
+	_, ok := params["filename"]
+	return err != nil || !ok
 }

@@ -91,6 +91,8 @@ func (p *Policy) prepare(tx ctypes.Transaction, vars plugintypes.TransactionVari
 	start := bytes.TrimLeft(r.body, " \t\r\n")
 	likeJSON := len(start) > 0 && (start[0] == '{' || start[0] == '[') && (f == plainText || f == form) && json.Valid(r.body)
 	switch {
+	case f == parts && misread(r):
+		set(vars.MultipartStrictError(), "1")
 	case f == form && likeJSON: // what its type says, and what a service may take it for
 		p.prepareJSON(tx, vars, r)
 	case f == plainText:
