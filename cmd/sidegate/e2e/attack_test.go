@@ -46,6 +46,9 @@ func guards(issuer, service, document string) []guard {
 		{name: "key", block: `auth "api_key" {}`, status: 401, problem: "unauthenticated", reason: "unauthenticated: no credential: "},
 		{name: "basic", block: `auth "basic" {}`, status: 401, problem: "unauthenticated", reason: "unauthenticated: no credential: "},
 		{name: "jwt", block: fmt.Sprintf("auth \"jwt\" {\n issuer = %q\n audience = [\"api\"]\n }", issuer), status: 401, problem: "unauthenticated", reason: "unauthenticated: no credential: "},
+		{name: "introspect", block: "auth \"introspect\" {\n url = \"http://127.0.0.1:1/\"\n client_id = \"a\"\n client_secret = \"b\"\n }", status: 401, problem: "unauthenticated", reason: "unauthenticated: no credential: "},
+		{name: "oidc", block: fmt.Sprintf("auth \"oidc\" {\n issuer = %q\n client_id = \"a\"\n }", issuer), status: 401, problem: "unauthenticated", reason: "unauthenticated: no credential: "},
+		{name: "forward", block: "auth \"forward\" {\n url = \"http://127.0.0.1:1/\"\n }", status: 503, problem: "auth-unavailable", reason: "auth-unavailable: the auth service can't be asked: "},
 		{name: "mtls", block: `auth "mtls" {}`, status: 403, problem: "forbidden", reason: "forbidden: no credential: "},
 		{name: "authorize", block: `authorize = "has(claims.admin)"`, status: 403, problem: "forbidden", reason: "forbidden: authorize: the condition doesn't hold: has(claims.admin)"},
 		{name: "condition", block: `authorize = "!request.path.startsWith('/guarded')"`, status: 403, problem: "forbidden", reason: "forbidden: authorize: the condition doesn't hold: !request.path", wide: true},
@@ -150,7 +153,7 @@ func TestAttackPaths(t *testing.T) {
 						if w := widest(saw.Path); w == "/guarded" || strings.HasPrefix(w, "/guarded/") {
 							t.Errorf("%s: %s got through as %s", p.name, target, saw.Path)
 						}
-					} else if resp.StatusCode < 400 || resp.StatusCode > 499 {
+					} else if resp.StatusCode != p.status && (resp.StatusCode < 400 || resp.StatusCode > 499) {
 						t.Errorf("%s: %s: %s", p.name, target, resp.Status)
 					}
 				}
