@@ -117,7 +117,10 @@ func (d *draft) claimed(claims []discovery.Claim, problems []discovery.Problem) 
 			r.Name += "." + c.Route
 		}
 		r.Hosts, r.Paths, r.StripPrefix = c.Hosts, c.Paths, c.Strip
-		r.Use = append(slices.Clone(expose.Use), c.Use...)
+		// The operator's last: of two blocks of a kind that can't both be, the later
+		// one holds, and a registration gets rid of none.
+		own := slices.DeleteFunc(slices.Clone(c.Use), func(name string) bool { return slices.Contains(expose.Use, name) })
+		r.Use = append(own, expose.Use...)
 		if c.Redirect != "" {
 			r.Redirect = &route.RedirectConfig{To: c.Redirect, Status: cmp.Or(c.Status, 308)}
 		} else {
