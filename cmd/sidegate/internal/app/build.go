@@ -117,10 +117,11 @@ func (d *draft) claimed(claims []discovery.Claim, problems []discovery.Problem) 
 			r.Name += "." + c.Route
 		}
 		r.Hosts, r.Paths, r.StripPrefix = c.Hosts, c.Paths, c.Strip
-		// The operator's last: of two blocks of a kind that can't both be, the later
-		// one holds, and a registration gets rid of none.
-		own := slices.DeleteFunc(slices.Clone(c.Use), func(name string) bool { return slices.Contains(expose.Use, name) })
-		r.Use = append(own, expose.Use...)
+		if name, kind := d.replaces(c.Use, expose.Use); name != "" {
+			d.problem(part.Origin, "route %q isn't used: the policy %q has %s, which would take the place of the one that consul.expose.use has", r.Name, name, kind)
+			continue
+		}
+		r.Use = append(slices.Clone(expose.Use), c.Use...)
 		if c.Redirect != "" {
 			r.Redirect = &route.RedirectConfig{To: c.Redirect, Status: cmp.Or(c.Status, 308)}
 		} else {
@@ -136,6 +137,28 @@ func (d *draft) claimed(claims []discovery.Claim, problems []discovery.Problem) 
 		parts = append(parts, part)
 	}
 	return parts
+}
+
+// replaces finds the set of a registration with a block that would take the place of
+// one that the operator puts on each claimed route.
+func (d *draft) replaces(own, operator []string) (name, kind string) {
+	single := func(names []string, f func(name, kind string)) {
+		for _, b := range d.file.Bundles {
+			for _, p := range b.Policies {
+				if slices.Contains(names, b.Name) && !p.Kind.Repeat {
+					f(b.Name, p.Kind.Name)
+				}
+			}
+		}
+	}
+	fixed := map[string]bool{}
+	single(operator, func(_, kind string) { fixed[kind] = true })
+	single(own, func(n, k string) {
+		if fixed[k] && !slices.Contains(operator, n) {
+			name, kind = n, k
+		}
+	})
+	return name, kind
 }
 
 // unsound are the services of KV and registrations that no pool can be made
