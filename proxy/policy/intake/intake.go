@@ -21,7 +21,7 @@ const (
 	// free is the memory of a body that nobody counts.
 	free = 16 << 10
 	// all is the memory of the bodies that are being taken, and portion the part
-	// of it that one address (IPv6: a /64) may have.
+	// of it that several of one address (IPv6: a /64) may have.
 	all, portion = 64 << 20, 8
 	// A body that is counted has to come: after slack, at this rate.
 	slack, bytesPerSecond = 10 * time.Second, 8 << 10
@@ -137,7 +137,7 @@ func (p *Place) grow(size int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.clients[p.client]+more > all/portion:
+	case r.clients[p.client]+more > all/portion && r.clients[p.client] > p.n: // one alone may be larger
 		return exchange.NewFault(exchange.FromPolicy, exchange.RateLimited, "one address has more than %d MiB of bodies on their way", all/portion>>20)
 	case r.held+more > all:
 		return exchange.NewFault(exchange.FromPolicy, exchange.Overloaded, "more than %d MiB of bodies are on their way", all>>20)

@@ -205,3 +205,36 @@ func TestRoom(t *testing.T) {
 		t.Errorf("%d bytes are held afterwards, for %d", r.Held(), len(r.clients))
 	}
 }
+
+// TestLargeBody: a body that is larger than an address's portion comes in, alone.
+func TestLargeBody(t *testing.T) {
+	r := NewRoom()
+	take := func(size int) (Place, error) {
+		x := &exchange.Exchange{RequestBody: &pieces{list: []string{strings.Repeat("x", size)}}, RequestLength: int64(size), ClientIP: netip.MustParseAddr("192.0.2.1")}
+		b, whole, p, err := r.Take(x, all/2)
+		if err == nil && (!whole || len(b) != size) {
+			t.Errorf("%d bytes of %d, %v", len(b), size, whole)
+		}
+		return p, err
+	}
+	large, err := take(20 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var f *exchange.Fault
+	if _, err := take(1 << 20); !errors.As(err, &f) || f.Kind != exchange.RateLimited {
+		t.Errorf("one beside it: %v", err)
+	}
+	large.Leave()
+	small, err := take(1 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := take(20 << 20); !errors.As(err, &f) || f.Kind != exchange.RateLimited {
+		t.Errorf("a large one beside a small one: %v", err)
+	}
+	small.Leave()
+	if r.Held() != 0 || len(r.clients) != 0 {
+		t.Errorf("%d bytes are held afterwards", r.Held())
+	}
+}

@@ -40,7 +40,7 @@ type Config struct {
 	// Check formats, such as date-time, uuid and email.
 	Formats bool `hcl:"formats,attr" default:"true"`
 	// Largest body that is checked, in memory. A larger request is refused, a larger response not looked at.
-	Body int64 `hcl:"body,attr" unit:"bytes" default:"1MiB" min:"1B" max:"64MiB"`
+	Body int64 `hcl:"body,attr" unit:"bytes" default:"1MiB" min:"1B" max:"32MiB"`
 	// Media types of the document whose bodies pass although it has a schema for them that can't be checked, such as "application/xml".
 	Unchecked []string `hcl:"unchecked,attr"`
 	// Whether responses are looked at: those that aren't as the document has them are reported, and never held up.
