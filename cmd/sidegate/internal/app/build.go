@@ -205,6 +205,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 			answers:   a.answers,
 			known:     a.known,
 			logins:    a.logins,
+			encoders:  a.encoders,
 		}),
 		conditions: conditions, logins: logsIn(d.file),
 	}
