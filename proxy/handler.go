@@ -74,6 +74,7 @@ func (h *Handler) Serve(x *exchange.Exchange) {
 		if err := l.r.Chain.Response(x, l.seen); err != nil {
 			refuse(x, asFault(err, exchange.FromPolicy))
 		}
+		l.r.Chain.Encode(x)
 	}
 	l.respond()
 }

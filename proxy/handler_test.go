@@ -2,10 +2,12 @@ package proxy
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -441,4 +443,23 @@ func TestAccessLogReopen(t *testing.T) {
 	lines(path+".1", 1)
 	close(done)
 	<-ended
+}
+
+type failing struct{}
+
+func (failing) Response(*exchange.Exchange) error { return errors.New("no") }
+
+type encoding struct{ statuses *[]int }
+
+func (e encoding) Encode(x *exchange.Exchange) { *e.statuses = append(*e.statuses, x.Status) }
+
+// TestEncodeLast: what is encoded is what goes out, a refusal on the way back
+// included.
+func TestEncodeLast(t *testing.T) {
+	var statuses []int
+	r := respondOK()
+	r.Chain = policy.Compile([]policy.Named{{Name: "a", Policy: failing{}}, {Name: "b", Policy: encoding{&statuses}}})
+	if got, _, _ := serve(t, usual(), nil, r); got.status != 500 || !slices.Equal(statuses, []int{500}) {
+		t.Errorf("status %d; encoded: %v", got.status, statuses)
+	}
 }

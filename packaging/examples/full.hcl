@@ -179,6 +179,11 @@ policy "public-api" { # a named bundle of policy blocks; routes take it with use
   response {
     set = { "Strict-Transport-Security" = "max-age=31536000" }
   }
+  compress {
+    encodings  = ["zstd", "br", "gzip"] # in the order of preference
+    min_length = "1KiB"
+    cross_site = false # not for other sites' pages that come with the user's cookies
+  }
 }
 
 route "orders-v2" {

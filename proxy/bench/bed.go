@@ -92,6 +92,9 @@ func newBed(ctx context.Context, dir string, tools map[string]string) (*bed, err
 			return nil, err
 		}
 	}
+	if err := os.WriteFile(filepath.Join(dir, "text"), orders(20_000), 0o644); err != nil {
+		return nil, err
+	}
 	ports, err := freePorts(2)
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ http {
     listen 127.0.0.1:{{.Backend}} backlog=4096;
     location = /small { return 200 "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"; }
     location = /large { root {{.Dir}}; }
+    location = /text { root {{.Dir}}; default_type application/json; }
     location = /check { return 204; }
     location = /jwks { root {{.Dir}}; default_type application/jwk-set+json; }
   }

@@ -31,6 +31,11 @@ func (b *bed) policyWorks() []work {
 	key := []string{"X-API-Key: " + apiKey}
 	login := []string{"Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte("acme:"+apiPassword))}
 	token := []string{"Authorization: Bearer " + b.token}
+	text := func(name, goal, host, coding string, peers ...string) work {
+		w := one(name, goal, host, []string{"Accept-Encoding: " + coding}, peers...)
+		w.path = "/text"
+		return w
+	}
 	return []work{
 		one("API key", "", "key", key, "nginx-each:key", "haproxy-each:key"),
 		one("basic authentication", "", "basic", login, "nginx-each:basic", "haproxy-each:basic"),
@@ -47,11 +52,14 @@ func (b *bed) policyWorks() []work {
 		one("rate limit of all nodes, in Redis", "", "shared", nil),
 		one("cors", "", "cors", []string{"Origin: https://app.example.com"}),
 		one("API key, rate limit, 100,000 networks", "1.15, -, -", "all", key, "nginx-each:all", "haproxy-each:all"),
+		text("20 kB of JSON, gzip", "", "compress", "gzip", "nginx-each:gzip", "haproxy-each:gzip"),
+		text("20 kB of JSON, br against gzip", "", "compress", "br, gzip;q=0.5", "nginx-each:gzip"),
+		text("20 kB of JSON, zstd against gzip", "", "compress", "zstd, gzip;q=0.5", "nginx-each:gzip"),
 	}
 }
 
 // eachPorts are the peers' servers, one for each policy.
-var eachPorts = []string{"key", "basic", "jwt", "forward", "limit", "flight", "block", "all"}
+var eachPorts = []string{"key", "basic", "jwt", "forward", "limit", "flight", "block", "all", "gzip"}
 
 const apiPassword = "correct-horse-battery-staple"
 
@@ -91,6 +99,7 @@ http {
   server { listen 127.0.0.1:{{.Ports.limit}} backlog=4096; limit_req zone=clients burst=10000 nodelay; location / { proxy_pass http://backend; } }
   server { listen 127.0.0.1:{{.Ports.flight}} backlog=4096; limit_conn flight 1000; location / { proxy_pass http://backend; } }
   server { listen 127.0.0.1:{{.Ports.block}} backlog=4096; location / { if ($denied) { return 403; } proxy_pass http://backend; } }
+  server { listen 127.0.0.1:{{.Ports.gzip}} backlog=4096; gzip on; gzip_types application/json; gzip_proxied any; gzip_vary on; location / { proxy_pass http://backend; } }
   server {
     listen 127.0.0.1:{{.Ports.all}} backlog=4096; limit_req zone=clients burst=10000 nodelay;
     location / { if ($denied) { return 403; } if ($consumer = "") { return 401; } proxy_pass http://backend; }
@@ -150,6 +159,11 @@ frontend block
   bind 127.0.0.1:{{.Ports.block}}
   http-request set-header X-Forwarded-Proto http
   http-request deny if { src -f {{.Dir}}/denied.txt }
+frontend gzip
+  bind 127.0.0.1:{{.Ports.gzip}}
+  http-request set-header X-Forwarded-Proto http
+  compression algo gzip
+  compression type application/json
 frontend all
   bind 127.0.0.1:{{.Ports.all}}
   http-request set-header X-Forwarded-Proto http
@@ -243,6 +257,9 @@ policy "ban" {
 policy "cors" {
   cors { origins = ["https://app.example.com"] }
 }
+policy "compress" {
+  compress {}
+}
 {{range $host, $use := .Routes}}
 route "{{$host}}" {
   hosts   = ["{{$host}}"]
@@ -266,7 +283,7 @@ paths:
 // eachRoutes are the hosts of sidegateEachConf and the bundles of their routes.
 func eachRoutes() map[string]string {
 	routes := map[string]string{"bare": "", "all": `"block", "key", "limit"`, "authorize": `"jwt", "authorize"`}
-	for _, name := range []string{"key", "basic", "jwt", "forward", "limit", "quota", "flight", "block", "waf", "validate", "shared", "ban", "cors"} {
+	for _, name := range []string{"key", "basic", "jwt", "forward", "limit", "quota", "flight", "block", "waf", "validate", "shared", "ban", "cors", "compress"} {
 		routes[name] = `"` + name + `"`
 	}
 	return routes
@@ -329,3 +346,14 @@ func sign(key *rsa.PrivateKey) (string, error) {
 }
 
 func base64url(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
+
+// orders is JSON of about n bytes, as an API answers it.
+func orders(n int) []byte {
+	b := []byte("[")
+	for i := 0; len(b) < n; i++ {
+		sum := sha256.Sum256([]byte{byte(i), byte(i >> 8)})
+		b = fmt.Appendf(b, `{"id":"%x","sku":"AB-%04d","customer":"acme","count":%d,"price":%d.%02d,"tags":["new","eu"],"active":%t},`,
+			sum[:8], i*31%10000, sum[8]%9, sum[9], sum[10]%100, sum[11]%2 == 0)
+	}
+	return append(b[:len(b)-1], ']')
+}

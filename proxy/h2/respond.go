@@ -245,6 +245,9 @@ func contentLength(x *exchange.Exchange) int64 {
 		}
 		return x.ResponseLength
 	}
+	if x.ResponseEdits.Replaces("content-length", exchange.ContentLength) {
+		return -1 // it would have been coded here
+	}
 	// HEAD and 304 may say how long the body would have been (RFC 9110, 8.6).
 	if n, err := strconv.ParseInt(x.Response.Get(exchange.ContentLength), 10, 64); err == nil && n >= 0 {
 		return n

@@ -29,6 +29,7 @@ type Chain struct {
 	responders []responder // last policy first
 	finishers  []finisher  // last policy first
 	preflight  Preflighter // nil: none
+	encoder    Encoder     // nil: none
 }
 
 // The entries carry the policy's place in all, as far as its request part is
@@ -64,6 +65,9 @@ func Compile(list []Named) *Chain {
 				from = -1
 			}
 			c.responders = append(c.responders, responder{p, from, i})
+		}
+		if p, ok := n.Policy.(Encoder); ok {
+			c.encoder, place = p, -1 // its Finish, too, is for every exchange
 		}
 		if p, ok := n.Policy.(Finisher); ok {
 			c.finishers = append(c.finishers, finisher{p, place})
@@ -139,6 +143,13 @@ func (c *Chain) Response(x *exchange.Exchange, seen int) error {
 		}
 	}
 	return errs
+}
+
+// Encode has the response coded as it goes out, and is the last to change it.
+func (c *Chain) Encode(x *exchange.Exchange) {
+	if c.encoder != nil {
+		c.encoder.Encode(x)
+	}
 }
 
 // named says whose error it is. A fault stays what it is: its kind tells, and

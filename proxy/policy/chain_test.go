@@ -196,3 +196,32 @@ type pass struct{}
 func (pass) Request(*exchange.Exchange) (Verdict, error) { return Next, nil }
 func (pass) Response(*exchange.Exchange) error           { return nil }
 func (pass) Finish(*exchange.Exchange)                   {}
+
+// codes is an Encoder with all that one may have.
+type codes struct{ *log }
+
+func (p *codes) Request(*exchange.Exchange) (Verdict, error) {
+	p.add("request codes")
+	return Next, nil
+}
+func (p *codes) Encode(*exchange.Exchange) { p.add("encode") }
+func (p *codes) Finish(*exchange.Exchange) { p.add("finish codes") }
+
+// TestChainEncode: encoding is for every exchange, refused or not, and so is its
+// end; that a policy has a request part doesn't change it.
+func TestChainEncode(t *testing.T) {
+	l := &log{}
+	c := Compile([]Named{{"a", &full{log: l, name: "a", verdict: Done}}, {"codes", &codes{l}}})
+	x := &exchange.Exchange{}
+	_, seen, err := c.Request(x)
+	if err = errors.Join(err, c.Response(x, seen)); err != nil {
+		t.Fatal(err)
+	}
+	c.Encode(x)
+	c.Finish(x, seen)
+	want := []string{"request a", "response a", "encode", "finish codes", "finish a"}
+	if d := cmp.Diff(want, l.lines); d != "" {
+		t.Error(d)
+	}
+	Compile(nil).Encode(x) // no more than nothing
+}

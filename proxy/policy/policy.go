@@ -18,8 +18,8 @@ const (
 	Done                // the policy has answered (Exchange.Reply): nothing is forwarded
 )
 
-// Policy is anything that implements one or more of Requester, Responder and
-// Finisher.
+// Policy is anything that implements one or more of Requester, Responder, Encoder
+// and Finisher.
 type Policy any
 
 // Requester sees requests before they are forwarded. An error refuses the
@@ -41,6 +41,13 @@ type Responder interface {
 type EveryResponder interface {
 	Responder
 	EveryResponse() // marks it, and does nothing
+}
+
+// Encoder decides how what goes out is coded, when all else about it is settled:
+// behind all Response parts, and also for a refusal that came of them. Its Finish
+// (if any) sees the end of every exchange of its route. A route has one at most.
+type Encoder interface {
+	Encode(x *exchange.Exchange)
 }
 
 // Finisher sees the end of each exchange that its Request part saw, whatever

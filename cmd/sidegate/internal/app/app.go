@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics, rate limits, quotas, requests in flight), bans, the waf's rules, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, connections to auth services and what they said, sessions that were read or ended, sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics, rate limits, quotas, requests in flight), bans, the waf's rules, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, connections to auth services and what they said, sessions that were read or ended, encoders, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), consumers and keys (into the keyring), claims of
@@ -51,6 +51,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/compress"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/geo"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
@@ -100,6 +101,7 @@ type App struct {
 	answers    *forward.Cache
 	known      *introspect.Cache
 	logins     *oidc.Store
+	encoders   *compress.Store
 	networks   network.Files
 	listed     network.Lists
 	geo        geo.Files
@@ -191,6 +193,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 		deps.KV = placeStore{a.consul}
 	}
 	a.memory = newMemoryGuard(a.log, file.MemoryLimit)
+	a.encoders = compress.NewStore(func() bool { return a.memory.Level() != memory.Enough })
 	var err error
 	if a.certs, err = edgetls.NewManager(deps); err != nil {
 		return nil, err

@@ -61,6 +61,7 @@ func (a *App) making(d *draft, out *ready) (*making, error) {
 		answers:   a.answers,
 		known:     a.known,
 		logins:    a.logins,
+		encoders:  a.encoders,
 	})
 	if m.personal, err = m.ofConsumers(d.file); err != nil {
 		return nil, err

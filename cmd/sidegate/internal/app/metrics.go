@@ -35,6 +35,7 @@ type descs struct {
 	consumers, apiKeys, consumersAge, untold                            *prometheus.Desc
 	inspected, attacks, unseen, inspecting, wafBusy, auditDropped       *prometheus.Desc
 	invalid, invalidPassed, wrongResponses, unseenResponses             *prometheus.Desc
+	encoded, encodedIn, encodedOut, notEncoded, encoders                *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
 }
 
@@ -112,6 +113,11 @@ func newDescs() *descs {
 		invalid:         d("validate_refused_total", "Requests refused because they weren't as the route's document has them.", "route"),
 		invalidPassed:   d("validate_reported_total", "Requests that weren't as the route's document has them, and were let pass.", "route"),
 		wrongResponses:  d("validate_responses_reported_total", "Responses that weren't as the route's document has them.", "route"),
+		encoded:         d("compress_responses_total", "Responses compressed.", "route", "encoding"),
+		encodedIn:       d("compress_bytes_before_total", "Body bytes of compressed responses, before.", "route", "encoding"),
+		encodedOut:      d("compress_bytes_after_total", "Body bytes of compressed responses, after.", "route", "encoding"),
+		notEncoded:      d("compress_skipped_total", "Responses that went uncompressed for want of memory.", "route"),
+		encoders:        d("compress_memory_bytes", "Memory set aside for the responses that are being compressed."),
 		unseenResponses: d("validate_responses_unseen_total", "Responses that were too large or compressed to be compared with the route's document.", "route"),
 	}
 }
@@ -192,6 +198,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(d.wrongResponses, float64(v.Wrong), v.Route)
 		count(d.unseenResponses, float64(v.Unseen), v.Route)
 	}
+	c.compress(d, count, gauge)
 	if s := a.consulStatus(); s != nil {
 		gauge(d.consulUp, number(s.Connected))
 		gauge(d.consulAge, s.Age.Seconds())
@@ -299,6 +306,22 @@ func (c *collector) waf(d *descs, count emit) {
 	}
 	if c.app.auditLog != nil {
 		count(d.auditDropped, float64(c.app.auditLog.Dropped()))
+	}
+}
+
+// compress shows what has been compressed; nothing where no route is to be.
+func (c *collector) compress(d *descs, count, gauge emit) {
+	list, skipped := c.app.encoders.Counts()
+	for _, n := range list {
+		count(d.encoded, float64(n.Responses), n.Route, n.Coding)
+		count(d.encodedIn, float64(n.In), n.Route, n.Coding)
+		count(d.encodedOut, float64(n.Out), n.Route, n.Coding)
+	}
+	for route, n := range skipped {
+		count(d.notEncoded, float64(n), route)
+	}
+	if len(skipped) > 0 {
+		gauge(d.encoders, float64(c.app.encoders.Used()))
 	}
 }
 

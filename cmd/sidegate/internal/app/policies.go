@@ -12,6 +12,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/authorize"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/compress"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cors"
@@ -58,6 +59,7 @@ type means struct {
 	answers   *forward.Cache
 	known     *introspect.Cache
 	logins    *oidc.Store
+	encoders  *compress.Store
 }
 
 // kinds are the policies that there are, in the order in which they run on a
@@ -84,5 +86,6 @@ func kinds(m means) []policy.Kind {
 		validate.Kind(m.documents, m.described),
 		request.Kind(),
 		response.Kind(),
+		compress.Kind(m.encoders), // a policy.Encoder: on a response, it is the last
 	}
 }

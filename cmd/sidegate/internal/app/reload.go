@@ -89,6 +89,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	a.bans.Retain(kept)
 	a.waf.Retain(kept)
 	a.described.Retain(kept)
+	a.encoders.Retain(kept)
 	a.view.enforced(r, said.version, listeners)
 	return nil
 }

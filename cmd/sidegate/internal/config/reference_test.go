@@ -23,6 +23,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/compress"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cors"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
@@ -67,6 +68,7 @@ func realKinds() []policy.Kind {
 		validate.Kind(nil, nil),
 		request.Kind(),
 		response.Kind(),
+		compress.Kind(nil),
 	}
 }
 

@@ -11,5 +11,4 @@ route "r" {
   service = "s"
   cache {}
   charge {}
-  compress {}
 }
