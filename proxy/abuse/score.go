@@ -96,6 +96,7 @@ func (s *Score) Add(now int64, k Kind, n int) Verdict {
 		}
 		s.at = now
 	}
+	s.at = min(s.at, now) // the clock may be set back
 	s.points[k] = int16(min(int(s.points[k])+n*behaviours[k].cost, Most))
 	switch sum := s.sum(); {
 	case sum >= Most:
@@ -145,7 +146,7 @@ type Resets struct {
 // half of at least resetFloor of a second end so, or more than twice as many as
 // may be open at a time, unless they are less than a quarter of all.
 func (r *Resets) Reset(now int64, opened uint64, maxOpen int) bool {
-	if now-r.since >= second {
+	if now-r.since >= second || now < r.since { // the clock was set back
 		*r = Resets{since: now, opened: opened - min(opened, 1)}
 	}
 	r.resets++

@@ -58,6 +58,25 @@ func TestSteady(t *testing.T) {
 	}
 }
 
+// TestClock: a clock that is set back doesn't make years of a second.
+func TestClock(t *testing.T) {
+	var s Score
+	var r Resets
+	now := 3600 * second
+	s.Add(now, Ping, 1)
+	r.Reset(now, 1, 128)
+	now = second
+	for i := range 1000 {
+		now += second / 2
+		if v := s.Add(now, Ping, 1); v != Bear {
+			t.Fatalf("two pings a second: %v", v)
+		}
+		if r.Reset(now, uint64(2+i), 128) {
+			t.Fatal("two resets a second are too many")
+		}
+	}
+}
+
 func TestResets(t *testing.T) {
 	for _, tt := range []struct {
 		name          string

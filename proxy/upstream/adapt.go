@@ -62,11 +62,12 @@ type seat struct {
 	place atomic.Int64
 }
 
-// sit gives l the place that x has.
-func (l *lease) sit(x *exchange.Exchange, a *adaptive, place int64) {
+// sit gives l the place that its request has; whole says that the request is
+// here, or taken into memory, with its body.
+func (l *lease) sit(a *adaptive, place int64, whole bool) {
 	s := &l.body.seat
 	s.in = a
-	if x.RequestBody == nil {
+	if whole {
 		s.place.Store(place)
 		s.state.Store(placeTaken)
 		return

@@ -1,8 +1,13 @@
 package upstream
 
 import (
+	"context"
+	"errors"
 	"io"
+	"net"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
@@ -171,6 +176,40 @@ func TestAdaptiveUploads(t *testing.T) {
 	}
 	if n := inFlight(); n != 0 {
 		t.Errorf("%d places are held after an upload broke off", n)
+	}
+}
+
+// TestAdaptiveTaken: a body that has been taken into memory, by waf or validate,
+// has come: its request has its place from the start.
+func TestAdaptiveTaken(t *testing.T) {
+	stuck := make(chan struct{})
+	free := sync.OnceFunc(func() { close(stuck) })
+	defer free()
+	b := newBench(t, adaptiveConfig(), Deps{Dial: func(context.Context, string, string) (net.Conn, error) {
+		<-stuck
+		return nil, errors.New("nobody is there")
+	}}, at("192.0.2.1:80"))
+	limit := b.p.Status().Adaptive.Limit
+	var shed atomic.Int32
+	var wg sync.WaitGroup
+	for range 2 * limit {
+		wg.Go(func() {
+			x := request("POST", "/")
+			x.RequestBody, x.RequestLength = exchange.Bytes(nil), 4
+			x.Unread([]byte("body"), true)
+			if f := b.p.Send(x); f != nil && f.Kind == exchange.Overloaded {
+				shed.Add(1)
+			}
+		})
+	}
+	until(t, "all to be in or out", func() bool { return b.p.Status().Adaptive.InFlight+int(shed.Load()) == 2*limit })
+	free()
+	wg.Wait()
+	if n := int(shed.Load()); n != limit {
+		t.Errorf("%d of %d are refused, with a limit of %d", n, 2*limit, limit)
+	}
+	if n := b.p.Status().Adaptive.InFlight; n != 0 {
+		t.Errorf("%d places are held afterwards", n)
 	}
 }
 

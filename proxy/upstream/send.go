@@ -18,16 +18,19 @@ func (p *Pool) Send(x *exchange.Exchange) *exchange.Fault {
 	shard := &p.counts.shard[shardOf(x)]
 	shard.requests.Add(1)
 	var place int64
+	whole := false
 	if s.adaptive != nil {
 		var f *exchange.Fault
 		if place, f = s.adaptive.enter(x); f != nil {
 			return f
 		}
+		_, whole = x.Taken()
+		whole = whole || x.RequestBody == nil
 	}
 
 	l := p.newLease(x, s)
 	if s.adaptive != nil {
-		l.sit(x, s.adaptive, place)
+		l.sit(s.adaptive, place, whole)
 	}
 	f := l.first(x, begin)
 	if f == nil {
