@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"net/http"
@@ -245,6 +246,9 @@ func TestCompressFiles(t *testing.T) {
 	text := ordersText(3000)
 	dir, port := t.TempDir(), ports(t, 4)[3]
 	write(t, filepath.Join(dir, "orders.json"), text)
+	noise := make([]byte, 150_000)
+	_, _ = rand.Read(noise) // it can't fail
+	write(t, filepath.Join(dir, "noise.json"), string(noise))
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -308,6 +312,10 @@ route "files" {
 			out, err := cmd.Output()
 			if err != nil || string(out) != text {
 				t.Errorf("curl %s, %s: %d bytes of %d, %v: %s", coding, how[0], len(out), len(text), err, log.String())
+			}
+			args[len(args)-1] = strings.Replace(args[len(args)-1], "orders", "noise", 1)
+			if out, err := exec.Command(tool(t, "curl"), args...).Output(); err != nil || !bytes.Equal(out, noise) {
+				t.Errorf("curl %s, %s: %d bytes of noise, %v", coding, how[0], len(out), err)
 			}
 			if size, _, _ := strings.Cut(log.String(), " "); len(size) >= len(fmt.Sprint(len(text))) {
 				t.Errorf("curl %s, %s: %s bytes came", coding, how[0], size)

@@ -73,8 +73,22 @@ func (w *brotliCoder) block(dst []byte) ([]byte, error) {
 	w.matches = w.find.FindMatches(w.matches[:0], w.in)
 	w.enc.Reset()
 	w.one = w.enc.Encode(w.one[:0], w.in, w.matches, true)
+	var err error
+	if len(w.one) < len(w.in)+4 {
+		dst, err = w.join(dst, w.one)
+	} else {
+		dst = w.raw(dst)
+	}
 	w.in = w.in[:0]
-	return w.join(dst, w.one)
+	return dst, err
+}
+
+// raw writes what waits as it is: short events would be longer by the tables that
+// a block begins with (RFC 7932, 9.2: ISLAST 0, MNIBBLES 4 as 0, MLEN - 1 in 16
+// bits, ISUNCOMPRESSED 1).
+func (w *brotliCoder) raw(dst []byte) []byte {
+	dst = w.put(dst, uint64(len(w.in)-1)<<3|1<<19, 20)
+	return append(w.fill(dst), w.in...)
 }
 
 // join writes what stands in a stream of one block between its header of four

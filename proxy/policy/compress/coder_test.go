@@ -3,14 +3,19 @@ package compress
 import (
 	"bytes"
 	"compress/gzip"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/policytest"
 )
 
 // decode reads an encoded stream with the library's decoder, for gzip Go's own.
@@ -162,6 +167,29 @@ func TestFlush(t *testing.T) {
 	}
 }
 
+// TestShortEvents: events that are flushed one by one don't become much longer.
+func TestShortEvents(t *testing.T) {
+	for c := range codings {
+		w := newTestCoder(t, c)
+		in, out := 0, 0
+		for i := range 100 {
+			event := fmt.Appendf(nil, "data: %d\n\n", i)
+			b, err := w.write(nil, event)
+			if err == nil {
+				b, err = w.flush(b)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			in, out = in+len(event), out+len(b)
+		}
+		if out > in*5/2 {
+			t.Errorf("%s: %d bytes became %d", names[c], in, out)
+		}
+		t.Logf("%s: %d bytes became %d", names[c], in, out)
+	}
+}
+
 // TestMemory: an encoder and its buffers are within what is counted for them.
 func TestMemory(t *testing.T) {
 	if raceDetector {
@@ -231,4 +259,112 @@ func FuzzCoders(f *testing.F) {
 			}
 		}
 	})
+}
+
+// parts is a body of which some is in memory whenever it is asked for, and some
+// has to be waited for: a script of lengths, odd ones in memory.
+type parts struct {
+	in     []byte
+	script []byte
+	asked  int
+}
+
+func (p *parts) next() int {
+	n := 1
+	if len(p.script) > 0 {
+		n = int(p.script[p.asked%len(p.script)]) * 97
+	}
+	p.asked++
+	return min(n, len(p.in))
+}
+
+func (p *parts) Read(b []byte) (int, error) {
+	n := copy(b, p.in[:min(max(p.next(), 1+len(p.in)/200), len(p.in))]) // not byte by byte: that takes long
+	if p.in = p.in[n:]; len(p.in) == 0 {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (p *parts) Next() ([]byte, bool) {
+	n := p.next()
+	if n%2 == 0 {
+		return nil, len(p.in) == 0
+	}
+	b := p.in[:n]
+	p.in = p.in[n:]
+	return b, len(p.in) == 0
+}
+
+func (p *parts) Close() error { return nil }
+
+// FuzzBody: however a body comes, and however it is read, it arrives.
+func FuzzBody(f *testing.F) {
+	f.Add([]byte("abc"), []byte{3, 0, 200}, uint16(10), true)
+	f.Add(bytes.Repeat([]byte("abcdefgh"), 20_000), []byte{255, 254, 0, 1}, uint16(4000), false)
+	var policies [codings]*Policy
+	for c := range codings {
+		policies[c] = newPolicy(f, fmt.Sprintf("compress {\n encodings = [%q]\n min_length = \"0B\"\n}", names[c]))
+	}
+	f.Fuzz(func(t *testing.T, in, script []byte, size uint16, known bool) {
+		for c, p := range policies {
+			x := policytest.Exchange(t, "GET https://a.test/", "Accept-Encoding: *")
+			policytest.Answer(x, 200, "", "Content-Type: text/plain")
+			x.ResponseBody, x.ResponseLength = &parts{in: in, script: script}, -1
+			if known {
+				x.ResponseLength = int64(len(in))
+			}
+			p.Encode(x)
+			var out []byte
+			done := false
+			for i, buf := 0, make([]byte, int(size)+1); !done; i++ {
+				if i%3 != 1 {
+					var b []byte
+					b, done = x.ResponseBody.Next()
+					out = append(out, b...)
+					continue
+				}
+				n, err := x.ResponseBody.Read(buf)
+				out = append(out, buf[:n]...)
+				if done = err == io.EOF; err != nil && !done {
+					t.Fatal(err)
+				}
+			}
+			if value(&x.Response, &x.ResponseEdits, exchange.ContentEncoding) != "" {
+				out = decode(t, coding(c), out)
+			} else if len(in) > 0 {
+				t.Errorf("%s: %d bytes came as they are", names[c], len(in))
+			}
+			if !bytes.Equal(out, in) {
+				t.Errorf("%s: %d bytes of %d came", names[c], len(out), len(in))
+			}
+			p.Finish(x)
+			if p.store.Used() != 0 {
+				t.Error("memory stays taken")
+			}
+		}
+	})
+}
+
+// TestCloseWhileReading: a front may give a body up from elsewhere (exchange.Body).
+func TestCloseWhileReading(t *testing.T) {
+	for c := range codings {
+		p := newPolicy(t, fmt.Sprintf("compress { encodings = [%q] }", names[c]))
+		for range 20 {
+			x := policytest.Exchange(t, "GET https://a.test/", "Accept-Encoding: *")
+			policytest.Answer(x, 200, "", "Content-Type: text/plain")
+			x.ResponseBody, x.ResponseLength = &parts{in: samples()[9], script: []byte{100}}, -1
+			p.Encode(x)
+			var wg sync.WaitGroup
+			wg.Go(func() { _ = x.ResponseBody.Close() })
+			if _, err := io.Copy(io.Discard, x.ResponseBody); err != nil {
+				t.Fatal(err)
+			}
+			wg.Wait()
+			p.Finish(x)
+			if p.store.Used() != 0 {
+				t.Fatal("memory stays taken, or was given back twice")
+			}
+		}
+	}
 }
