@@ -216,3 +216,11 @@ func lower(c byte) byte {
 	}
 	return c
 }
+
+// Share makes h show the fields of t, which nobody changes any more, without
+// copying their bytes. What is appended to h afterwards goes elsewhere.
+func (h *Head) Share(t *Head) {
+	h.buf = t.buf[:len(t.buf):len(t.buf)]
+	h.fields = append(h.fields[:0], t.fields...)
+	h.known = t.known
+}

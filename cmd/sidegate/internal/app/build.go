@@ -205,6 +205,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 			answers:   a.answers,
 			known:     a.known,
 			logins:    a.logins,
+			cached:    a.cached,
 		}),
 		conditions: conditions, logins: logsIn(d.file),
 	}
@@ -400,6 +401,7 @@ func (m *making) policies(r *config.Route) ([]policy.Named, error) {
 func (m *making) chain(r *config.Route) ([]policy.Named, error) {
 	var list []policy.Named
 	blocks := m.blocks(r)
+	guarded := slices.ContainsFunc(blocks, func(b config.Block) bool { return b.Kind.Name == "auth" })
 	var late []policy.Named // parts that run behind auth
 	auth := slices.IndexFunc(m.kinds, func(k policy.Kind) bool { return k.Name == "auth" })
 	for len(blocks) > 0 {
@@ -428,6 +430,9 @@ func (m *making) chain(r *config.Route) ([]policy.Named, error) {
 		}
 		if s, ok := p.(policy.Stripped); ok {
 			s.Strip(strings.TrimSuffix(r.StripPrefix, "/"))
+		}
+		if s, ok := p.(policy.Guarded); ok && guarded {
+			s.Guarded()
 		}
 		if s, ok := p.(policy.Splitter); ok {
 			if part := s.AfterAuth(); part != nil {
@@ -533,6 +538,7 @@ func (a *App) connect(p *proxy.Route, r *config.Route, pools *upstream.Plan) {
 	if r.Mirror != nil {
 		p.Mirror = &proxy.Mirror{Service: r.Mirror.Service, Pool: pools.Pool(r.Mirror.Service), Percent: r.Mirror.Percent}
 	}
+	p.Refreshes(a.log)
 }
 
 // redirects says, for each listener that redirects, to which port: that of the

@@ -12,6 +12,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/authorize"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/cache"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cors"
@@ -58,6 +59,7 @@ type means struct {
 	answers   *forward.Cache
 	known     *introspect.Cache
 	logins    *oidc.Store
+	cached    *cache.Store
 }
 
 // kinds are the policies that there are, in the order in which they run on a
@@ -82,6 +84,7 @@ func kinds(m means) []policy.Kind {
 		ratelimit.Kind(ratelimit.Deps{Store: m.counters, Fleet: m.fleet, Conditions: m.conditions}),
 		quota.Kind(m.quotas, m.conditions),
 		validate.Kind(m.documents, m.described),
+		cache.Kind(cache.Deps{Store: m.cached, Conditions: m.conditions}),
 		request.Kind(),
 		response.Kind(),
 	}

@@ -2,14 +2,13 @@ sidecar "orders" {}
 usage {}
 tracing {}
 policy "p" {
-  cache {}
+  charge {}
 }
 service "s" {
   instances = ["127.0.0.1:1"]
 }
 route "r" {
   service = "s"
-  cache {}
   charge {}
   compress {}
 }
