@@ -45,7 +45,7 @@ func (f *refresher) send(x *exchange.Exchange, prepare func(c *exchange.Exchange
 		return false
 	}
 	c := detach(x, nil)
-	c.RouteName, c.Priority = f.route.Name, f.route.Priority
+	c.RouteName, c.Priority, c.ServiceName = f.route.Name, f.route.Priority, x.ServiceName
 	c.Params = append(c.Params, x.Params...)
 	for i := range c.Params {
 		c.Params[i].Value = c.Keep([]byte(c.Params[i].Value))
@@ -53,6 +53,16 @@ func (f *refresher) send(x *exchange.Exchange, prepare func(c *exchange.Exchange
 	prepare(c)
 	go f.run(c)
 	return true
+}
+
+// shareOf is the share of that service, any if it is none of the route's.
+func (r *Route) shareOf(service string) *Share {
+	for i := range r.Shares {
+		if r.Shares[i].Service == service {
+			return &r.Shares[i]
+		}
+	}
+	return r.share()
 }
 
 // run is the line that a request without a client takes.
@@ -64,7 +74,7 @@ func (f *refresher) run(c *exchange.Exchange) {
 	seen = n
 	if err == nil && verdict == policy.Next {
 		f.route.rewrite(c)
-		if fault := f.route.share().Pool.Send(c); fault != nil {
+		if fault := f.route.shareOf(c.ServiceName).Pool.Send(c); fault != nil {
 			err = fault
 		}
 	}

@@ -350,6 +350,8 @@ func operators(add adder) {
 	o("ttl.test", "default_ttl not for cookies", "200 X-A: 1", []string{"GET Cookie: a=b -> 1 200 1", "GET Cookie: a=b -> 2 200 2"})
 	o("ttl.test", "default_ttl not from one without cookies", "200 X-A: 1", []string{"GET -> 1 200 1", "GET Cookie: a=b -> 2 200 2", "GET -> 2 200 1"})
 	o("ttl.test", "cookies, and the answer says how long", freshSays, []string{"GET Cookie: a=b -> 1 200 1", "GET Cookie: a=c -> 1 200 1"})
+	o("ttl.test", "a stream isn't stored", "200 Content-Type: text/event-stream", miss)
+	o("ttl.test", "a coding without Vary is for those who take it", "200 Content-Encoding: br", []string{"GET Accept-Encoding: br -> 1 200 1", "GET -> 2 200 2", "GET Accept-Encoding: br -> 2 200 1"})
 	o("ttl.test", "max_object", freshSays+"| X-A: 1", hit)
 	o("ttl.test", "stale_while_revalidate", "200 Cache-Control: max-age=100| Age: 110", second("GET -> * 200 1 Age=110"))
 	o("ttl.test", "stale_while_revalidate not against must-revalidate", `200 Cache-Control: max-age=100, must-revalidate| Age: 110| ETag: "a"`, miss)

@@ -43,7 +43,7 @@ func (l *look) serve(e *entry, f *fill, how string) {
 		x.ResponseEdits.SetID(exchange.ContentRange, "Content-Range", x.Keep(contentRange(room[:0], from, to, len(e.body))))
 	case f != nil:
 		x.Reply(e.status, "", nil)
-		x.ResponseBody, x.ResponseLength = &reader{f: f}, e.length
+		x.ResponseBody, x.ResponseLength = f.reader(), e.length
 	case x.Method == "HEAD":
 		x.Reply(e.status, "", nil)
 		x.ResponseLength = int64(len(e.body))

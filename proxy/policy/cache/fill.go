@@ -18,13 +18,14 @@ type fill struct {
 	source exchange.Body
 	most   int64
 
-	mu    sync.Mutex // guards what follows
-	more  sync.Cond  // some has come, or the end
-	b     []byte
-	err   error // how it ended; io.EOF: complete
-	ended bool
-	over  bool          // it is larger than what is stored; the rest is still to be read
-	done  chan struct{} // closed when nobody reads from source for us any more
+	mu      sync.Mutex // guards what follows
+	more    sync.Cond  // some has come, or the end
+	b       []byte
+	err     error // how it ended; io.EOF: complete
+	ended   bool
+	readers int           // that wait for it, but the owner
+	over    bool          // it is larger than what is stored; the rest is still to be read
+	done    chan struct{} // closed when nobody reads from source for us any more
 }
 
 // newFill begins with what has come already.
@@ -137,22 +138,44 @@ func (r *reader) Close() error {
 	f.mu.Lock()
 	was := r.closed
 	r.closed = true
+	if !r.owner && !was {
+		f.readers--
+	}
 	f.more.Broadcast()
 	f.mu.Unlock()
 	if !r.owner || was {
 		return nil
 	}
-	select {
-	case <-f.done:
-	default:
-		t := time.NewTimer(patience)
+	f.await()
+	return f.source.Close()
+}
+
+// await waits until nobody reads from source for us any more. As long as somebody
+// waits for the answer, it is read on.
+func (f *fill) await() {
+	t := time.NewTicker(patience)
+	defer t.Stop()
+	for {
 		select {
 		case <-f.done:
+			return
 		case <-t.C:
+		}
+		f.mu.Lock()
+		alone := f.readers == 0
+		f.mu.Unlock()
+		if alone {
 			_ = f.source.Close() // its Read ends
 			<-f.done
+			return
 		}
-		t.Stop()
 	}
-	return f.source.Close()
+}
+
+// reader is one more that reads the answer from its beginning.
+func (f *fill) reader() *reader {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.readers++
+	return &reader{f: f}
 }

@@ -73,11 +73,12 @@ func defaultPort(scheme string) string {
 }
 
 // bases are what answers of a URI are found by beside what they say they vary by:
-// the route, what a trusted proxy says of the request, and, in own, for whom the
+// the route, the service that was chosen for the request, what a trusted proxy says of the request, and, in own, for whom the
 // answer is. ok is false where somebody is calling, and it isn't known who.
 func (p *Policy) bases(x *exchange.Exchange) (own, public string, ok bool) {
 	var room [512]byte
 	b := append(append(room[:0], p.route...), 0)
+	b = append(append(b, x.ServiceName...), 0)
 	b = appendForwarded(b, x)
 	b = append(b, 0)
 	public = x.Keep(b)

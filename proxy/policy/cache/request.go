@@ -90,7 +90,11 @@ func (p *Policy) look(x *exchange.Exchange) (l *look, why string) {
 	if c.Has(rules.NoStore) {
 		return nil, byRequest
 	}
-	l = &look{p: p, x: x, control: c, now: x.Start, authorized: h.Has(exchange.Authorization), cookies: h.Has(exchange.Cookie)}
+	now := x.Start
+	if now.IsZero() {
+		now = time.Now()
+	}
+	l = &look{p: p, x: x, control: c, now: now, authorized: h.Has(exchange.Authorization), cookies: h.Has(exchange.Cookie)}
 	var ok bool
 	if l.own, l.public, ok = p.bases(x); !ok {
 		return nil, byRule
@@ -156,6 +160,9 @@ func (l *look) answer() (policy.Verdict, error) {
 		if started {
 			return policy.Next, nil
 		}
+		if f == nil {
+			continue
+		}
 		done, again, err := l.await(f, e)
 		if done || err != nil {
 			return policy.Done, err
@@ -191,6 +198,7 @@ func (l *look) board(e *entry) (f *flight, started bool) {
 	x := l.x
 	switch {
 	case x.Method == "HEAD":
+		l.p.counts.misses.Add(1)
 		l.depart(l.start(false), e, compares)
 		return nil, true
 	case x.Request.Has(exchange.Range):
@@ -204,10 +212,19 @@ func (l *look) board(e *entry) (f *flight, started bool) {
 	}
 	f = l.start(true)
 	f, started = l.p.store.join(f, func(o *flight) bool { return string(values(nil, x, o.varies)) == o.values })
-	if started {
-		l.lead(f, e)
+	if !started {
+		return f, false
 	}
-	return f, started
+	// Between the look and here, another may have fetched it. What is stored is
+	// there before its flight is gone.
+	if now := l.find(); now != nil && now != e {
+		if e = now; rules.Decide(&e.Shelf, e.age(l.now), &l.control) == rules.Fresh {
+			l.p.store.end(f)
+			return nil, false // look again
+		}
+	}
+	l.lead(f, e)
+	return f, true
 }
 
 // start makes a flight; one that isn't open has nobody wait for it, and starts at
@@ -227,13 +244,15 @@ func (l *look) start(open bool) *flight {
 func (l *look) mark() string { return l.key(0, l.own, "pass") }
 
 // lead sends the request on, to store what comes.
-func (l *look) lead(f *flight, e *entry) { l.depart(f, e, fetches) }
+func (l *look) lead(f *flight, e *entry) {
+	l.p.counts.misses.Add(1)
+	l.depart(f, e, fetches)
+}
 
 func (l *look) depart(f *flight, e *entry, d duty) {
 	x := l.x
 	t := &task{duty: d, look: l, flight: f, stale: e, why: "; fwd=uri-miss"}
 	x.Cache = t
-	l.p.counts.misses.Add(1)
 	if l.edited == nil {
 		l.edited = edited(&x.RequestEdits)
 	}
@@ -282,6 +301,7 @@ func (l *look) await(f *flight, e *entry) (done, again bool, err error) {
 	select {
 	case <-f.ready:
 	case <-t.C:
+		l.p.store.setMark(strings.Clone(l.mark()), time.Now().Add(markTime))
 		return false, false, nil
 	}
 	l.now = time.Now()

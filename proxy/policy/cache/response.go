@@ -2,6 +2,7 @@ package cache
 
 import (
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -148,13 +149,23 @@ func (t *task) take(x *exchange.Exchange) {
 func (t *task) judge(status int, h *exchange.Head) rules.Verdict {
 	l := t.look
 	v := rules.Judge(t.asked(l.now), status, h, l.p.options)
-	varies, _ := rules.Vary(h)
-	own, nobody := l.personal(varies)
+	own, nobody := l.personal(variesBy(h))
 	if v.Store && nobody {
 		v.Store, v.Why = false, "it varies by what the gateway says"
 	}
 	v.Public = v.Public && !own
 	return v
+}
+
+// variesBy is Vary, and Accept-Encoding for a coding that came without saying so:
+// it is for those who take it.
+func variesBy(h *exchange.Head) []string {
+	varies, _ := rules.Vary(h)
+	if h.Has(exchange.ContentEncoding) && !slices.Contains(varies, "accept-encoding") {
+		varies = append(varies, "accept-encoding")
+		slices.Sort(varies)
+	}
+	return varies
 }
 
 func newEntry(status int, head *exchange.Head, shelf rules.Shelf, born time.Time) *entry {
@@ -209,7 +220,7 @@ type keeping struct {
 }
 
 func (t *task) keeping(x *exchange.Exchange, e *entry, public bool) *keeping {
-	varies, _ := rules.Vary(e.head)
+	varies := variesBy(e.head)
 	k := &keeping{
 		store: t.look.p.store, counts: t.look.p.counts, flight: t.flight, most: t.look.p.MaxObject, base: t.flight.base, varies: varies,
 		values: string(values(nil, x, varies)), shared: !e.NoCache && e.Lifetime > e.age(t.look.now),
@@ -229,7 +240,10 @@ func (k *keeping) share(e *entry, f *fill) {
 // complete stores an answer of which all has come.
 func (k *keeping) complete(e *entry, body []byte) {
 	whole := *e
-	whole.body, whole.length = body[:len(body):len(body)], int64(len(body))
+	if cap(body)-len(body) > len(body)/8 { // it grew while it came
+		body = slices.Clone(body)
+	}
+	whole.body, whole.length = body, int64(len(body))
 	if int64(len(body)) <= k.most && k.store.keep(k.flight, &whole, k.varies, func(number uint64) string {
 		return string(entryKey(nil, k.flight.uri, number, k.base, k.values))
 	}) {

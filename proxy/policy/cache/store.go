@@ -98,7 +98,7 @@ type entry struct {
 	born time.Time // when it was made: age 0
 }
 
-func (e *entry) weight() int { return len(e.body) + len(e.head.Buffer()) + 24*e.head.Len() }
+func (e *entry) weight() int { return cap(e.body) + cap(e.head.Buffer()) + 32*e.head.Len() }
 
 func (e *entry) age(now time.Time) time.Duration { return max(0, now.Sub(e.born)) }
 

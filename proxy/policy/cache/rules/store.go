@@ -2,6 +2,7 @@ package rules
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
@@ -140,6 +141,8 @@ func refusal(c *Control, q Asked, status int, h *exchange.Head, o Options, drop 
 		return "Vary: *"
 	case h.Has(exchange.ContentRange):
 		return "it is a part"
+	case strings.HasPrefix(h.Get(exchange.ContentType), "text/event-stream"): // it has no end
+		return "it is a stream"
 	case q.Authorization && !o.Public && !c.Has(Public|MustRevalidate) && c.SMaxAge == none: // 3.5
 		return "the request had Authorization"
 	default:
