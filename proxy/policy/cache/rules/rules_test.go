@@ -54,7 +54,7 @@ func TestTargeted(t *testing.T) {
 	flags := func(c Control) string {
 		return fmt.Sprintf("flags %#x max-age %d s-maxage %d private %v", c.Flags, c.MaxAge, c.SMaxAge, c.PrivateFields)
 	}
-	nothing := fmt.Sprintf("flags 0x0 max-age -1 s-maxage -1 private []")
+	const nothing = "flags 0x0 max-age -1 s-maxage -1 private []"
 	for _, tt := range []struct {
 		in   string
 		want string
