@@ -559,3 +559,42 @@ route "cached-two" {
 		}
 	}
 }
+
+// TestCachePurge: an operator makes the running gateway forget, and sees what it
+// answers from memory; explain says what would become of a request.
+func TestCachePurge(t *testing.T) {
+	var calls atomic.Int64
+	h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=100")
+		fmt.Fprintf(w, "answer %d", calls.Add(1))
+	})
+	g, client := cacheGateway(t, h)
+	dir := g.config()[:len(g.config())-len("/sidegate.hcl")]
+	ask := func(path, want string) {
+		t.Helper()
+		if got, err := fetch(client, "http://cache.test"+path); err != nil || got != want {
+			t.Errorf("%s: %q, %v, want %q", path, got, err, want)
+		}
+	}
+	sidegate := func(want string, args ...string) {
+		t.Helper()
+		if out, code := run(t, append(args, "-config", dir)...); code != 0 || !strings.Contains(out, want) {
+			t.Errorf("sidegate %s: exit %d, %s, want %q", strings.Join(args, " "), code, out, want)
+		}
+	}
+	ask("/a/1", "answer 1")
+	ask("/a/2", "answer 2")
+	ask("/b", "answer 3")
+	ask("/b", "answer 3")
+	sidegate("answers from memory: 200, 8 bytes", "explain", "http://cache.test/b")
+	sidegate("plain ", "cache", "stats")
+	sidegate("2 answers are forgotten", "cache", "purge", "http://cache.test/a/*")
+	sidegate("0 answers are forgotten", "cache", "purge", "https://cache.test/b")
+	ask("/a/1", "answer 4")
+	ask("/b", "answer 3")
+	sidegate("1 answers are forgotten", "cache", "purge", "http://cache.test/b")
+	ask("/b", "answer 5")
+	if out, code := run(t, "cache", "purge", "cache.test/b", "-config", dir); code == 0 || !strings.Contains(out, "isn't a URL") {
+		t.Errorf("exit %d, %s", code, out)
+	}
+}

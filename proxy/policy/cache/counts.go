@@ -12,17 +12,17 @@ type counts struct {
 
 // Count is what a route has counted.
 type Count struct {
-	Route     string
-	Hits      uint64 // answered from memory, stale answers included
-	Stale     uint64 // of these, with a stale answer
-	Misses    uint64 // sent on, and the answer might have been stored
-	Validated uint64 // of these, stored answers that the service said still hold
-	Passed    uint64 // sent on, and the answer was never to be stored
-	Collapsed uint64 // answered by what another request fetched
-	Stored    uint64 // answers that were stored
-	Refreshed uint64 // answers that were fetched in the background
-	Errors    uint64 // stale answers instead of an error
-	Bytes     uint64 // of the bodies of hits
+	Route     string `json:"route"`
+	Hits      uint64 `json:"hits"`      // answered from memory, stale answers included
+	Stale     uint64 `json:"stale"`     // of these, with a stale answer
+	Misses    uint64 `json:"misses"`    // sent on, and the answer might have been stored
+	Validated uint64 `json:"validated"` // of these, stored answers that the service said still hold
+	Passed    uint64 `json:"passed"`    // sent on, and the answer was never to be stored
+	Collapsed uint64 `json:"collapsed"` // answered by what another request fetched
+	Stored    uint64 `json:"stored"`    // answers that were stored
+	Refreshed uint64 `json:"refreshed"` // answers that were fetched in the background
+	Errors    uint64 `json:"errors"`    // stale answers instead of an error
+	Bytes     uint64 `json:"bytes"`     // of the bodies of hits
 }
 
 func (s *Store) of(route string) *counts {

@@ -12,6 +12,7 @@
 //	store.go    the answers, in memory that is bounded, and what is on its way
 //	fill.go     an answer that is on its way, read by many
 //	counts.go   what routes have counted
+//	purge.go    what an operator makes it forget
 //
 // An answer is stored by the goroutine of the request that fetches it, if it was
 // there with its head. Otherwise one more goroutine reads it at the speed of the
