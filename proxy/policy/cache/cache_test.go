@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/policytest"
 )
@@ -389,5 +391,56 @@ func TestPurgeOnTheWay(t *testing.T) {
 	p.Finish(x)
 	if _, hit := answer(t, p, line, "new"); hit {
 		t.Error("it is stored")
+	}
+}
+
+// TestLeaderLeaves: when the client of the one that fetches leaves, one of those
+// who wait takes its place, and the others wait for that; when the service fails,
+// all are told so.
+func TestLeaderLeaves(t *testing.T) {
+	const line, waiters = "GET https://api.example.com/a", 20
+	for _, tt := range []struct {
+		from        exchange.Source
+		kind        exchange.Kind
+		next, fault int64
+	}{{exchange.FromClient, exchange.ClientGone, 1, 0}, {exchange.FromUpstream, exchange.ConnectFailed, 0, waiters}} {
+		p := newPolicy(t, nil, `wait = "1m"`)
+		x := policytest.Exchange(t, line)
+		x.Start = time.Now()
+		if _, err := p.Request(x); err != nil {
+			t.Fatal(err)
+		}
+		var next, faults, hits atomic.Int64
+		var wg sync.WaitGroup
+		for range waiters {
+			wg.Go(func() {
+				w := policytest.Exchange(t, line)
+				w.Start = time.Now()
+				v, err := p.Request(w)
+				switch {
+				case err != nil:
+					faults.Add(1)
+				case v == policy.Next:
+					next.Add(1)
+					w.Tries = 1
+					policytest.Answer(w, 200, "body", "Cache-Control: max-age=100")
+					_ = p.Response(w)
+				default:
+					hits.Add(1)
+				}
+				p.Finish(w)
+			})
+		}
+		f := x.Cache.(*task).flight
+		for end := time.Now().Add(10 * time.Second); f.waiting.Load() < waiters && time.Now().Before(end); {
+			runtime.Gosched()
+		}
+		x.Err = exchange.NewFault(tt.from, tt.kind, "test")
+		_ = p.Response(x)
+		p.Finish(x)
+		wg.Wait()
+		if next.Load() != tt.next || faults.Load() != tt.fault || hits.Load() != waiters-tt.next-tt.fault {
+			t.Errorf("%s: %d fetch, %d fail, %d get an answer", tt.kind, next.Load(), faults.Load(), hits.Load())
+		}
 	}
 }

@@ -311,7 +311,7 @@ func (l *look) await(f *flight, e *entry) (done, again bool, err error) {
 		l.p.counts.collapsed.Add(1)
 		l.serve(r.entry, r.fill, "; fwd=uri-miss; collapsed")
 		return true, false, nil
-	case r.entry != nil:
+	case r.entry != nil || r.again:
 		return false, true, nil
 	case r.fault == nil:
 		return false, false, nil

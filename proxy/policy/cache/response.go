@@ -92,9 +92,11 @@ func (t *task) fetched(x *exchange.Exchange) {
 		x.Err = nil
 		l.serve(t.stale, nil, "; hit; detail=\"stale-if-error\"")
 	case x.Err != nil:
+		r := result{again: true} // its client left, for one: that mustn't be the others' matter
 		if x.Err.Source == exchange.FromUpstream {
-			s.settle(t.flight, result{fault: failure(x)}, nil, "")
+			r = result{fault: failure(x)}
 		}
+		s.settle(t.flight, r, nil, "")
 		s.end(t.flight)
 	case x.Tries == 0: // a policy's answer, not the service's
 		s.end(t.flight)

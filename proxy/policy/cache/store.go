@@ -45,8 +45,9 @@ type shard struct {
 // item is what the store holds: a record, an answer, or that there is none.
 type item interface{ weight() int }
 
-// overhead is about what the store needs for an item beside its bytes.
-const overhead = 400
+// overhead is about what an item takes beside its bytes, as measured: an answer of
+// 1 KiB takes 1.9 KiB with its record.
+const overhead = 210
 
 // NewStore returns an empty store.
 func NewStore(c StoreConfig) *Store {
@@ -125,6 +126,7 @@ type result struct {
 	entry *entry // the head; nil: there is nothing to share
 	fill  *fill  // its body on its way; nil: entry has it
 	fault *exchange.Fault
+	again bool // it never got as far as the service: the next one has to
 }
 
 func (s *Store) shard(uri string) *shard { return &s.shards[maphash.String(s.seed, uri)%64] }

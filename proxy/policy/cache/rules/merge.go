@@ -16,6 +16,13 @@ const HTTPDate = "Mon, 02 Jan 2006 15:04:05 GMT"
 // anew. One without Date gets that of its coming (RFC 9110, 6.6.1).
 func Copy(h *exchange.Head, drop []string, came time.Time) *exchange.Head {
 	out := &exchange.Head{}
+	fields, bytes := 1, len("Date")+len(HTTPDate)
+	for i := range h.Len() {
+		if name, value := h.Field(i); stored(h, i, name, drop) {
+			fields, bytes = fields+1, bytes+len(name)+len(value)
+		}
+	}
+	out.Grow(fields, bytes)
 	for i := range h.Len() {
 		if name, value := h.Field(i); stored(h, i, name, drop) {
 			out.Append(name, value)
