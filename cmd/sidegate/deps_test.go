@@ -34,7 +34,7 @@ var layers = map[string][]string{
 	"proxy/upstream":              {"proxy/exchange", "proxy/socket", "proxy/sweep", "proxy/balance", "proxy/gradient", "proxy/h1", "proxy/h2", "discovery"},
 	"proxy":                       {"proxy/abuse", "proxy/exchange", "proxy/memory", "proxy/socket", "proxy/sweep", "proxy/h1", "proxy/h2", "proxy/h3", "proxy/route", "proxy/policy", "proxy/upstream", "proxy/proxyproto", "proxy/linelog"},
 	"proxy/bench":                 nil,
-	"cmd/sidegate/internal/admin": {"proxy", "proxy/memory", "proxy/policy/ban", "proxy/policy/quota", "proxy/secret", "proxy/upstream", "tls"},
+	"cmd/sidegate/internal/admin": {"proxy", "proxy/memory", "proxy/policy/ban", "proxy/policy/cache", "proxy/policy/quota", "proxy/secret", "proxy/upstream", "tls"},
 	"cmd/sidegate/internal/config": {
 		"proxy", "proxy/exchange", "proxy/policy", "proxy/policy/*", "proxy/route", "proxy/secret", "proxy/upstream", "discovery/*", "tls",
 	},

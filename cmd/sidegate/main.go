@@ -47,7 +47,7 @@ func rootCommand() *cobra.Command {
 	}
 	root.SetVersionTemplate("sidegate {{.Version}}\n")
 	root.AddCommand(
-		runCommand(), validateCommand(), routesCommand(), explainCommand(), statusCommand(), banCommand(), quotaCommand(), keyCommand(),
+		runCommand(), validateCommand(), routesCommand(), explainCommand(), statusCommand(), banCommand(), cacheCommand(), quotaCommand(), keyCommand(),
 		fmtCommand(), caCommand(), demoCommand(), versionCommand(),
 	)
 	return root

@@ -261,6 +261,16 @@ route "orders-v2" {
     responses = "report"      # off unless given
     sample    = 0.1
   }
+  cache { # as answers say, and where they don't:
+    default_ttl  = "30s"
+    negative_ttl = "5s"
+    # override_ttl = "1m" # whatever they say; never against private, no-store, cookies
+    max_object             = "1MiB"
+    key                    = ["host", "path", "query", "header.X-Tenant"]
+    when                   = "!request.path.startsWith('/orders/live')"
+    stale_while_revalidate = "30s"
+    stale_if_error         = "10m"
+  }
   request {
     set    = { "X-Tenant" = "{consumer.name}" }
     add    = {}
@@ -326,6 +336,7 @@ route "hello" {
   }
 }
 
+cache { memory = "256MiB" } # for all routes' cache blocks together
 counters {
   memory        = "64MiB" # for rate limits: 16 bytes for each client of each
   quota_clients = 100000

@@ -141,6 +141,7 @@ type Exchange struct {
 	Held         uint8  // places that the policy limits gives back
 	Attack       string // the ids of the rules by which the policy waf found an attack; "": it found none
 	Blocked      bool   // the policy waf refused it for that
+	Cache        any    // what the policy cache keeps between its parts
 	Seen         int    // policies of the route that saw the request; policy.Chain counts, also for who recovers from a panic
 
 	// Towards the backend.

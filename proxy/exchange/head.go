@@ -1,6 +1,9 @@
 package exchange
 
-import "unsafe"
+import (
+	"slices"
+	"unsafe"
+)
 
 // view is b as a string without a copy; it lives as long as b's memory is not
 // written again.
@@ -215,4 +218,17 @@ func lower(c byte) byte {
 		return c | 0x20
 	}
 	return c
+}
+
+// Grow makes room for what is going to be appended, so that no more is taken.
+func (h *Head) Grow(fields, bytes int) {
+	h.fields, h.buf = slices.Grow(h.fields, fields), slices.Grow(h.buf, bytes)
+}
+
+// Share makes h show the fields of t, which nobody changes any more, without
+// copying their bytes. What is appended to h afterwards goes elsewhere.
+func (h *Head) Share(t *Head) {
+	h.buf = t.buf[:len(t.buf):len(t.buf)]
+	h.fields = append(h.fields[:0], t.fields...)
+	h.known = t.known
 }

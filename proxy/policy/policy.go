@@ -86,6 +86,22 @@ type Stripped interface {
 	Strip(prefix string)
 }
 
+// Guarded is a policy that wants to know whether its route asks who is calling.
+type Guarded interface {
+	Guarded() // called before the first request, if the route has auth
+}
+
+// Refresher is a policy that fetches answers without a client.
+type Refresher interface {
+	// Refresh is called before the first request. by sends a copy of x's request,
+	// as it is after the policies before this one, through those behind it to the
+	// service, in a goroutine of its own; what comes is given to those policies'
+	// and to this one's Response and Finish, and its body is read to the end.
+	// prepare is given the copy before. by returns false when too many are on
+	// their way.
+	Refresh(by func(x *exchange.Exchange, prepare func(c *exchange.Exchange)) bool)
+}
+
 // Explainer says in a few words what the policy would do, for sidegate explain.
 type Explainer interface {
 	Explain() string

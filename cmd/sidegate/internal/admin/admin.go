@@ -44,6 +44,8 @@ type Gateway interface {
 	Bans() []ban.Ban
 	AddBan(address string, lasts time.Duration) (ban.Ban, error)
 	RemoveBan(address string) (bool, error)
+	Cache() CacheStatus
+	Purge(url string) (int, error)
 	Quotas(client string) []quota.Use
 	SetQuota(quota, client, period string, used int64) (quota.Use, error)
 	Consumers
@@ -161,12 +163,14 @@ func (s *Server) routes(changes bool) http.Handler {
 	m.HandleFunc("GET /api/explain", s.explain)
 	m.HandleFunc("GET /api/bans", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Bans()) })
 	m.HandleFunc("GET /api/quotas", s.quotas)
+	m.HandleFunc("GET /api/cache", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Cache()) })
 	s.consumerRoutes(m, changes || s.closed)
 	m.HandleFunc("GET /{$}", s.page)
 	if changes {
 		m.HandleFunc("POST /api/bans", s.addBan)
 		m.HandleFunc("DELETE /api/bans", s.removeBan)
 		m.HandleFunc("POST /api/quotas", s.setQuota)
+		m.HandleFunc("DELETE /api/cache", s.purge)
 		m.HandleFunc("POST /api/reload", s.reload)
 	}
 	return m

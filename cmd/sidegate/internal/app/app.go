@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics, rate limits, quotas, requests in flight), bans, the waf's rules, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, connections to auth services and what they said, sessions that were read or ended, encoders, sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics, rate limits, quotas, requests in flight), bans, the waf's rules, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, cached answers, connections to auth services and what they said, sessions that were read or ended, encoders, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), consumers and keys (into the keyring), claims of
@@ -51,6 +51,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/cache"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/compress"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/geo"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
@@ -107,6 +108,7 @@ type App struct {
 	geo        geo.Files
 	documents  openapi.Files
 	described  *validate.Store
+	cached     *cache.Store
 	flight     limits.Store
 	bans       *ban.Store
 	abuse      atomic.Pointer[ban.Abuse] // what the configuration in force bans connections' addresses by
@@ -174,7 +176,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a.keysets, a.tokens = keyset.NewStore(keyset.Deps{Log: a.log.WithField("component", "keys")}), jwt.NewCache()
 	a.passwords, a.described = basic.NewVerifier(), validate.NewStore(a.log.WithField("component", "validate"))
 	a.services, a.answers = remote.NewStore(a.log.WithField("component", "auth")), forward.NewCache()
-	a.known = introspect.NewCache()
+	a.known, a.cached = introspect.NewCache(), cache.NewStore(file.Cache)
 	a.logins = oidc.NewStore(stateKey(a.log, file.StateDir, "login.key", "sessions of auth \"oidc\" won't survive a restart"))
 	var lost error
 	if a.bans, lost = ban.NewStore(ban.Deps{Log: a.log.WithField("component", "ban"), Path: filepath.Join(file.StateDir, "bans.json")}); lost != nil {

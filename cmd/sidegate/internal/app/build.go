@@ -354,6 +354,7 @@ func (a *App) connect(p *proxy.Route, r *config.Route, pools *upstream.Plan) {
 	if r.Mirror != nil {
 		p.Mirror = &proxy.Mirror{Service: r.Mirror.Service, Pool: pools.Pool(r.Mirror.Service), Percent: r.Mirror.Percent}
 	}
+	p.Refreshes(a.log)
 }
 
 // redirects says, for each listener that redirects, to which port: that of the

@@ -62,6 +62,7 @@ func (a *App) making(d *draft, out *ready) (*making, error) {
 		known:     a.known,
 		logins:    a.logins,
 		encoders:  a.encoders,
+		cached:    a.cached,
 	})
 	if m.personal, err = m.ofConsumers(d.file); err != nil {
 		return nil, err
@@ -126,6 +127,7 @@ func (m *making) policies(r *config.Route) ([]policy.Named, error) {
 func (m *making) chain(r *config.Route) ([]policy.Named, error) {
 	var list []policy.Named
 	blocks := m.blocks(r)
+	guarded := slices.ContainsFunc(blocks, func(b config.Block) bool { return b.Kind.Name == "auth" })
 	var late []policy.Named // parts that run behind auth
 	auth := slices.IndexFunc(m.kinds, func(k policy.Kind) bool { return k.Name == "auth" })
 	for len(blocks) > 0 {
@@ -151,6 +153,9 @@ func (m *making) chain(r *config.Route) ([]policy.Named, error) {
 		list = append(list, policy.Named{Name: k.Name, Policy: p})
 		if k.Name == "auth" {
 			list = append(list, policy.Named{Name: "the consumer's", Policy: m.personal})
+		}
+		if s, ok := p.(policy.Guarded); ok && guarded {
+			s.Guarded()
 		}
 		if s, ok := p.(policy.Stripped); ok {
 			s.Strip(strings.TrimSuffix(r.StripPrefix, "/"))

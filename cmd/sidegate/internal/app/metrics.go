@@ -34,6 +34,7 @@ type descs struct {
 	memoryUsed, memoryLimit, memoryLevel, memoryRefused, memoryTurned   *prometheus.Desc
 	consumers, apiKeys, consumersAge, untold                            *prometheus.Desc
 	inspected, attacks, unseen, inspecting, wafBusy, auditDropped       *prometheus.Desc
+	cacheAnswers, cacheStored, cacheBytes, cacheMemory, cacheItems      *prometheus.Desc
 	invalid, invalidPassed, wrongResponses, unseenResponses             *prometheus.Desc
 	encoded, encodedIn, encodedOut, notEncoded, encoders                *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
@@ -110,6 +111,11 @@ func newDescs() *descs {
 		wafBusy:       d("waf_overloads_total", "Requests that the waf had no room to inspect."),
 		auditDropped:  d("audit_log_dropped_total", "Lines that the audit log's output was too slow for."),
 
+		cacheAnswers:    d("cache_requests_total", "Requests to routes with a cache, by how they were answered: hit, stale (of the hits), miss, collapsed (by what another request fetched), validated (of the misses: the stored answer still held), error (stale, instead of an error), pass (nothing for the cache), refresh (without a client).", "route", "result"),
+		cacheStored:     d("cache_stored_total", "Answers that were stored.", "route"),
+		cacheBytes:      d("cache_bytes_total", "Bytes of bodies that were answered from memory.", "route"),
+		cacheMemory:     d("cache_memory_bytes", "Memory that stored answers take, about."),
+		cacheItems:      d("cache_items", "Stored answers, and what is known of their URIs."),
 		invalid:         d("validate_refused_total", "Requests refused because they weren't as the route's document has them.", "route"),
 		invalidPassed:   d("validate_reported_total", "Requests that weren't as the route's document has them, and were let pass.", "route"),
 		wrongResponses:  d("validate_responses_reported_total", "Responses that weren't as the route's document has them.", "route"),
@@ -192,6 +198,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	c.memory(d, count, gauge)
 	c.waf(d, count)
+	c.cache(d, count, gauge)
 	for _, v := range a.described.Counts() {
 		count(d.invalid, float64(v.Refused), v.Route)
 		count(d.invalidPassed, float64(v.Reported), v.Route)
@@ -391,4 +398,25 @@ func number(b bool) float64 {
 		return 1
 	}
 	return 0
+}
+
+func (c *collector) cache(d *descs, count, gauge emit) {
+	list := c.app.cached.Counts()
+	for _, v := range list {
+		count(d.cacheAnswers, float64(v.Hits), v.Route, "hit")
+		count(d.cacheAnswers, float64(v.Stale), v.Route, "stale")
+		count(d.cacheAnswers, float64(v.Misses), v.Route, "miss")
+		count(d.cacheAnswers, float64(v.Validated), v.Route, "validated")
+		count(d.cacheAnswers, float64(v.Collapsed), v.Route, "collapsed")
+		count(d.cacheAnswers, float64(v.Errors), v.Route, "error")
+		count(d.cacheAnswers, float64(v.Passed), v.Route, "pass")
+		count(d.cacheAnswers, float64(v.Refreshed), v.Route, "refresh")
+		count(d.cacheStored, float64(v.Stored), v.Route)
+		count(d.cacheBytes, float64(v.Bytes), v.Route)
+	}
+	if len(list) > 0 {
+		bytes, items := c.app.cached.Size()
+		gauge(d.cacheMemory, float64(bytes))
+		gauge(d.cacheItems, float64(items))
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/authorize"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/cache"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/compress"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
@@ -60,6 +61,7 @@ type means struct {
 	known     *introspect.Cache
 	logins    *oidc.Store
 	encoders  *compress.Store
+	cached    *cache.Store
 }
 
 // kinds are the policies that there are, in the order in which they run on a
@@ -84,6 +86,7 @@ func kinds(m means) []policy.Kind {
 		ratelimit.Kind(ratelimit.Deps{Store: m.counters, Fleet: m.fleet, Conditions: m.conditions}),
 		quota.Kind(m.quotas, m.conditions),
 		validate.Kind(m.documents, m.described),
+		cache.Kind(cache.Deps{Store: m.cached, Conditions: m.conditions}),
 		request.Kind(),
 		response.Kind(),
 		compress.Kind(m.encoders), // a policy.Encoder: on a response, it is the last

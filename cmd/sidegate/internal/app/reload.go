@@ -71,6 +71,9 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	cancel()
 	a.handler.SetTable(r.table)
 	a.abuse.Store(a.bans.Abuse(bansOf(r.table)))
+	if a.file.Cache != file.Cache {
+		a.cached.SetMemory(file.Cache.Memory)
+	}
 	if a.file.MemoryLimit != file.MemoryLimit {
 		a.memory.SetLimit(file.MemoryLimit)
 	}
@@ -90,6 +93,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	a.waf.Retain(kept)
 	a.described.Retain(kept)
 	a.encoders.Retain(kept)
+	a.cached.Retain(kept)
 	a.view.enforced(r, said.version, listeners)
 	return nil
 }

@@ -316,6 +316,9 @@ func explain(t *proxy.Table, q admin.Question) (admin.Explanation, error) {
 	}
 	r := t.Routes[m.Rule]
 	x.Priority = r.Priority
+	if len(r.Shares) == 1 {
+		x.ServiceName = r.Shares[0].Service
+	}
 	e.Route, e.Origin, e.Policies = r.Name, r.Origin, r.Chain.Test(x)
 	e.Priority = x.Rank().String() // of who is calling, as far as that is known
 	if r.Answer != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/discovery/consul"
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/cache"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
@@ -53,6 +54,8 @@ type File struct {
 	Bundles []*Bundle `hcl:"policy,block"`
 	// Room for the counters of rate limits and quotas.
 	Counters CountersConfig `hcl:"counters,block"`
+	// Room for what cache blocks of routes store.
+	Cache cache.StoreConfig `hcl:"cache,block"`
 	// What consumers may use.
 	Plans []*consumer.PlanConfig `hcl:"plan,block"`
 	// The clients that the gateway knows.

@@ -23,6 +23,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/cache"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/compress"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cors"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
@@ -66,6 +67,7 @@ func realKinds() []policy.Kind {
 		ratelimit.Kind(ratelimit.Deps{}),
 		quota.Kind(nil, nil),
 		validate.Kind(nil, nil),
+		cache.Kind(cache.Deps{}),
 		request.Kind(),
 		response.Kind(),
 		compress.Kind(nil),

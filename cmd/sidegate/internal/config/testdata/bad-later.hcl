@@ -2,13 +2,12 @@ sidecar "orders" {}
 usage {}
 tracing {}
 policy "p" {
-  cache {}
+  charge {}
 }
 service "s" {
   instances = ["127.0.0.1:1"]
 }
 route "r" {
   service = "s"
-  cache {}
   charge {}
 }

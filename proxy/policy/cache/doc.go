@@ -1,0 +1,22 @@
+// Package cache is the policy that answers from memory what a service has answered
+// before, as RFC 9111 has it for a shared cache. What may be stored and used is
+// decided in package rules; this package keeps the answers, has one request at a
+// time fetch each, and puts them into exchanges. It compresses nothing, and keeps
+// nothing on disk.
+//
+//	cache.go    the block, and the policy
+//	request.go  a request: found, waited for, or sent on
+//	response.go a response of the service: stored, validated, or neither
+//	answer.go   a stored answer becomes the response of an exchange
+//	key.go      what an answer is found by
+//	store.go    the answers, in memory that is bounded, and what is on its way
+//	fill.go     an answer that is on its way, read by many
+//	counts.go   what routes have counted
+//	purge.go    what an operator makes it forget
+//
+// An answer is stored by the goroutine of the request that fetches it, if it was
+// there with its head. Otherwise one more goroutine reads it at the speed of the
+// service, so that no slow client holds up those who wait for the same; it ends
+// before the exchange does, which waits for it, and hangs up on the service if it
+// takes long.
+package cache

@@ -1,0 +1,350 @@
+package cache
+
+import (
+	"strings"
+	"time"
+
+	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/policy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/cache/rules"
+)
+
+// duty is what a request that is sent on asks of the response.
+type duty uint8
+
+const (
+	fetches     duty = iota // its answer may be stored
+	invalidates             // it may change what is stored
+	compares                // HEAD: it may show that what is stored doesn't hold
+)
+
+// task is what the policy keeps of an exchange that is sent on.
+type task struct {
+	duty        duty
+	look        *look
+	flight      *flight // nil: invalidates
+	stale       *entry  // nil: there is none
+	validating  bool    // the request asks whether stale still holds
+	conditional bool    // the client asked so, of an answer that it has
+	why         string  // it is sent on, for Cache-Status
+}
+
+// look is a request on its way to an answer.
+type look struct {
+	p           *Policy
+	x           *exchange.Exchange
+	control     rules.Control
+	uri         string
+	own, public string
+	authorized  bool     // the client sent Authorization
+	cookies     bool     // the client sent cookies
+	edited      []string // fields that policies before this one set for the service
+	now         time.Time
+}
+
+// Request answers from memory what it can, waits for what another fetches, and
+// sends on the rest.
+func (p *Policy) Request(x *exchange.Exchange) (policy.Verdict, error) {
+	if x.Preflight {
+		return policy.Next, nil
+	}
+	l, why := p.look(x)
+	if l == nil {
+		p.counts.passed.Add(1)
+		x.ResponseEdits.Add(cacheStatus, why)
+		if !rules.Understands(x.Method) {
+			x.Cache = &task{duty: invalidates}
+		}
+		return policy.Next, nil
+	}
+	return l.answer()
+}
+
+// The reasons for which requests are sent on without a look (RFC 9211, 2.2).
+const (
+	byMethod  = statusName + "; fwd=method"
+	byRequest = statusName + "; fwd=request"
+	byRule    = statusName + "; fwd=bypass"
+)
+
+// look is nil for requests that have nothing to do with the cache; why says so.
+func (p *Policy) look(x *exchange.Exchange) (l *look, why string) {
+	if !rules.Understands(x.Method) {
+		return nil, byMethod
+	}
+	h := &x.Request
+	// A body of GET has no meaning, but some services go by it: it is in no key.
+	if x.Upgrade != "" || x.RequestLength != 0 || x.RequestBody != nil || h.Has(exchange.IfMatch) {
+		return nil, byRequest
+	}
+	if _, ok := h.Find("If-Unmodified-Since"); ok { // conditions that only the origin can tell
+		return nil, byRequest
+	}
+	if !p.applies(x) {
+		return nil, byRule
+	}
+	c := rules.RequestControl(h)
+	if !p.ClientControl {
+		c = rules.NoControl()
+	}
+	if c.Has(rules.NoStore) {
+		return nil, byRequest
+	}
+	now := x.Start
+	if now.IsZero() {
+		now = time.Now()
+	}
+	l = &look{p: p, x: x, control: c, now: now, authorized: h.Has(exchange.Authorization), cookies: h.Has(exchange.Cookie)}
+	var ok bool
+	if l.own, l.public, ok = p.bases(x); !ok {
+		return nil, byRule
+	}
+	l.uri = p.uri(x, x.Target.Path, x.Target.Query, x.Target.HasQuery)
+	return l, ""
+}
+
+// find is the stored answer for the request (RFC 9111, 4): of several, the one that
+// was made last.
+func (l *look) find() *entry {
+	r := l.p.store.record(l.uri)
+	if r == nil {
+		return nil
+	}
+	var found *entry
+	for _, varies := range r.varies {
+		v := l.values(varies)
+		e := l.p.store.entry(l.key(r.number, l.own, v))
+		if e == nil && l.own != l.public {
+			e = l.p.store.entry(l.key(r.number, l.public, v))
+		}
+		if e != nil && e.Guessed && l.cookies && !l.p.Public {
+			e = nil // it doesn't say whether it is for this one, too
+		}
+		if e != nil && (found == nil || e.Date.After(found.Date)) {
+			found = e
+		}
+	}
+	return found
+}
+
+// values and key are views into the exchange.
+func (l *look) values(varies []string) string {
+	if len(varies) == 0 {
+		return ""
+	}
+	var room [256]byte
+	return l.x.Keep(values(room[:0], l.x, varies))
+}
+
+func (l *look) key(number uint64, base, v string) string {
+	var room [1024]byte
+	return l.x.Keep(entryKey(room[:0], l.uri, number, base, v))
+}
+
+// mostLooks is how often a request waits for others, which then have fetched
+// something else.
+const mostLooks = 3
+
+func (l *look) answer() (policy.Verdict, error) {
+	for range mostLooks {
+		e := l.find()
+		if e != nil && l.use(e) {
+			return policy.Done, nil
+		}
+		if l.control.Has(rules.OnlyIfCached) { // 5.2.1.7
+			l.x.Reply(504, "", nil)
+			l.x.ResponseEdits.Add(cacheStatus, statusName+`; detail="only-if-cached"`)
+			return policy.Done, nil
+		}
+		f, started := l.board(e)
+		if started {
+			return policy.Next, nil
+		}
+		if f == nil {
+			continue
+		}
+		done, again, err := l.await(f, e)
+		if done || err != nil {
+			return policy.Done, err
+		}
+		if !again {
+			break
+		}
+	}
+	l.lead(l.start(false), l.find())
+	return policy.Next, nil
+}
+
+// use answers with a stored answer if that may be used as it is.
+func (l *look) use(e *entry) bool {
+	d := rules.Decide(&e.Shelf, e.age(l.now), &l.control)
+	if d == rules.Validate {
+		return false
+	}
+	if d == rules.Background {
+		l.refresh(e)
+	}
+	c := l.p.counts
+	c.hits.Add(1)
+	if d != rules.Fresh {
+		c.stale.Add(1)
+	}
+	l.serve(e, nil, "; hit")
+	return true
+}
+
+// board finds the flight that brings the answer, or is one.
+func (l *look) board(e *entry) (f *flight, started bool) {
+	x := l.x
+	switch {
+	case x.Method == "HEAD":
+		l.p.counts.misses.Add(1)
+		l.depart(l.start(false), e, compares)
+		return nil, true
+	case x.Request.Has(exchange.Range):
+		// Only whole answers are stored. This one goes by itself, as it is.
+		l.p.counts.passed.Add(1)
+		x.ResponseEdits.Add(cacheStatus, statusName+"; fwd=uri-miss")
+		return nil, true
+	case l.p.store.marked(l.mark(), l.now):
+		l.lead(l.start(false), e)
+		return nil, true
+	}
+	f = l.start(true)
+	f, started = l.p.store.join(f, func(o *flight) bool { return string(values(nil, x, o.varies)) == o.values })
+	if !started {
+		return f, false
+	}
+	// Between the look and here, another may have fetched it. What is stored is
+	// there before its flight is gone.
+	if now := l.find(); now != nil && now != e {
+		if e = now; rules.Decide(&e.Shelf, e.age(l.now), &l.control) == rules.Fresh {
+			l.p.store.end(f)
+			return nil, false // look again
+		}
+	}
+	l.lead(f, e)
+	return f, true
+}
+
+// start makes a flight; one that isn't open has nobody wait for it, and starts at
+// once. What it keeps is its own.
+func (l *look) start(open bool) *flight {
+	f := &flight{uri: strings.Clone(l.uri), base: strings.Clone(l.own), open: open, sent: time.Now()}
+	if r := l.p.store.record(l.uri); r != nil && len(r.varies) > 0 {
+		f.varies = r.varies[0]
+		f.values = string(values(nil, l.x, f.varies))
+	}
+	if !open {
+		l.p.store.join(f, nil)
+	}
+	return f
+}
+
+func (l *look) mark() string { return l.key(0, l.own, "pass") }
+
+// lead sends the request on, to store what comes.
+func (l *look) lead(f *flight, e *entry) {
+	l.p.counts.misses.Add(1)
+	l.depart(f, e, fetches)
+}
+
+func (l *look) depart(f *flight, e *entry, d duty) {
+	x := l.x
+	t := &task{duty: d, look: l, flight: f, stale: e, why: "; fwd=uri-miss"}
+	x.Cache = t
+	if l.edited == nil {
+		l.edited = edited(&x.RequestEdits)
+	}
+	l.p.strip(x)
+	if d != fetches {
+		return
+	}
+	if l.p.store.record(l.uri) != nil {
+		t.why = "; fwd=vary-miss"
+	}
+	t.conditional = x.Request.Has(exchange.IfNoneMatch) || x.Request.Has(exchange.IfModifiedSince)
+	if t.conditional { // it is answered from what comes; what is stored has to be whole
+		x.RequestEdits.Remove("If-None-Match")
+		x.RequestEdits.Remove("If-Modified-Since")
+	}
+	x.RequestEdits.Remove("If-Range")
+	if e == nil {
+		return
+	}
+	noControl := rules.NoControl()
+	t.why = "; fwd=stale"
+	if rules.Decide(&e.Shelf, e.age(l.now), &noControl) == rules.Fresh {
+		t.why = "; fwd=request"
+	}
+	if e.ETag != "" { // 4.3.1
+		x.RequestEdits.Set("If-None-Match", e.ETag)
+		t.validating = true
+	}
+	if e.LastModified != "" {
+		x.RequestEdits.Set("If-Modified-Since", e.LastModified)
+		t.validating = true
+	}
+}
+
+// await waits for what another request fetches. again: that was another variant,
+// and there may be an answer now.
+func (l *look) await(f *flight, e *entry) (done, again bool, err error) {
+	x := l.x
+	wait := l.p.Wait
+	if !x.Deadline.IsZero() {
+		wait = min(wait, time.Until(x.Deadline))
+	}
+	f.waiting.Add(1)
+	t := time.NewTimer(max(wait, 0))
+	defer t.Stop()
+	select {
+	case <-f.ready:
+	case <-t.C:
+		l.p.store.setMark(strings.Clone(l.mark()), time.Now().Add(markTime))
+		return false, false, nil
+	}
+	l.now = time.Now()
+	r := f.result
+	switch {
+	case r.entry != nil && string(values(nil, x, f.varies)) == f.values:
+		l.p.counts.collapsed.Add(1)
+		l.serve(r.entry, r.fill, "; fwd=uri-miss; collapsed")
+		return true, false, nil
+	case r.entry != nil || r.again:
+		return false, true, nil
+	case r.fault == nil:
+		return false, false, nil
+	case e != nil && rules.InsteadOfError(&e.Shelf, e.age(l.now), &l.control):
+		l.p.counts.errors.Add(1)
+		l.serve(e, nil, "; hit")
+		return true, false, nil
+	default:
+		return true, false, r.fault
+	}
+}
+
+// refresh fetches a new answer in the background, unless somebody does already.
+func (l *look) refresh(e *entry) {
+	if l.p.refresh == nil || l.x.Method != "GET" {
+		return
+	}
+	f, started := l.p.store.join(l.start(true), func(o *flight) bool { return string(values(nil, l.x, o.varies)) == o.values })
+	if !started {
+		return
+	}
+	set := edited(&l.x.RequestEdits)
+	sent := l.p.refresh(l.x, func(c *exchange.Exchange) {
+		own := &look{
+			p: l.p, x: c, control: rules.NoControl(), uri: f.uri, own: f.base, public: strings.Clone(l.public),
+			authorized: l.authorized, cookies: l.cookies, edited: set, now: l.now,
+		}
+		own.depart(f, e, fetches)
+		c.RequestEdits.Remove("Range")
+	})
+	if !sent {
+		l.p.store.end(f)
+		return
+	}
+	l.p.counts.refreshed.Add(1)
+}

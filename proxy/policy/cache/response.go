@@ -1,0 +1,310 @@
+package cache
+
+import (
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/cache/rules"
+)
+
+// markTime is how long requests don't wait for each other whose answers weren't
+// stored.
+const markTime = 10 * time.Second
+
+// Response stores what may be stored, and forgets what doesn't hold any more.
+func (p *Policy) Response(x *exchange.Exchange) error {
+	t, ok := x.Cache.(*task)
+	if !ok {
+		return nil
+	}
+	switch t.duty {
+	case invalidates:
+		p.invalidate(x)
+	case compares:
+		t.compare(x)
+	default:
+		t.fetched(x)
+	}
+	return nil
+}
+
+// Finish sees to it that nobody waits for an exchange that is over.
+func (p *Policy) Finish(x *exchange.Exchange) {
+	if t, ok := x.Cache.(*task); ok && t.flight != nil {
+		p.store.end(t.flight)
+	}
+	x.Cache = nil
+}
+
+// invalidate forgets what a request that changes something has changed (4.4): its
+// URI, and those that the response names, if they are of the same origin.
+func (p *Policy) invalidate(x *exchange.Exchange) {
+	if x.Err != nil || x.Tries == 0 || !rules.Invalidates(x.Method, x.Status) {
+		return
+	}
+	p.store.forget(p.uri(x, x.Target.Path, x.Target.Query, x.Target.HasQuery))
+	for _, name := range [...]string{"Location", "Content-Location"} {
+		value, ok := x.Response.Find(name)
+		if !ok {
+			continue
+		}
+		base := &url.URL{Scheme: x.Target.Scheme, Host: x.Target.Authority, Path: "/"}
+		if path, err := url.Parse(x.Target.Path); err == nil {
+			base = base.ResolveReference(path)
+		}
+		u, err := base.Parse(value)
+		if err != nil || u.Scheme != x.Target.Scheme || !strings.EqualFold(u.Hostname(), x.Target.Host) || port(u) != port(base) {
+			continue
+		}
+		p.store.forget(p.uri(x, u.EscapedPath(), u.RawQuery, u.RawQuery != "" || u.ForceQuery))
+	}
+}
+
+func port(u *url.URL) string {
+	if p := u.Port(); p != "" {
+		return p
+	}
+	return defaultPort(u.Scheme)
+}
+
+// status says in Cache-Status what became of a request that was sent on.
+func (t *task) status(x *exchange.Exchange, more string) {
+	x.ResponseEdits.Add(cacheStatus, statusName+t.why+more)
+}
+
+func (t *task) asked(came time.Time) rules.Asked {
+	return rules.Asked{Authorization: t.look.authorized, Cookies: t.look.cookies, Came: came}
+}
+
+// fetched takes the response to a request whose answer may be stored.
+func (t *task) fetched(x *exchange.Exchange) {
+	l, s := t.look, t.look.p.store
+	l.now = time.Now()
+	failed := x.Err != nil || x.Tries > 0 && rules.Error(x.Status)
+	switch {
+	case failed && t.stale != nil && rules.InsteadOfError(&t.stale.Shelf, t.stale.age(l.now), &l.control):
+		s.settle(t.flight, result{fault: failure(x)}, nil, "")
+		l.p.counts.errors.Add(1)
+		x.Err = nil
+		l.serve(t.stale, nil, "; hit; detail=\"stale-if-error\"")
+	case x.Err != nil:
+		r := result{again: true} // its client left, for one: that mustn't be the others' matter
+		if x.Err.Source == exchange.FromUpstream {
+			r = result{fault: failure(x)}
+		}
+		s.settle(t.flight, r, nil, "")
+		s.end(t.flight)
+	case x.Tries == 0: // a policy's answer, not the service's
+		s.end(t.flight)
+	case x.Status == 304 && t.validating:
+		t.validated(x)
+	default:
+		t.take(x)
+	}
+}
+
+// failure is what those get who wait for a service that doesn't answer.
+func failure(x *exchange.Exchange) *exchange.Fault {
+	if f := x.Err; f != nil {
+		return exchange.NewFault(exchange.FromUpstream, f.Kind, "another request, which was to fetch the same: %s", f.Error())
+	}
+	return exchange.NewFault(exchange.FromUpstream, exchange.ConnectFailed, "another request, which was to fetch the same, got %d", x.Status)
+}
+
+// take stores a response, or doesn't.
+func (t *task) take(x *exchange.Exchange) {
+	l := t.look
+	p := l.p
+	v := t.judge(x.Status, &x.Response)
+	if v.Store && x.ResponseLength > p.MaxObject {
+		v.Store, v.Why = false, "it is larger than max_object"
+	}
+	if !v.Store {
+		t.status(x, "; detail="+strconv.Quote(v.Why))
+		hide(&x.Response)
+		if t.stale != nil && x.Status < 500 { // the service has another answer now
+			p.store.drop(t.stale)
+		}
+		if t.conditional || t.flight.waiting.Load() > 0 {
+			p.store.setMark(strings.Clone(l.mark()), l.now.Add(markTime))
+		}
+		p.store.end(t.flight)
+		return
+	}
+	age := rules.InitialAge(&x.Response, t.flight.sent, l.now)
+	e := newEntry(x.Status, rules.Copy(&x.Response, v.Drop, l.now), v.Shelf, l.now.Add(-age))
+	e.length = x.ResponseLength
+	t.status(x, "; stored")
+	hide(&x.Response)
+	t.store(x, e, v.Public)
+	if t.conditional && x.Status == 200 && rules.NotModified(&x.Request, e.Validators) {
+		x.Status = 304 // the body is read for the store, and closed with the exchange
+		dropContent(&x.Response)
+	}
+}
+
+// judge says what becomes of a response.
+func (t *task) judge(status int, h *exchange.Head) rules.Verdict {
+	l := t.look
+	v := rules.Judge(t.asked(l.now), status, h, l.p.options)
+	own, nobody := l.personal(variesBy(h))
+	if v.Store && nobody {
+		v.Store, v.Why = false, "it varies by what the gateway says"
+	}
+	v.Public = v.Public && !own
+	return v
+}
+
+// variesBy is Vary, and Accept-Encoding for a coding that came without saying so:
+// it is for those who take it.
+func variesBy(h *exchange.Head) []string {
+	varies, _ := rules.Vary(h)
+	if h.Has(exchange.ContentEncoding) && !slices.Contains(varies, "accept-encoding") {
+		varies = append(varies, "accept-encoding")
+		slices.Sort(varies)
+	}
+	return varies
+}
+
+func newEntry(status int, head *exchange.Head, shelf rules.Shelf, born time.Time) *entry {
+	date, _ := rules.ParseDate(head.Get(exchange.Date))
+	return &entry{
+		status: status, head: head, Shelf: shelf, born: born,
+		Validators: rules.Validators{ETag: strings.Clone(head.Get(exchange.ETag)), LastModified: strings.Clone(head.Get(exchange.LastModified)), Date: date},
+	}
+}
+
+// store stores the answer e, now or when all of it has come.
+func (t *task) store(x *exchange.Exchange, e *entry, public bool) {
+	k := t.keeping(x, e, public)
+	body := x.ResponseBody
+	if body == nil || !x.HasResponseBody() {
+		k.complete(e, nil)
+		return
+	}
+	b, done := body.Next()
+	if done {
+		b = append([]byte(nil), b...)
+		x.ResponseBody = exchange.Bytes(b)
+		_ = body.Close() // all of it is here
+		k.complete(e, b)
+		return
+	}
+	f := newFill(body, e.length, t.look.p.MaxObject, b)
+	if e.length >= 0 {
+		k.share(e, f)
+	}
+	x.ResponseBody = &reader{f: f, owner: true}
+	go f.run(func(all []byte) {
+		if all == nil {
+			k.store.end(k.flight)
+			return
+		}
+		k.complete(e, all)
+	})
+}
+
+// keeping is all that storing an answer takes when its exchange may be busy: it
+// holds no view into that.
+type keeping struct {
+	store  *Store
+	counts *counts
+	flight *flight
+	most   int64
+	base   string
+	varies []string
+	values string
+	shared bool // those who wait may have it
+}
+
+func (t *task) keeping(x *exchange.Exchange, e *entry, public bool) *keeping {
+	varies := variesBy(e.head)
+	k := &keeping{
+		store: t.look.p.store, counts: t.look.p.counts, flight: t.flight, most: t.look.p.MaxObject, base: t.flight.base, varies: varies,
+		values: string(values(nil, x, varies)), shared: !e.NoCache && e.Lifetime > e.age(t.look.now),
+	}
+	if public {
+		k.base = strings.Clone(t.look.public)
+	}
+	return k
+}
+
+func (k *keeping) share(e *entry, f *fill) {
+	if k.shared {
+		k.store.settle(k.flight, result{entry: e, fill: f}, k.varies, k.values)
+	}
+}
+
+// complete stores an answer of which all has come.
+func (k *keeping) complete(e *entry, body []byte) {
+	whole := *e
+	if cap(body)-len(body) > len(body)/8 { // it grew while it came
+		body = slices.Clone(body)
+	}
+	whole.body, whole.length = body, int64(len(body))
+	if int64(len(body)) <= k.most && k.store.keep(k.flight, &whole, k.varies, func(number uint64) string {
+		return string(entryKey(nil, k.flight.uri, number, k.base, k.values))
+	}) {
+		k.counts.stored.Add(1)
+	}
+	k.share(&whole, nil)
+	k.store.end(k.flight)
+}
+
+// validated takes a 304 to the question whether the stored answer still holds
+// (4.3.4), which goes to the client then.
+func (t *task) validated(x *exchange.Exchange) {
+	l := t.look
+	l.p.counts.validated.Add(1)
+	e, v := t.freshen(x)
+	if v.Store {
+		t.keeping(x, e, v.Public).complete(e, t.stale.body)
+	} else {
+		l.p.store.drop(t.stale)
+		l.p.store.end(t.flight)
+	}
+	l.serve(e, nil, t.why+"; fwd-status=304")
+}
+
+// freshen is the stored answer with what the response x says of it (3.2).
+func (t *task) freshen(x *exchange.Exchange) (*entry, rules.Verdict) {
+	l := t.look
+	head := rules.Update(t.stale.head, &x.Response, nil, l.now)
+	v := t.judge(t.stale.status, head)
+	kept := head
+	if v.Store {
+		kept = rules.Copy(head, v.Drop, l.now)
+	}
+	age := rules.InitialAge(&x.Response, t.flight.sent, l.now)
+	e := newEntry(t.stale.status, kept, v.Shelf, l.now.Add(-age))
+	e.body, e.length = t.stale.body, t.stale.length
+	return e, v
+}
+
+// compare sees what HEAD says of a stored answer to GET (4.3.5).
+func (t *task) compare(x *exchange.Exchange) {
+	l, s := t.look, t.look.p.store
+	defer s.end(t.flight)
+	l.now = time.Now()
+	t.status(x, "")
+	hide(&x.Response)
+	if t.stale == nil || x.Err != nil || x.Tries == 0 || x.Status != 200 || t.stale.status != 200 {
+		return
+	}
+	h, old := &x.Response, &t.stale.Validators
+	same := (!h.Has(exchange.ETag) || h.Get(exchange.ETag) == old.ETag) &&
+		(!h.Has(exchange.LastModified) || h.Get(exchange.LastModified) == old.LastModified) &&
+		(!h.Has(exchange.ContentLength) || x.ResponseLength == int64(len(t.stale.body)))
+	if !same {
+		s.drop(t.stale)
+		return
+	}
+	if e, v := t.freshen(x); v.Store {
+		k := t.keeping(x, e, v.Public)
+		k.complete(e, e.body)
+	}
+}
