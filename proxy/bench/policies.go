@@ -52,6 +52,7 @@ func (b *bed) policyWorks() []work {
 		one("rate limit of all nodes, in Redis", "", "shared", nil),
 		one("cors", "", "cors", []string{"Origin: https://app.example.com"}),
 		one("API key, rate limit, 100,000 networks", "1.15, -, -", "all", key, "nginx-each:all", "haproxy-each:all"),
+		one("a hit of the cache", "0.6, 1.0", "cache", nil, "nginx-each:cache"),
 		text("20 kB of JSON, gzip", "", "compress", "gzip", "nginx-each:gzip", "haproxy-each:gzip"),
 		text("20 kB of JSON, br against gzip", "", "compress", "br, gzip;q=0.5", "nginx-each:gzip"),
 		text("20 kB of JSON, zstd against gzip", "", "compress", "zstd, gzip;q=0.5", "nginx-each:gzip"),
@@ -59,7 +60,7 @@ func (b *bed) policyWorks() []work {
 }
 
 // eachPorts are the peers' servers, one for each policy.
-var eachPorts = []string{"key", "basic", "jwt", "forward", "limit", "flight", "block", "all", "gzip"}
+var eachPorts = []string{"key", "basic", "jwt", "forward", "limit", "flight", "block", "all", "gzip", "cache"}
 
 const apiPassword = "correct-horse-battery-staple"
 
@@ -87,6 +88,7 @@ http {
   limit_req_zone $binary_remote_addr zone=clients:10m rate=1000000r/s;
   limit_conn_zone $binary_remote_addr zone=flight:10m;
   map $http_x_api_key $consumer { default ""; {{.APIKey}} acme; }
+  proxy_cache_path {{.Dir}}/cache keys_zone=answers:10m;
   geo $denied { default 0; include {{.Dir}}/denied.nginx; }
   server { listen 127.0.0.1:{{.Ports.plain}} backlog=4096; location / { proxy_pass http://backend; } }
   server { listen 127.0.0.1:{{.Ports.key}} backlog=4096; location / { if ($consumer = "") { return 401; } proxy_pass http://backend; } }
@@ -98,6 +100,7 @@ http {
   }
   server { listen 127.0.0.1:{{.Ports.limit}} backlog=4096; limit_req zone=clients burst=10000 nodelay; location / { proxy_pass http://backend; } }
   server { listen 127.0.0.1:{{.Ports.flight}} backlog=4096; limit_conn flight 1000; location / { proxy_pass http://backend; } }
+  server { listen 127.0.0.1:{{.Ports.cache}} backlog=4096; location / { proxy_pass http://backend; proxy_cache answers; proxy_cache_valid 200 1h; } }
   server { listen 127.0.0.1:{{.Ports.block}} backlog=4096; location / { if ($denied) { return 403; } proxy_pass http://backend; } }
   server { listen 127.0.0.1:{{.Ports.gzip}} backlog=4096; gzip on; gzip_types application/json; gzip_proxied any; gzip_vary on; location / { proxy_pass http://backend; } }
   server {
@@ -247,6 +250,9 @@ policy "shared" {
     shared = true
   }
 }
+policy "cache" {
+  cache { default_ttl = "1h" }
+}
 policy "ban" {
   ban {
     after  = 20
@@ -283,7 +289,7 @@ paths:
 // eachRoutes are the hosts of sidegateEachConf and the bundles of their routes.
 func eachRoutes() map[string]string {
 	routes := map[string]string{"bare": "", "all": `"block", "key", "limit"`, "authorize": `"jwt", "authorize"`}
-	for _, name := range []string{"key", "basic", "jwt", "forward", "limit", "quota", "flight", "block", "waf", "validate", "shared", "ban", "cors", "compress"} {
+	for _, name := range []string{"key", "basic", "jwt", "forward", "limit", "quota", "flight", "block", "waf", "validate", "shared", "ban", "cors", "compress", "cache"} {
 		routes[name] = `"` + name + `"`
 	}
 	return routes
