@@ -38,8 +38,6 @@ type guard struct {
 func guards(issuer, service, document string) []guard {
 	return []guard{
 		{name: "forward", block: fmt.Sprintf("auth \"forward\" { url = %q }", service), status: 401, problem: "unauthenticated", reason: "unauthenticated: "},
-		{name: "introspect", block: fmt.Sprintf("auth \"introspect\" {\n url = %q\n client_id = \"a\"\n client_secret = \"b\"\n }", service), status: 401, problem: "unauthenticated", reason: "unauthenticated: "},
-		{name: "oidc", block: fmt.Sprintf("auth \"oidc\" {\n issuer = %q\n client_id = \"a\"\n client_secret = \"b\"\n }", issuer), status: 401, problem: "unauthenticated", reason: "unauthenticated: "},
 		{name: "rate", block: "rate_limit {\n rate = \"1/day\"\n burst = 1\n }", status: 429, problem: "rate-limited", reason: "rate-limited: more than 1/day by client_ip"},
 		{name: "quota", block: "quota {\n limit = \"1/month\"\n by = \"client_ip\"\n }", status: 429, problem: "quota-exceeded", reason: "quota-exceeded: "},
 		{name: "document", block: fmt.Sprintf("validate { openapi = %q }", document), status: 404, problem: "not-in-api", reason: "not-in-api: ", wide: true},
@@ -48,7 +46,7 @@ func guards(issuer, service, document string) []guard {
 		{name: "jwt", block: fmt.Sprintf("auth \"jwt\" {\n issuer = %q\n audience = [\"api\"]\n }", issuer), status: 401, problem: "unauthenticated", reason: "unauthenticated: no credential: "},
 		{name: "introspect", block: "auth \"introspect\" {\n url = \"http://127.0.0.1:1/\"\n client_id = \"a\"\n client_secret = \"b\"\n }", status: 401, problem: "unauthenticated", reason: "unauthenticated: no credential: "},
 		{name: "oidc", block: fmt.Sprintf("auth \"oidc\" {\n issuer = %q\n client_id = \"a\"\n }", issuer), status: 401, problem: "unauthenticated", reason: "unauthenticated: no credential: "},
-		{name: "forward", block: "auth \"forward\" {\n url = \"http://127.0.0.1:1/\"\n }", status: 503, problem: "auth-unavailable", reason: "auth-unavailable: the auth service can't be asked: "},
+		{name: "away", block: "auth \"forward\" {\n url = \"http://127.0.0.1:1/\"\n }", status: 503, problem: "auth-unavailable", reason: "auth-unavailable: the auth service can't be asked: "},
 		{name: "mtls", block: `auth "mtls" {}`, status: 403, problem: "forbidden", reason: "forbidden: no credential: "},
 		{name: "authorize", block: `authorize = "has(claims.admin)"`, status: 403, problem: "forbidden", reason: "forbidden: authorize: the condition doesn't hold: has(claims.admin)"},
 		{name: "condition", block: `authorize = "!request.path.startsWith('/guarded')"`, status: 403, problem: "forbidden", reason: "forbidden: authorize: the condition doesn't hold: !request.path", wide: true},
