@@ -44,7 +44,7 @@ func (c *conn) gaveUp() {
 
 // closeFor ends the connection for what the client did.
 func (c *conn) closeFor(k abuse.Kind, e *connError) {
-	if c.quic.Context().Err() != nil || c.blamed.Swap(true) {
+	if c.blamed.Swap(true) || c.quic.Context().Err() != nil {
 		return // it has ended, or is about to
 	}
 	c.f.log.WithError(e).WithField("client", c.quic.RemoteAddr()).Debug("connection closed")

@@ -162,6 +162,8 @@ func FuzzStream(f *testing.F) {
 	f.Fuzz(func(t *testing.T, p []byte) {
 		st := &stream{f: front, c: &conn{f: front}}
 		st.c.whole.Store(true)
+		st.c.leaving.Store(true) // there is no connection to end
+		st.c.blamed.Store(true)
 		st.in.reset(bytes.NewReader(p))
 		st.body.init(st)
 		section, err := st.headers()
