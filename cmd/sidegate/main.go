@@ -45,7 +45,6 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.SetVersionTemplate("sidegate {{.Version}}\n")
 	root.AddCommand(
 		runCommand(), validateCommand(), routesCommand(), explainCommand(), statusCommand(), banCommand(), cacheCommand(), quotaCommand(), keyCommand(),
 		fmtCommand(), caCommand(), demoCommand(), versionCommand(),

@@ -89,6 +89,23 @@ type Handler interface {
 // Param is a path parameter that the route matched: {id} in /orders/{id}.
 type Param struct{ Name, Value string }
 
+// Cached is where the policy cache had an answer from.
+type Cached uint8
+
+// What the policy cache did.
+const (
+	NoCache        Cached = iota // it had nothing to do with the request
+	CachePassed                  // sent on, and the answer was never to be stored
+	CacheMiss                    // sent on, and the answer might have been stored
+	CacheValidated               // stored, and the service said that it still holds
+	CacheCollapsed               // what another request fetched
+	CacheStale                   // stored, and stale
+	CacheHit                     // stored
+)
+
+// Hit reports whether the client was answered without a request of its own to the service.
+func (c Cached) Hit() bool { return c >= CacheCollapsed }
+
 // Outgoing says what of the request line differs towards the backend.
 type Outgoing struct {
 	Path string // canonical path after rewriting; "": Target.Path
@@ -142,6 +159,8 @@ type Exchange struct {
 	Attack       string // the ids of the rules by which the policy waf found an attack; "": it found none
 	Blocked      bool   // the policy waf refused it for that
 	Cache        any    // what the policy cache keeps between its parts
+	Cached       Cached // where the policy cache had the answer from
+	Charged      int64  // millionths of units that the policy charge has charged for it
 	Seen         int    // policies of the route that saw the request; policy.Chain counts, also for who recovers from a panic
 
 	// Towards the backend.

@@ -51,6 +51,7 @@ func (p *Policy) Request(x *exchange.Exchange) (policy.Verdict, error) {
 	l, why := p.look(x)
 	if l == nil {
 		p.counts.passed.Add(1)
+		x.Cached = exchange.CachePassed
 		x.ResponseEdits.Add(cacheStatus, why)
 		if !rules.Understands(x.Method) {
 			x.Cache = &task{duty: invalidates}
@@ -186,8 +187,10 @@ func (l *look) use(e *entry) bool {
 	}
 	c := l.p.counts
 	c.hits.Add(1)
+	l.x.Cached = exchange.CacheHit
 	if d != rules.Fresh {
 		c.stale.Add(1)
+		l.x.Cached = exchange.CacheStale
 	}
 	l.serve(e, nil, "; hit")
 	return true
@@ -199,11 +202,13 @@ func (l *look) board(e *entry) (f *flight, started bool) {
 	switch {
 	case x.Method == "HEAD":
 		l.p.counts.misses.Add(1)
+		x.Cached = exchange.CacheMiss
 		l.depart(l.start(false), e, compares)
 		return nil, true
 	case x.Request.Has(exchange.Range):
 		// Only whole answers are stored. This one goes by itself, as it is.
 		l.p.counts.passed.Add(1)
+		x.Cached = exchange.CachePassed
 		x.ResponseEdits.Add(cacheStatus, statusName+"; fwd=uri-miss")
 		return nil, true
 	case l.p.store.marked(l.mark(), l.now):
@@ -246,6 +251,7 @@ func (l *look) mark() string { return l.key(0, l.own, "pass") }
 // lead sends the request on, to store what comes.
 func (l *look) lead(f *flight, e *entry) {
 	l.p.counts.misses.Add(1)
+	l.x.Cached = exchange.CacheMiss
 	l.depart(f, e, fetches)
 }
 
@@ -309,6 +315,7 @@ func (l *look) await(f *flight, e *entry) (done, again bool, err error) {
 	switch {
 	case r.entry != nil && string(values(nil, x, f.varies)) == f.values:
 		l.p.counts.collapsed.Add(1)
+		x.Cached = exchange.CacheCollapsed
 		l.serve(r.entry, r.fill, "; fwd=uri-miss; collapsed")
 		return true, false, nil
 	case r.entry != nil || r.again:
@@ -317,6 +324,7 @@ func (l *look) await(f *flight, e *entry) (done, again bool, err error) {
 		return false, false, nil
 	case e != nil && rules.InsteadOfError(&e.Shelf, e.age(l.now), &l.control):
 		l.p.counts.errors.Add(1)
+		x.Cached = exchange.CacheStale
 		l.serve(e, nil, "; hit")
 		return true, false, nil
 	default:

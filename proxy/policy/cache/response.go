@@ -89,6 +89,7 @@ func (t *task) fetched(x *exchange.Exchange) {
 	case failed && t.stale != nil && rules.InsteadOfError(&t.stale.Shelf, t.stale.age(l.now), &l.control):
 		s.settle(t.flight, result{fault: failure(x)}, nil, "")
 		l.p.counts.errors.Add(1)
+		x.Cached = exchange.CacheStale
 		x.Err = nil
 		l.serve(t.stale, nil, "; hit; detail=\"stale-if-error\"")
 	case x.Err != nil:
@@ -260,6 +261,7 @@ func (k *keeping) complete(e *entry, body []byte) {
 func (t *task) validated(x *exchange.Exchange) {
 	l := t.look
 	l.p.counts.validated.Add(1)
+	x.Cached = exchange.CacheValidated
 	e, v := t.freshen(x)
 	if v.Store {
 		t.keeping(x, e, v.Public).complete(e, t.stale.body)
