@@ -327,3 +327,77 @@ route "keyed" {
 		t.Errorf("a secret is in the log:\n%s", b)
 	}
 }
+
+// metricNames are those of a scrape.
+func metricNames(text string) map[string]bool {
+	names := map[string]bool{}
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, "# TYPE "); ok {
+			name, _, _ := strings.Cut(rest, " ")
+			names[name] = true
+		}
+	}
+	return names
+}
+
+// TestMetricsShown: what a gateway with much to tell shows is documented, and the
+// labels have no value that a client chose.
+func TestMetricsShown(t *testing.T) {
+	real(t)
+	a := newAgent(t)
+	b := twin(t, http.HandlerFunc(mirror))
+	g := newGateway(t, accessLog+"audit_log {}\n"+consulBlock(a)+b+`
+route "much" {
+  hosts   = ["much.test"]
+  service = "one"
+  cache { default_ttl = "1m" }
+  compress {}
+  waf { mode = "detect" }
+  ban {}
+  limits { requests = 10 }
+  rate_limit { rate = "1/h" }
+  quota { limit = "100/day" }
+}
+`)
+	g.start(t)
+	c := g.client(true)
+	for _, url := range []string{"https://much.test/?a=b%27%20or%201=1--", "https://much.test/x-client-chose", "https://one.test/x-client-chose", "https://nobody.test/"} {
+		resp, err := c.Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+	}
+	text, err := g.get("/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := moduleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := os.ReadFile(filepath.Join(root, "packaging/doc/metrics.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for name := range metricNames(text) {
+		if strings.HasPrefix(name, "go_") || strings.HasPrefix(name, "process_") {
+			continue
+		}
+		if n++; !strings.Contains(string(doc), "| `"+name+"` |") {
+			t.Errorf("%s isn't in metrics.md", name)
+		}
+	}
+	if n < 50 {
+		t.Errorf("only %d metrics", n)
+	}
+	if strings.Contains(text, "client-chose") || strings.Contains(text, "nobody.test") {
+		t.Error("a client's words are in the metrics")
+	}
+	for _, want := range []string{"process_open_fds ", "process_start_time_seconds ", "go_goroutines ", "go_memory_classes_total_bytes ", "sidegate_build_info{"} {
+		if !strings.Contains(text, "\n"+want) {
+			t.Errorf("no %s", want)
+		}
+	}
+}

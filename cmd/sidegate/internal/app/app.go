@@ -35,8 +35,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/sirupsen/logrus"
 
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/admin"
@@ -125,7 +123,7 @@ type App struct {
 	snapshots  *discovery.Snapshots
 	consul     *consulPlace
 	remembered discovery.Source // consul, with the last known instances behind it
-	accessLog  *linelog.Writer // that of the first configuration: its output isn't changed by a reload
+	accessLog  *linelog.Writer  // that of the first configuration: its output isn't changed by a reload
 	auditLog   *linelog.Writer  // likewise
 	admin      *admin.Server
 
@@ -212,9 +210,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 		guard.Audit = a.auditLog.Append
 	}
 	a.waf = waf.NewStore(guard)
-	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{app: a})
-	a.admin = admin.New(admin.Deps{Log: a.log.WithField("component", "admin"), Gateway: a, Metrics: metrics})
+	a.admin = admin.New(admin.Deps{Log: a.log.WithField("component", "admin"), Gateway: a, Metrics: a.metrics()})
 	return a, nil
 }
 
