@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/discovery"
+	"github.com/sidegate-proxy/sidegate/proxy/linelog"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/jwt"
@@ -168,7 +169,7 @@ func accessBed(t testing.TB, e *echo, policies []policy.Named) net.Conn {
 	g := upstream.NewGroup(upstream.Deps{Log: quiet(), Sweeper: s, Sources: func(*upstream.Config) (discovery.Source, discovery.Query, error) {
 		return source, discovery.Query{Service: "s"}, nil
 	}})
-	log := NewAccessLog(AccessLogConfig{Output: "/dev/null", Sample: 1}, quiet())
+	log := NewAccessLog(AccessLogConfig{Sample: 1}, Credentials{}, linelog.New("access_log", "/dev/null", quiet()))
 	out, err := log.Open()
 	if err != nil {
 		t.Fatal(err)

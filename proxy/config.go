@@ -64,12 +64,17 @@ type ListenerLimits struct {
 	Streams int `hcl:"streams,attr" default:"128" min:"1" max:"10000"`
 }
 
-// AccessLogConfig is the access_log block: one line for each request.
+// AccessLogConfig is the access_log block: one line for each request. A reload changes all but its output.
 type AccessLogConfig struct {
-	// stdout, stderr or a file's path; a file is opened again on SIGUSR1.
+	// stdout, stderr or the path of a file or a named pipe; a file is opened again on SIGUSR1 and SIGHUP.
 	Output string `hcl:"output,attr" default:"stdout"`
-	// The format of a line.
-	Format string `hcl:"format,attr" default:"json" enum:"json"`
+	// The format of a line: a JSON object, or Apache's combined log format.
+	Format string `hcl:"format,attr" default:"json" enum:"json|combined"`
+	// What is in a JSON line, in this order, header.NAME for a field of the request and response.NAME for one of the response among it; unless given, all that has a value but header fields, query, referer, scheme, listener, peer_ip, plan, tls_version and tls_cipher.
+	// Fields with credentials are refused: Authorization, Cookie, Set-Cookie and those that auth reads keys from.
+	Fields []string `hcl:"fields,attr"`
+	// Query parameters whose values are written as ***, in the query and in Referer; those that auth reads keys from always are.
+	Redact []string `hcl:"redact,attr" default:"[\"*\"]"`
 	// Share of the requests that are logged; failed ones (5xx) always are.
 	Sample float64 `hcl:"sample,attr" default:"1.0" min:"0" max:"1"`
 }

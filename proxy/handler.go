@@ -223,6 +223,9 @@ func (l *line) finish() {
 	if x.RequestBody != nil {
 		_ = x.RequestBody.Close() // the front sees what was left unread
 	}
+	if l.t.Log != nil {
+		l.t.Log.keep(x)
+	}
 	if x.Lease != nil {
 		var err error
 		if x.Err != nil {

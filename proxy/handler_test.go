@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/linelog"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 )
@@ -338,26 +339,6 @@ func TestShare(t *testing.T) {
 	}
 }
 
-func TestAccessLogLine(t *testing.T) {
-	q := usual()
-	q.headers = [][2]string{{"User-Agent", "a\"b\\c\x7f\xff"}, {"Authorization", "Bearer s3cret"}, {"Cookie", "s=s3cret"}}
-	q.target = "/x?token=s3cret"
-	_, x, _ := serve(t, q, nil, respondOK())
-	line := appendLine(nil, x, time.Now())
-	var got map[string]any
-	if err := json.Unmarshal(line, &got); err != nil {
-		t.Fatalf("%s: %v", line, err)
-	}
-	if strings.Contains(string(line), "s3cret") {
-		t.Errorf("the line holds a credential: %s", line)
-	}
-	for k, want := range map[string]any{"path": "/x", "status": 200.0, "route": "r", "client_ip": "192.0.2.1", "level": "info"} {
-		if got[k] != want {
-			t.Errorf("%s = %v, want %v", k, got[k], want)
-		}
-	}
-}
-
 // scribbler is a lease whose buffer goes to somebody else at the release.
 type scribbler struct{ buf []byte }
 
@@ -402,7 +383,7 @@ func TestFinishSeesNoForeignBytes(t *testing.T) {
 func TestAccessLogReopen(t *testing.T) {
 	_, x, _ := serve(t, usual(), nil, respondOK())
 	path := filepath.Join(t.TempDir(), "access.log")
-	l := NewAccessLog(AccessLogConfig{Output: path, Sample: 1}, quiet())
+	l := NewAccessLog(AccessLogConfig{Sample: 1}, Credentials{}, linelog.New("access_log", path, quiet()))
 	out, err := l.Open()
 	if err != nil {
 		t.Fatal(err)

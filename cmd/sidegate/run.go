@@ -17,7 +17,8 @@ func runCommand() *cobra.Command {
 		Short: "Run the gateway",
 		Long: `Run the gateway until SIGTERM or SIGINT, which let the requests in flight end.
 SIGHUP, or a change of the files, loads the configuration again: all of it or,
-when there is an error in it, nothing. SIGUSR1 opens the access log again.`,
+when there is an error in it, nothing. SIGUSR1 opens the access log and the audit log again, as
+SIGHUP does.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			a, err := app.New(app.Options{Config: path, Version: version, Stderr: c.ErrOrStderr()})

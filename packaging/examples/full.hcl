@@ -7,9 +7,11 @@ log { # on stderr, so journald keeps it
   format = "json"
 }
 access_log {        # off when the block is absent
-  output = "stdout" # or a file
-  format = "json"
-  sample = 1.0
+  output = "stdout" # or a file; rotate it and send SIGUSR1
+  format = "json"   # or combined, Apache's
+  fields = ["time", "client_ip", "method", "host", "path", "query", "status", "route", "service", "consumer", "bytes_out", "duration_ms", "trace_id", "header.X-Tenant", "response.Content-Type"]
+  redact = ["token", "email"] # query parameters whose values are ***; "*", which holds without it, hides all
+  sample = 1.0                # of what didn't fail
 }
 audit_log {         # what waf finds; off when the block is absent
   output = "stderr" # or a file

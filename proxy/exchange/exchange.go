@@ -103,6 +103,26 @@ const (
 	CacheHit                     // stored
 )
 
+// String is what the policy cache did, in a word; "" for nothing.
+func (c Cached) String() string {
+	switch c {
+	case CachePassed:
+		return "pass"
+	case CacheMiss:
+		return "miss"
+	case CacheValidated:
+		return "validated"
+	case CacheCollapsed:
+		return "collapsed"
+	case CacheStale:
+		return "stale"
+	case CacheHit:
+		return "hit"
+	default:
+		return ""
+	}
+}
+
 // Hit reports whether the client was answered without a request of its own to the service.
 func (c Cached) Hit() bool { return c >= CacheCollapsed }
 
@@ -142,6 +162,7 @@ type Exchange struct {
 	Target    Target
 	ClientIP  netip.Addr // the client behind trusted proxies
 	RequestID string     // owned by the exchange's arena: a view, too
+	Trace     Trace      // zero: requests aren't traced
 	Deadline  time.Time  // when the exchange must be over; zero: no limit
 	Consumer  *Consumer  // who the policy auth says is calling; nil: nobody it knows
 	Claims    *Claims    // what the client's verified token says; nil: it showed none
@@ -182,6 +203,7 @@ type Exchange struct {
 	Upstream time.Duration // from the first try to the response's head; 0: no backend
 	BytesIn  int64         // body bytes read from the client
 	BytesOut int64         // body bytes written to the client
+	Logged   []string      // what the access log keeps of the response's head
 
 	bytes bytesBody
 	arena []byte
@@ -200,7 +222,7 @@ func (x *Exchange) Reset(p Proto, c *Conn, f Front) {
 		Request: x.Request, RequestTrailer: x.RequestTrailer,
 		Response: x.Response, ResponseTrailer: x.ResponseTrailer,
 		RequestEdits: x.RequestEdits, ResponseEdits: x.ResponseEdits,
-		Params: x.Params[:0], arena: x.arena[:0],
+		Params: x.Params[:0], Logged: x.Logged[:0], arena: x.arena[:0],
 	}
 }
 

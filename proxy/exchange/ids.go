@@ -58,6 +58,8 @@ const (
 	RetryAfter
 	Server
 	SetCookie
+	Traceparent
+	Tracestate
 	UserAgent
 	Vary
 	Via
@@ -89,7 +91,7 @@ var names = [lastID]string{
 	Expires: "expires", Forwarded: "forwarded", GRPCStatus: "grpc-status", IfMatch: "if-match",
 	IfModifiedSince: "if-modified-since", IfNoneMatch: "if-none-match", IfRange: "if-range", LastModified: "last-modified",
 	Link: "link", Location: "location", Origin: "origin", Pragma: "pragma", Proxy: "proxy", Range: "range",
-	Referer: "referer", RetryAfter: "retry-after", Server: "server", SetCookie: "set-cookie", UserAgent: "user-agent",
+	Referer: "referer", RetryAfter: "retry-after", Server: "server", SetCookie: "set-cookie", Traceparent: "traceparent", Tracestate: "tracestate", UserAgent: "user-agent",
 	Vary: "vary", Via: "via", WWWAuthenticate: "www-authenticate", XForwardedFor: "x-forwarded-for",
 	XForwardedHost: "x-forwarded-host", XForwardedPort: "x-forwarded-port", XForwardedProto: "x-forwarded-proto",
 	XForwardedPrefix: "x-forwarded-prefix", XRealIP: "x-real-ip", XRequestID: "x-request-id",

@@ -35,8 +35,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/sirupsen/logrus"
 
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/admin"
@@ -125,7 +123,7 @@ type App struct {
 	snapshots  *discovery.Snapshots
 	consul     *consulPlace
 	remembered discovery.Source // consul, with the last known instances behind it
-	accessLog  *proxy.AccessLog // that of the first configuration: its output isn't changed by a reload
+	accessLog  *linelog.Writer  // that of the first configuration: its output isn't changed by a reload
 	auditLog   *linelog.Writer  // likewise
 	admin      *admin.Server
 
@@ -204,7 +202,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, Abused: a.abused, TLS: a.listenerTLS})
 	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, StickyKey: stateKey(a.log, file.StateDir, "sticky.key", "sticky cookies won't survive a restart")})
 	if file.AccessLog != nil {
-		a.accessLog = proxy.NewAccessLog(*file.AccessLog, a.log)
+		a.accessLog = linelog.New("access_log", file.AccessLog.Output, a.log)
 	}
 	guard := waf.Deps{Log: a.log.WithField("component", "waf")}
 	if file.AuditLog != nil {
@@ -212,9 +210,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 		guard.Audit = a.auditLog.Append
 	}
 	a.waf = waf.NewStore(guard)
-	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{app: a})
-	a.admin = admin.New(admin.Deps{Log: a.log.WithField("component", "admin"), Gateway: a, Metrics: metrics})
+	a.admin = admin.New(admin.Deps{Log: a.log.WithField("component", "admin"), Gateway: a, Metrics: a.metrics()})
 	return a, nil
 }
 
@@ -267,6 +263,7 @@ func (c *cleanups) background(name string, f func(context.Context)) {
 
 // Run serves until ctx ends, drains, and stops.
 func (a *App) Run(ctx context.Context) error {
+	signal.Ignore(syscall.SIGPIPE) // a log that nobody reads any more must not end the gateway
 	end := &cleanups{log: a.log}
 	defer end.run()
 	if err := a.start(end); err != nil {
@@ -378,17 +375,22 @@ func (a *App) signals(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case s := <-ch:
+			a.reopenLogs()
 			if s == syscall.SIGUSR1 {
-				if a.accessLog != nil {
-					a.accessLog.Reopen()
-				}
-				if a.auditLog != nil {
-					a.auditLog.Reopen()
-				}
 				continue
 			}
 			_ = a.Reload(ctx) // said in the log and in status
 		}
+	}
+}
+
+// reopenLogs opens the logs' files again, after rotation.
+func (a *App) reopenLogs() {
+	if a.accessLog != nil {
+		a.accessLog.Reopen()
+	}
+	if a.auditLog != nil {
+		a.auditLog.Reopen()
 	}
 }
 

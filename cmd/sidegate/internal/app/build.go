@@ -224,10 +224,18 @@ func (a *App) compile(d *draft) (*ready, error) {
 		p.Stats = a.stats.Route(p.Name, "")
 	}
 	out.table = &proxy.Table{
-		Matcher: matcher, Routes: append(made.compiled, own...), Trust: proxy.Trust(d.file.TrustedProxies), Log: a.accessLog, HTTPS: redirects(d.file),
+		Matcher: matcher, Routes: append(made.compiled, own...), Trust: proxy.Trust(d.file.TrustedProxies), Log: a.logOf(d.file), HTTPS: redirects(d.file),
 	}
 	out.problems = d.problems
 	return out, nil
+}
+
+// logOf is the access log as a configuration has it; its routes say what is hidden.
+func (a *App) logOf(file *config.File) *proxy.AccessLog {
+	if a.accessLog == nil || file.AccessLog == nil {
+		return nil
+	}
+	return proxy.NewAccessLog(*file.AccessLog, file.Credentials(), a.accessLog)
 }
 
 // made are the routes that could be compiled, and what each became.

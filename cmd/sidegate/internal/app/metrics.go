@@ -1,9 +1,11 @@
 package app
 
 import (
+	"regexp"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/memory"
@@ -93,10 +95,10 @@ func newDescs() *descs {
 		memoryTurned:  d("memory_connections_refused_total", "Connections refused for want of memory."),
 		logins:        d("logins_total", "Browsers sent to a provider to log in, and what became of logins.", "issuer", "outcome"),
 		sessions:      d("login_sessions_total", "What became of sessions: renewed, not_renewed (the provider takes it back, or doesn't answer), ended by their users.", "issuer", "outcome"),
-		certificate:   d("certificate_not_after_seconds", "When a certificate ends, in seconds since 1970.", "name", "source"),
+		certificate:   d("certificate_not_after_seconds", "When a certificate ends, in seconds since 1970; of those with the source on-demand or local, the first that does.", "name", "source"),
 		reloads:       d("configuration_reloads_total", "Reloads that succeeded."),
 		rejected:      d("configuration_rejected", "1 while the newest configuration isn't in force because of an error."),
-		logDropped:    d("access_log_dropped_total", "Lines that the access log's output was too slow for."),
+		logDropped:    d("access_log_dropped_total", "Lines that the access log's output was too slow for, or failed for."),
 		abusive:       d("abusive_connections_total", "Connections that were asked to end, or closed, for what their clients sent.", "protocol", "kind", "action"),
 		bans:          d("bans", "Addresses that are banned."),
 		banned:        d("bans_total", "Bans that a route has caused.", "route"),
@@ -109,7 +111,7 @@ func newDescs() *descs {
 		unseen:        d("waf_unseen_total", "Requests that passed without the waf having seen all of them: a body beyond its bound, or what mode block would have refused unread.", "route", "mode"),
 		inspecting:    d("waf_inspection_seconds_total", "Time spent inspecting.", "route", "mode"),
 		wafBusy:       d("waf_overloads_total", "Requests that the waf had no room to inspect."),
-		auditDropped:  d("audit_log_dropped_total", "Lines that the audit log's output was too slow for."),
+		auditDropped:  d("audit_log_dropped_total", "Lines that the audit log's output was too slow for, or failed for."),
 
 		cacheAnswers:    d("cache_requests_total", "Requests to routes with a cache, by how they were answered: hit, stale (of the hits), miss, collapsed (by what another request fetched), validated (of the misses: the stored answer still held), error (stale, instead of an error), pass (nothing for the cache), refresh (without a client).", "route", "result"),
 		cacheStored:     d("cache_stored_total", "Answers that were stored.", "route"),
@@ -126,6 +128,17 @@ func newDescs() *descs {
 		encoders:        d("compress_memory_bytes", "Memory set aside for the responses that are being compressed."),
 		unseenResponses: d("validate_responses_unseen_total", "Responses that were too large or compressed to be compared with the route's document.", "route"),
 	}
+}
+
+// metrics are what a scrape shows: the gateway's, the process's, and what of Go's
+// tells something about either.
+func (a *App) metrics() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(&collector{app: a}, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector(
+		collectors.WithGoCollectorMemStatsMetricsDisabled(),
+		collectors.WithGoCollectorRuntimeMetrics(collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/memory/classes/(total|heap/objects|heap/stacks|heap/released):bytes$`)}),
+	))
+	return r
 }
 
 // Describe says nothing: the metrics depend on the configuration.
@@ -213,14 +226,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	c.consumers(d, gauge)
 	gauge(d.problems, float64(len(a.view.problems())+len(a.keys.problems())+len(a.cacheProblems())))
-	seen := map[[2]string]bool{}
-	for _, s := range a.certs.Status() {
-		if len(s.Names) == 0 || s.NotAfter.IsZero() || seen[[2]string{s.Names[0], s.Source}] {
-			continue
-		}
-		seen[[2]string{s.Names[0], s.Source}] = true
-		gauge(d.certificate, float64(s.NotAfter.Unix()), s.Names[0], s.Source)
-	}
+	c.certificates(d, gauge)
 	a.view.mu.Lock()
 	reloads, rejected := a.view.reloads, a.view.rejectedBy != ""
 	a.view.mu.Unlock()
@@ -391,6 +397,28 @@ func (c *collector) consumers(d *descs, gauge emit) {
 	gauge(d.apiKeys, float64(s.KeysOnDisk), "state_dir")
 	gauge(d.consumersAge, s.Age.Seconds())
 	gauge(d.untold, float64(s.Untold))
+}
+
+// certificates shows when each ends. Those whose names clients choose, with on_demand or
+// from the local authority, are one: the first of them to end.
+func (c *collector) certificates(d *descs, gauge emit) {
+	ends := map[[2]string]time.Time{}
+	for _, s := range c.app.certs.Status() {
+		if len(s.Names) == 0 || s.NotAfter.IsZero() {
+			continue
+		}
+		key := [2]string{s.Names[0], s.Source}
+		named := s.Source == "on-demand" || s.Source == "local"
+		if named {
+			key[0] = "*"
+		}
+		if end, ok := ends[key]; !ok || named && s.NotAfter.Before(end) {
+			ends[key] = s.NotAfter
+		}
+	}
+	for key, end := range ends {
+		gauge(d.certificate, float64(end.Unix()), key[0], key[1])
+	}
 }
 
 func number(b bool) float64 {

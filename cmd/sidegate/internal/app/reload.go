@@ -195,8 +195,8 @@ func (a *App) pinned(file *config.File) error {
 	if file.Counters != now.Counters {
 		errs = append(errs, errors.New("the counters block changed"))
 	}
-	if (file.AccessLog == nil) != (now.AccessLog == nil) || file.AccessLog != nil && *file.AccessLog != *now.AccessLog {
-		errs = append(errs, errors.New("the access_log block changed"))
+	if (file.AccessLog == nil) != (now.AccessLog == nil) || file.AccessLog != nil && file.AccessLog.Output != now.AccessLog.Output {
+		errs = append(errs, errors.New("the access_log block's output changed"))
 	}
 	if (file.AuditLog == nil) != (now.AuditLog == nil) || file.AuditLog != nil && *file.AuditLog != *now.AuditLog {
 		errs = append(errs, errors.New("the audit_log block changed"))

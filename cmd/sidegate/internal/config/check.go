@@ -38,6 +38,7 @@ func (c *checker) all() {
 		c.bundles[b.Name] = true
 	}
 	c.listeners()
+	c.accessLog()
 	c.admin()
 	c.consul()
 	c.tls()

@@ -1,0 +1,4 @@
+access_log {
+  format = "combined"
+  fields = ["status"]
+}
