@@ -157,7 +157,7 @@ func (s *Store) evictFrom(sh *shard) bool {
 		return false
 	case it.place != 0:
 		s.swap(sh, it, it.stub(sh.places[it.place].old))
-	case !it.has(isAttachment) && it.asked && !it.useless(now) && s.disk.takes():
+	case !it.has(isAttachment) && (it.asked || sh.sketch.count(it.hash) > 1) && !it.useless(now) && s.disk.takes():
 		gone := it.stub(false)
 		gone.leaving = true
 		s.swap(sh, it, gone)
