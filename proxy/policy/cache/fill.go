@@ -111,10 +111,13 @@ func (f *fill) pump() bool {
 		f.decide()
 		f.trim()
 		f.more.Broadcast()
-		ended, direct := f.ended, f.direct
+		ended, direct, writes := f.ended, f.direct, f.spool != nil && !f.passing
 		f.mu.Unlock()
 		if ended || direct {
 			return f.finish(err)
+		}
+		if writes {
+			f.store.disk.catchUp()
 		}
 	}
 }
