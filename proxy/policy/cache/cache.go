@@ -40,6 +40,8 @@ type Config struct {
 	Wait time.Duration `hcl:"wait,attr" default:"5s" min:"0s" max:"1m"`
 	// Whether clients may ask for newer or older answers, by Cache-Control and Pragma.
 	ClientControl bool `hcl:"client_control,attr" default:"true"`
+	// Whether the fields by which services tag answers, Surrogate-Key and Cache-Tag, go on to clients: for a CDN in front.
+	ShowTags bool `hcl:"show_tags,attr" default:"false"`
 }
 
 // Deps are what the policy works with.

@@ -336,64 +336,6 @@ func race(t *testing.T, p *Policy, rnd *rand.Rand, n int, changes *version) {
 	p.Finish(x)
 }
 
-func TestPurge(t *testing.T) {
-	lines := []string{
-		"GET https://api.example.com/a", "GET https://api.example.com/a?b", "GET https://api.example.com/ab", "GET https://api.example.com/", "GET http://api.example.com/a",
-		"GET https://api.example.com:8443/a", "GET https://other.example.com/a",
-	}
-	for _, tt := range []struct {
-		what string
-		gone string // the numbers of the lines
-	}{
-		{"https://api.example.com/a", "0"}, {"https://API.example.com:443/a", "0"}, {"https://api.example.com/a?b", "1"}, {"https://api.example.com/a*", "0 1 2"}, {"https://api.example.com", "3"},
-		{"https://api.example.com/*", "0 1 2 3"}, {"https://api.example.com:8443/*", "5"}, {"http://api.example.com/*", "4"}, {"*", "0 1 2 3 4 5 6"}, {"https://api.example.com/c", ""},
-	} {
-		p := newPolicy(t, nil, "")
-		for _, line := range lines {
-			answer(t, p, line, "old", "Cache-Control: max-age=100", "Vary: X-A")
-		}
-		n, err := p.store.Purge(tt.what)
-		if err != nil || n != len(strings.Fields(tt.gone)) {
-			t.Errorf("Purge(%q) = %d, %v", tt.what, n, err)
-		}
-		var gone []string
-		for i, line := range lines {
-			if _, hit := answer(t, p, line, "new"); !hit {
-				gone = append(gone, fmt.Sprint(i))
-			}
-		}
-		if got := strings.Join(gone, " "); got != tt.gone {
-			t.Errorf("Purge(%q): %s are gone, want %s", tt.what, got, tt.gone)
-		}
-	}
-	for _, what := range []string{"", "/a", "api.example.com/a", "ftp://api.example.com/", "https://u@api.example.com/", "https://api.example.com/#a", "://*"} {
-		if _, err := NewStore(StoreConfig{}).Purge(what); err == nil {
-			t.Errorf("Purge(%q) does something", what)
-		}
-	}
-}
-
-// TestPurgeOnTheWay: what was fetched before a purge isn't stored after it.
-func TestPurgeOnTheWay(t *testing.T) {
-	p := newPolicy(t, nil, "")
-	const line = "GET https://api.example.com/a"
-	x := policytest.Exchange(t, line)
-	x.Start = time.Now()
-	if _, err := p.Request(x); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.store.Purge("https://api.example.com/*"); err != nil {
-		t.Fatal(err)
-	}
-	x.Tries = 1
-	policytest.Answer(x, 200, "old", "Cache-Control: max-age=100")
-	_ = p.Response(x)
-	p.Finish(x)
-	if _, hit := answer(t, p, line, "new"); hit {
-		t.Error("it is stored")
-	}
-}
-
 // TestLeaderLeaves: when the client of the one that fetches leaves, one of those
 // who wait takes its place, and the others wait for that; when the service fails,
 // all are told so.

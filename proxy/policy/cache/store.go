@@ -33,7 +33,12 @@ type Store struct {
 
 	shards [64]shard
 
-	mu     sync.Mutex // guards routes
+	recent  recent
+	purging purging
+	reasons reasons
+
+	used   chan struct{} // closed once a route has a cache
+	mu     sync.Mutex    // guards routes
 	routes map[string]*counts
 }
 
@@ -51,7 +56,7 @@ const overhead = 210
 
 // NewStore returns an empty store.
 func NewStore(c StoreConfig) *Store {
-	s := &Store{seed: maphash.MakeSeed(), routes: map[string]*counts{}}
+	s := &Store{seed: maphash.MakeSeed(), routes: map[string]*counts{}, used: make(chan struct{})}
 	s.items = otter.Must(&otter.Options[string, item]{
 		MaximumWeight: uint64(max(c.Memory, 1<<20)),
 		Weigher:       func(key string, v item) uint32 { return uint32(min(len(key)+v.weight()+overhead, 1<<31)) },
@@ -93,13 +98,16 @@ type entry struct {
 	status int
 	head   *exchange.Head
 	body   []byte
-	length int64 // of the body; -1: not known before its end
+	length int64  // of the body; -1: not known before its end
+	tags   string // as tagsOf makes them
 	rules.Shelf
 	rules.Validators
 	born time.Time // when it was made: age 0
 }
 
-func (e *entry) weight() int { return cap(e.body) + cap(e.head.Buffer()) + 32*e.head.Len() }
+func (e *entry) weight() int {
+	return cap(e.body) + cap(e.head.Buffer()) + 32*e.head.Len() + len(e.tags)
+}
 
 func (e *entry) age(now time.Time) time.Duration { return max(0, now.Sub(e.born)) }
 
@@ -113,7 +121,9 @@ type flight struct {
 	ready             chan struct{} // closed when it is known what becomes of it
 
 	// Guarded by the shard's mu.
-	gone bool // ended, or forgotten with its URI: it isn't stored
+	gone   bool   // ended, or forgotten with its URI: it isn't stored
+	purged bool   // forgotten by a purge: who waits may have come after that
+	began  uint64 // the last purge when it was asked for; not changed after
 
 	// Set before ready is closed, and not changed after.
 	settled bool // also guarded by the shard's mu
@@ -168,12 +178,12 @@ func (s *Store) join(want *flight, same func(f *flight) bool) (f *flight, starte
 	defer sh.mu.Unlock()
 	if want.open {
 		for _, f := range sh.flights[want.uri] {
-			if f.open && f.base == want.base && same(f) {
+			if f.open && f.base == want.base && same(f) && s.heed(f, f.result.entry) != hardPurged {
 				return f, false
 			}
 		}
 	}
-	want.ready = make(chan struct{})
+	want.ready, want.began = make(chan struct{}), s.recent.last.Load()
 	sh.flights[want.uri] = append(sh.flights[want.uri], want)
 	return want, true
 }
@@ -186,6 +196,9 @@ func (s *Store) settle(f *flight, r result, varies []string, values string) {
 	defer sh.mu.Unlock()
 	if f.settled {
 		return
+	}
+	if r.entry != nil && (s.heed(f, r.entry) == hardPurged || f.purged) {
+		r = result{again: true}
 	}
 	f.settled, f.result = true, r
 	if r.entry != nil {
@@ -217,6 +230,12 @@ func (s *Store) keep(f *flight, e *entry, varies []string, key func(number uint6
 	defer sh.mu.Unlock()
 	if f.gone {
 		return false
+	}
+	switch s.heed(f, e) {
+	case hardPurged:
+		return false
+	case softPurged:
+		e.Lifetime = min(e.Lifetime, e.age(time.Now()))
 	}
 	r := s.record(f.uri)
 	switch {

@@ -1,6 +1,11 @@
 package app
 
-import "github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/admin"
+import (
+	"net/http"
+
+	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/admin"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/cache"
+)
 
 // Cache says what is stored, and how requests to routes with a cache were answered.
 func (a *App) Cache() admin.CacheStatus {
@@ -8,11 +13,11 @@ func (a *App) Cache() admin.CacheStatus {
 	return admin.CacheStatus{Items: items, Bytes: bytes, Routes: a.cached.Counts()}
 }
 
-// Purge forgets the answers of a URL, or of those that begin so.
-func (a *App) Purge(url string) (int, error) {
-	n, err := a.cached.Purge(url)
-	if err == nil {
-		a.log.WithField("url", url).WithField("answers", n).Info("answers in the cache are forgotten")
+// Inspect says what is stored of a URL.
+func (a *App) Inspect(url string) (cache.Inspection, error) {
+	i, err := a.cached.Inspect(url)
+	if err != nil {
+		return i, admin.Refuse(http.StatusBadRequest, "%v", err)
 	}
-	return n, err
+	return i, nil
 }
