@@ -195,7 +195,7 @@ func printInspection(out io.Writer, i *cache.Inspection, now time.Time) {
 		a := &i.Answers[n]
 		p("%d  %d bytes, %s old, %s", a.Status, a.Bytes, a.Age.Truncate(time.Second), shelfText(a))
 		p("  route      %s%s", a.Route, prefixed(", service ", a.Service))
-		p("  for        %s", callerText(a))
+		p("  for        %s", a.Whom())
 		for _, part := range []struct {
 			name string
 			m    map[string]string
@@ -242,23 +242,6 @@ func shelfText(a *cache.Stored) string {
 		text += fmt.Sprintf(", for %s instead of an error", a.StaleIfError)
 	}
 	return text
-}
-
-func callerText(a *cache.Stored) string {
-	var list []string
-	if a.Consumer != "" {
-		list = append(list, "consumer "+a.Consumer)
-	}
-	if a.Claims != "" {
-		list = append(list, "tokens whose claims hash to "+a.Claims+"…")
-	}
-	if len(a.Fields) > 0 {
-		list = append(list, "requests to which policies add the same "+strings.Join(a.Fields, ", "))
-	}
-	if len(list) == 0 {
-		return "everyone"
-	}
-	return strings.Join(list, ", ")
 }
 
 func placeText(a *cache.Stored) string {

@@ -43,18 +43,56 @@ func TestExplain(t *testing.T) {
 	if got, want := p.Explain(), "answers of up to 1048576 bytes, as they say; 30s if they don't say; the same for everyone"; got != want {
 		t.Errorf("Explain = %q, want %q", got, want)
 	}
-	x := policytest.Exchange(t, "GET https://api.example.com/a")
-	x.Start = time.Now()
-	if got, want := p.Test(x), "sends it on, and stores the answer if that may be stored"; got != want {
-		t.Errorf("Test = %q, want %q", got, want)
+	const line = "GET https://api.example.com/a"
+	answer(t, p, line, "no", "Cache-Control: private")
+	x := policytest.Exchange(t, line)
+	for _, want := range []string{
+		"sends it on, since nothing is stored for it; the answer is stored if it says for how long (", "), or by default_ttl and not no-store, ", "has 1048576 bytes at most",
+		"found by https://api.example.com/a and its Vary, for everyone", "the last one that wasn't stored, 0s ago: 200, private",
+	} {
+		if got := p.Test(x); !strings.Contains(got, want) {
+			t.Errorf("Test = %q, want %q", got, want)
+		}
 	}
-	answer(t, p, "GET https://api.example.com/a", "body", "Cache-Control: max-age=100")
+	answer(t, p, line, "body", "Cache-Control: max-age=100")
 	if got, want := p.Test(x), "answers from memory: 200, 4 bytes, 0s old, fresh for 1m"; !strings.HasPrefix(got, want) {
 		t.Errorf("Test = %q, want %q", got, want)
 	}
-	x = policytest.Exchange(t, "POST https://api.example.com/a")
-	if got, want := p.Test(x), "sends it on: sidegate; fwd=method"; got != want {
-		t.Errorf("Test = %q, want %q", got, want)
+}
+
+// TestExplainPasses: it is said why a request has nothing to do with the cache.
+func TestExplainPasses(t *testing.T) {
+	for _, tt := range []struct {
+		block, line string
+		fields      []string
+		want        string
+	}{
+		{"", "POST https://a.test/", nil, "POST is neither GET nor HEAD; if it succeeds, what is stored of its URI is forgotten"},
+		{"", "GET https://a.test/", []string{"If-Match: *"}, "only the service can tell"},
+		{"", "GET https://a.test/", []string{"If-Unmodified-Since: x"}, "only the service can tell"},
+		{"", "GET https://a.test/", []string{"Cache-Control: no-store"}, "it says no-store"},
+		{`when = "request.path == '/b'"`, "GET https://a.test/", nil, "when doesn't hold"},
+		{`bypass = "request.path == '/'"`, "GET https://a.test/", nil, "bypass holds"},
+		{`bypass = "request.headers['x'] == '/'"`, "GET https://a.test/", nil, "bypass can't be evaluated: "},
+		{"", "HEAD https://a.test/", nil, "answers to HEAD aren't stored"},
+		{"", "GET https://a.test/", []string{"Authorization: x"}, "it has to say public, s-maxage or must-revalidate"},
+		{`default_ttl = "1m"`, "GET https://a.test/", []string{"Cookie: a=b"}, "or by default_ttl (not this one: the request has cookies)"},
+		{`key = ["path", "header.X-A"]`, "GET https://a.test/b", []string{"X-A: c"}, "found by https:///b, x-a: c and its Vary"},
+	} {
+		p := newPolicy(t, nil, tt.block)
+		if got := p.Test(policytest.Exchange(t, tt.line, tt.fields...)); !strings.Contains(got, tt.want) {
+			t.Errorf("%s %q, %s: %q, want %q", tt.line, tt.fields, tt.block, got, tt.want)
+		}
+	}
+	p := newPolicy(t, nil, "")
+	p.Guarded()
+	if got, want := p.Test(policytest.Exchange(t, "GET https://a.test/")), "it isn't known who is calling"; !strings.Contains(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	x := policytest.Exchange(t, "GET https://a.test/")
+	x.Consumer = &exchange.Consumer{Name: "ann"}
+	if got, want := p.Test(x), "for consumer ann, or for everyone if it says public"; !strings.Contains(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 

@@ -120,15 +120,18 @@ func (m *meta) shown(now time.Time) Stored {
 	if m.tags != "" {
 		v.Tags = strings.Split(strings.Clone(m.tags), tagSeparator)
 	}
-	if _, fields, ok := strings.Cut(m.uri, "\x00"); ok {
-		v.Key = fieldsOf(strings.TrimPrefix("\x00"+fields, noQuery))
-	}
+	v.Key = fieldsOf(fieldsOfKey(m.uri))
 	base, values, ok := m.parts()
 	if ok {
 		v.readBase(base)
 		v.Vary = fieldsOf(values)
 	}
 	return v
+}
+
+// fieldsOfKey are the fields that a URI has in what its answers are found by.
+func fieldsOfKey(uri string) string {
+	return strings.TrimPrefix(uri[len(plainURI(uri)):], noQuery)
 }
 
 // parts are what bases and values made of the request.
@@ -195,4 +198,22 @@ func fieldsOf(text string) map[string]string {
 		fields[name] = value
 	}
 	return fields
+}
+
+// Whom says for whom an answer is.
+func (v *Stored) Whom() string {
+	var list []string
+	if v.Consumer != "" {
+		list = append(list, "consumer "+v.Consumer)
+	}
+	if v.Claims != "" {
+		list = append(list, "tokens whose claims hash to "+v.Claims+"…")
+	}
+	if len(v.Fields) > 0 {
+		list = append(list, "requests to which policies add the same "+strings.Join(v.Fields, ", "))
+	}
+	if len(list) == 0 {
+		return "everyone"
+	}
+	return strings.Join(list, ", ")
 }
