@@ -78,7 +78,17 @@ func printCache(out io.Writer, s admin.CacheStatus) error {
 			fmt.Fprintf(out, "%s: %d answers weren't stored: %s\n", r.Route, r.NotStored[w], w)
 		}
 	}
-	_, err := fmt.Fprintf(out, "%d items take %d bytes\n", s.Items, s.Bytes)
+	if _, err := fmt.Fprintf(out, "%d answers, %d bytes of memory\n", s.Items, s.Bytes); err != nil || s.Disk.Most == 0 {
+		return err
+	}
+	text := fmt.Sprintf("%d of them on disk, %s of %s", s.Disk.Files, size(s.Disk.Used), size(s.Disk.Most))
+	switch {
+	case s.Disk.Problem != "":
+		text += ": " + s.Disk.Problem
+	case s.Disk.Reading:
+		text += ", and what was there before the start is being read"
+	}
+	_, err := fmt.Fprintln(out, text)
 	return err
 }
 
@@ -203,6 +213,12 @@ func printInspection(out io.Writer, i *cache.Inspection, now time.Time) {
 			for _, name := range slices.Sorted(maps.Keys(part.m)) {
 				p("  %-10s %s: %s", part.name, name, part.m[name])
 			}
+		}
+		if a.ETag != "" {
+			p("  etag       %s", a.ETag)
+		}
+		if a.LastModified != "" {
+			p("  modified   %s", a.LastModified)
 		}
 		if len(a.Tags) > 0 {
 			p("  tags       %s", strings.Join(a.Tags, " "))

@@ -43,6 +43,9 @@ func (o *tagged) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Surrogate-Key", "all "+strings.Trim(r.URL.Path, "/"))
 	w.Header().Set("Cache-Tag", "cf,Path-"+strings.Trim(r.URL.Path, "/"))
 	fmt.Fprintf(w, "answer %d", n)
+	if strings.HasPrefix(r.URL.Path, "/large") {
+		_, _ = w.Write(make([]byte, 600<<10))
+	}
 }
 
 func (o *tagged) asked(at string) int {
@@ -611,7 +614,7 @@ route "reads" {
 		{"http://c.test/2?a", "http://c.test/2?b", "gone"},
 		{"http://c.test/3", "http://c.test/4", "fresh"},
 		{"http://a.test/5", "http://a.test/5", "gone"},
-		{"http://c.test/6", "http://b.test/6", "gone"}, // its key has no host
+		{"http://c.test/6", "http://b.test/6", "fresh"},
 		{"http://a.test/7", "http://other.example/7", "fresh"},
 	} {
 		fill(t, c, tt.stored)
@@ -623,5 +626,65 @@ route "reads" {
 	out, _ := run(t, "routes", "-json", "-config", filepath.Join(g.dir, "etc"))
 	if n := strings.Count(out, "make caches of other routes forget"); n == 0 {
 		t.Errorf("routes don't say it: %s", out)
+	}
+}
+
+// TestCachePurgeWhileDown: what was purged while a node was down is gone from its disk
+// before anybody gets it; what wasn't is used; without Consul nothing of it is.
+func TestCachePurgeWhileDown(t *testing.T) {
+	a := newAgent(t)
+	o := &tagged{calls: map[string]int{}}
+	nodes, clients := purgeNodes(t, o, fmt.Sprintf("consul { address = \"127.0.0.1:%d\" }\n", a.port)+`
+cache {
+  memory = "2MiB"
+  disk   = "64MiB"
+}
+`)
+	g, c := nodes[1], clients[1]
+	urls := []string{"http://a.test/large/1", "http://a.test/large/2"}
+	onDisk := func() {
+		t.Helper()
+		fill(t, c, urls...)
+		eventually(t, "on disk", func() error {
+			if n := g.metric(t, "sidegate_cache_disk_items"); n != 2 {
+				return fmt.Errorf("%d items", n)
+			}
+			return nil
+		})
+	}
+	onDisk()
+	// What was purged before isn't purged again after a restart.
+	if out, code := nodes[0].cacheCommand(t, "purge", "-tag", "large/2"); code != 0 {
+		t.Fatal(out)
+	}
+	g.becomes(t, "told", urls, "fresh gone")
+	onDisk()
+	asked := [2]int{o.asked("a.test/large/1"), o.asked("a.test/large/2")}
+	for _, how := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		g.stop(how)
+		if out, code := nodes[0].cacheCommand(t, "purge", "-tag", "large/1"); code != 0 {
+			t.Fatal(out)
+		}
+		g.start(t)
+		g.becomes(t, "after a restart", urls, "gone fresh")
+		fill(t, c, urls...)
+		if got := [2]int{o.asked("a.test/large/1"), o.asked("a.test/large/2")}; got[0] != asked[0]+1 || got[1] != asked[1] {
+			t.Errorf("%v: the service was asked %v, %v before", how, got, asked)
+		}
+		asked[0]++
+		eventually(t, "on disk", func() error {
+			if n := g.metric(t, "sidegate_cache_disk_items"); n != 2 {
+				return fmt.Errorf("%d items", n)
+			}
+			return nil
+		})
+	}
+	// Without Consul, nobody knows what was purged.
+	g.stop(syscall.SIGTERM)
+	a.stop(syscall.SIGKILL)
+	g.start(t)
+	fill(t, c, urls[0])
+	if n := o.asked("a.test/large/1"); n != asked[0]+1 {
+		t.Errorf("without Consul an answer of before is used: %d requests, want %d", n, asked[0]+1)
 	}
 }

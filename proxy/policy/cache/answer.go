@@ -14,19 +14,23 @@ const (
 )
 
 // serve answers with e, whose body is on its way where f isn't nil.
-func (l *look) serve(e *entry, f *fill, how string) {
+func (l *look) serve(e *entry, f *reader, how string) {
+	defer e.release()
 	x := l.x
 	age := e.age(l.now)
 	var room [96]byte
 	b := append(append(append(room[:0], statusName...), how...), "; ttl="...)
 	x.ResponseEdits.Add(cacheStatus, x.Keep(strconv.AppendInt(b, int64((e.Lifetime-age)/time.Second), 10)))
 	x.ResponseEdits.SetID(exchange.Age, "Age", x.Keep(strconv.AppendInt(room[:0], int64(age/time.Second), 10)))
-	verdict, from, to := rules.Whole, int64(0), int64(len(e.body))
+	verdict, from, to := rules.Whole, int64(0), max(0, e.length)
 	if x.Method == "GET" && e.status == 200 && f == nil && x.Request.Has(exchange.Range) {
-		verdict, from, to = rules.Range(&x.Request, e.Validators, int64(len(e.body)))
+		verdict, from, to = rules.Range(&x.Request, e.Validators, e.length)
 	}
 	switch {
 	case e.status == 200 && rules.NotModified(&x.Request, e.Validators): // before Range (RFC 9110, 13.2.2)
+		if f != nil {
+			_ = f.Close()
+		}
 		x.Reply(304, "", nil)
 		e.show(x)
 		x.ResponseLength = 0
@@ -36,33 +40,47 @@ func (l *look) serve(e *entry, f *fill, how string) {
 		x.Reply(416, "", nil)
 		e.show(x)
 		dropContent(&x.Response)
-		x.ResponseEdits.SetID(exchange.ContentRange, "Content-Range", x.Keep(strconv.AppendInt(append(room[:0], "bytes */"...), int64(len(e.body)), 10)))
+		x.ResponseEdits.SetID(exchange.ContentRange, "Content-Range", x.Keep(strconv.AppendInt(append(room[:0], "bytes */"...), e.length, 10)))
 		return
 	case verdict == rules.Part:
-		x.Reply(206, "", e.body[from:to:to])
-		x.ResponseEdits.SetID(exchange.ContentRange, "Content-Range", x.Keep(contentRange(room[:0], from, to, len(e.body))))
+		e.reply(x, 206, from, to)
+		x.ResponseEdits.SetID(exchange.ContentRange, "Content-Range", x.Keep(contentRange(room[:0], from, to, e.length)))
 	case f != nil:
 		x.Reply(e.status, "", nil)
-		x.ResponseBody, x.ResponseLength = f.reader(), e.length
+		x.ResponseBody, x.ResponseLength = f, e.length
 	case x.Method == "HEAD":
 		x.Reply(e.status, "", nil)
-		x.ResponseLength = int64(len(e.body))
+		x.ResponseLength = e.length
 	default:
-		x.Reply(e.status, "", e.body)
+		e.reply(x, e.status, 0, e.length)
 	}
 	e.show(x)
 	l.p.counts.bytes.Add(uint64(max(0, x.ResponseLength)))
 }
 
-func contentRange(b []byte, from, to int64, size int) []byte {
+// reply makes a part of the body, or all of it, the response's.
+func (e *entry) reply(x *exchange.Exchange, status int, from, to int64) {
+	if e.file == nil {
+		x.Reply(status, "", e.body[from:to:to])
+		return
+	}
+	x.Reply(status, "", nil)
+	x.ResponseBody, x.ResponseLength = e.file.body(from, to), to-from
+}
+
+func contentRange(b []byte, from, to, size int64) []byte {
 	b = strconv.AppendInt(append(b, "bytes "...), from, 10)
 	b = strconv.AppendInt(append(b, '-'), to-1, 10)
-	return strconv.AppendInt(append(b, '/'), int64(size), 10)
+	return strconv.AppendInt(append(b, '/'), size, 10)
 }
 
 // show makes the stored fields those of the response, without a copy.
 func (e *entry) show(x *exchange.Exchange) {
-	x.Response.Share(e.head)
+	if e.head != nil {
+		x.Response.Share(e.head)
+	} else {
+		x.Response.Unpack(e.packed)
+	}
 	hide(&x.Response)
 }
 

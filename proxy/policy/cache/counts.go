@@ -48,15 +48,15 @@ func (s *Store) of(route string) *counts {
 		s.routes[route] = c
 	}
 	select {
-	case <-s.used:
+	case <-s.wanted:
 	default:
-		close(s.used)
+		close(s.wanted)
 	}
 	return c
 }
 
 // Used is closed once a route has a cache.
-func (s *Store) Used() <-chan struct{} { return s.used }
+func (s *Store) Used() <-chan struct{} { return s.wanted }
 
 // Retain forgets the counts of routes that are gone. Their answers go when room is
 // needed.

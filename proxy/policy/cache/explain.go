@@ -51,14 +51,15 @@ func (p *Policy) Test(x *exchange.Exchange) string {
 	if e == nil {
 		return "sends it on, since nothing is stored for it; " + l.stores()
 	}
+	defer e.release()
 	age := e.age(l.now).Truncate(time.Second)
 	switch rules.Decide(&e.Shelf, e.age(l.now), &l.control) {
 	case rules.Fresh:
-		return fmt.Sprintf("answers from memory: %d, %d bytes, %s old, fresh for %s", e.status, len(e.body), age, (e.Lifetime - age).Truncate(time.Second))
+		return fmt.Sprintf("answers from %s: %d, %d bytes, %s old, fresh for %s", e.where(), e.status, e.length, age, (e.Lifetime - age).Truncate(time.Second))
 	case rules.Validate:
-		return fmt.Sprintf("asks the service whether the answer in memory, %s old, still holds; %s", age, l.stores())
+		return fmt.Sprintf("asks the service whether the answer in %s, %s old, still holds; %s", e.where(), age, l.stores())
 	default:
-		return fmt.Sprintf("answers from memory, stale: %d, %d bytes, %s old", e.status, len(e.body), age)
+		return fmt.Sprintf("answers from %s, stale: %d, %d bytes, %s old", e.where(), e.status, e.length, age)
 	}
 }
 
@@ -137,4 +138,11 @@ func (l *look) stores() string {
 		fmt.Fprintf(&b, "; the last one that wasn't stored, %s ago: %d, %s", l.now.Sub(r.at).Truncate(time.Second), r.status, r.why)
 	}
 	return b.String()
+}
+
+func (e *entry) where() string {
+	if e.file != nil {
+		return "disk"
+	}
+	return "memory"
 }

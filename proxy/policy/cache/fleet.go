@@ -103,8 +103,9 @@ type telling struct {
 // ErrNoFleet says that there is nobody to tell.
 var ErrNoFleet = errors.New("there are no other nodes to tell")
 
-// NewFleet has purges of s hold on other nodes, too, once Share runs. state is what
-// was last given to save; save may be nil.
+// NewFleet has purges of s hold on other nodes, too, once Share runs. What s has of an
+// earlier run isn't used until what was purged meanwhile is done (Merge), or SetOff says
+// that nobody else purges. state is what was last given to save; save may be nil.
 func NewFleet(s *Store, log logrus.FieldLogger, host string, state FleetState, save func(FleetState)) *Fleet {
 	var id [6]byte
 	rand.Read(id[:]) // never fails (crypto/rand)
@@ -115,6 +116,7 @@ func NewFleet(s *Store, log logrus.FieldLogger, host string, state FleetState, s
 	for _, key := range state.Seen {
 		f.seen[key] = true
 	}
+	s.doubt()
 	return f
 }
 
@@ -306,7 +308,9 @@ func (f *Fleet) Merge(all map[string][]byte, now time.Time) (over []string, trim
 		}
 	}
 	if current.IsZero() {
-		f.store.distrust() // of it, this node knows nothing
+		if n := f.store.distrust(); n > 0 {
+			f.log.WithField("answers", n).Warn("it isn't known what other nodes have purged since: answers of an earlier run are forgotten")
+		}
 	}
 	switch {
 	case missed != "":

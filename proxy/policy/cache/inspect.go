@@ -52,8 +52,10 @@ type Stored struct {
 	StaleWhileRevalidate time.Duration `json:"stale_while_revalidate,omitempty"` // how long after that
 	StaleIfError         time.Duration `json:"stale_if_error,omitempty"`
 	Validate             bool          `json:"validate,omitempty"` // each time (no-cache)
+	ETag                 string        `json:"etag,omitempty"`     // as far as it is in memory, as is the next
+	LastModified         string        `json:"last_modified,omitempty"`
 	Tags                 []string      `json:"tags,omitempty"`
-	Memory               int64         `json:"memory"` // bytes that it takes there
+	Memory               int64         `json:"memory"` // bytes that it takes there; 0: it isn't there
 	Disk                 int64         `json:"disk"`
 	Encodings            []string      `json:"encodings,omitempty"` // in which it is kept beside
 }
@@ -114,6 +116,12 @@ func (m *meta) shown(now time.Time) Stored {
 		Route: strings.Clone(m.route), Service: strings.Clone(m.service), Status: m.status, Bytes: m.size, Age: age, Fresh: m.shelf.Lifetime - age,
 		StaleWhileRevalidate: m.shelf.WhileRevalidate, StaleIfError: m.shelf.IfError, Validate: m.shelf.NoCache, Memory: m.memory, Disk: m.disk,
 	}
+	if head := m.it.head(); len(head) > 0 {
+		v.ETag, v.LastModified = strings.Clone(exchange.PackedGet(head, exchange.ETag)), strings.Clone(exchange.PackedGet(head, exchange.LastModified))
+	}
+	if !m.it.has(hasBody) {
+		v.Memory = 0
+	}
 	if m.shelf.Must {
 		v.StaleWhileRevalidate, v.StaleIfError = 0, 0
 	}
@@ -137,10 +145,10 @@ func fieldsOfKey(uri string) string {
 // parts are what bases and values made of the request.
 func (m *meta) parts() (base, values string, ok bool) {
 	rest := string(m.key[len(m.uri):])
-	if len(rest) < 2+8+4 {
+	if len(rest) < 2+4 {
 		return "", "", false
 	}
-	rest = rest[2+8:]
+	rest = rest[2:]
 	n := int(binary.BigEndian.Uint32([]byte(rest[:4])))
 	if rest = rest[4:]; n > len(rest) {
 		return "", "", false

@@ -28,7 +28,7 @@ func (s *Store) purge(list []*selection) []int {
 		orders[i] = &order{selection: sel}
 		s.recent.note(sel)
 	}
-	s.purging.do(orders, s.walk)
+	s.purging.do(orders, s.carryOut)
 	counts := make([]int, len(orders))
 	for i, o := range orders {
 		counts[i] = o.purged
@@ -92,8 +92,8 @@ func (p *purging) do(orders []*order, walk func([]*order)) {
 	p.next = time.Now().Add(min(restFactor*time.Since(begin), mostRest))
 }
 
-// walk looks at all answers for the orders.
-func (s *Store) walk(orders []*order) {
+// carryOut looks at all answers for the orders.
+func (s *Store) carryOut(orders []*order) {
 	oldest := s.settled()
 	var wanted index[[]*order]
 	for _, o := range orders {
@@ -195,4 +195,23 @@ func (s *Store) heed(f *flight, e *entry) fate {
 func routeOf(base string) string {
 	route, _, _ := strings.Cut(base, "\x00")
 	return route
+}
+
+// trust lets answers of an earlier run be used: all has been done that was purged
+// meanwhile.
+func (s *Store) trust() { s.doubted.Store(false) }
+
+// doubt has answers of an earlier run not be used.
+func (s *Store) doubt() { s.doubted.Store(true) }
+
+// distrust forgets the answers of an earlier run: what was purged meanwhile isn't
+// known.
+func (s *Store) distrust() (forgotten int) {
+	forgotten, _ = s.all(func(m *meta) action {
+		if m.id < s.first {
+			return dropIt
+		}
+		return keepIt
+	})
+	return forgotten
 }

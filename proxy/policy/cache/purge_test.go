@@ -319,7 +319,7 @@ func TestTags(t *testing.T) {
 		}
 	}
 	var many []string
-	for i := range mostTags + 1 {
+	for i := range mostTagCount + 1 {
 		many = append(many, fmt.Sprint("Surrogate-Key: ", i))
 	}
 	x := policytest.Exchange(t, "GET https://api.example.com/", many...)

@@ -37,6 +37,7 @@ func (p *Policy) Response(x *exchange.Exchange) error {
 func (p *Policy) Finish(x *exchange.Exchange) {
 	if t, ok := x.Cache.(*task); ok && t.flight != nil {
 		p.store.end(t.flight)
+		t.look.found.release()
 	}
 	x.Cache = nil
 }
@@ -122,8 +123,11 @@ func (t *task) take(x *exchange.Exchange) {
 	l := t.look
 	p := l.p
 	v, tags := t.judge(x.Status, &x.Response, "")
-	if v.Store && x.ResponseLength > p.MaxObject {
+	switch {
+	case v.Store && x.ResponseLength > p.MaxObject:
 		v.Store, v.Why = false, "it is larger than max_object"
+	case v.Store && x.ResponseLength > p.store.largest() && !p.store.disk.takes():
+		v.Store, v.Why = false, "it is larger than a quarter of the cache's memory"
 	}
 	if !v.Store {
 		t.status(x, "; detail="+strconv.Quote(v.Why))
@@ -133,7 +137,7 @@ func (t *task) take(x *exchange.Exchange) {
 			p.store.drop(t.stale)
 		}
 		if t.conditional || t.flight.waiting.Load() > 0 {
-			p.store.setMark(strings.Clone(l.mark()), l.now.Add(markTime))
+			p.store.setMark(l.hash, l.mark(), l.now.Add(markTime))
 		}
 		p.store.end(t.flight)
 		return
@@ -187,7 +191,7 @@ func variesBy(h *exchange.Head) []string {
 func newEntry(status int, head *exchange.Head, shelf rules.Shelf, born time.Time) *entry {
 	date, _ := rules.ParseDate(head.Get(exchange.Date))
 	return &entry{
-		status: status, head: head, Shelf: shelf, born: born,
+		status: status, head: head, Shelf: shelf, born: born, length: -1,
 		Validators: rules.Validators{ETag: strings.Clone(head.Get(exchange.ETag)), LastModified: strings.Clone(head.Get(exchange.LastModified)), Date: date},
 	}
 }
@@ -208,17 +212,16 @@ func (t *task) store(x *exchange.Exchange, e *entry, public bool) {
 		k.complete(e, b)
 		return
 	}
-	f := newFill(body, e.length, t.look.p.MaxObject, b)
-	if e.length >= 0 {
-		k.share(e, f)
-	}
-	x.ResponseBody = &reader{f: f, owner: true}
-	go f.run(func(all []byte) {
-		if all == nil {
-			k.store.end(k.flight)
-			return
+	f := k.newFill(body, e, b)
+	x.ResponseBody = f.reader(x, true)
+	k.share(e, f)
+	go f.run(func(parts [][]byte, size int64, p *spool) {
+		whole := *e
+		whole.parts, whole.length, whole.spool = parts, size, p
+		if p != nil {
+			whole.id, whole.parts = p.id, nil
 		}
-		k.complete(e, all)
+		k.finish(&whole)
 	})
 }
 
@@ -236,7 +239,7 @@ type keeping struct {
 }
 
 func (t *task) keeping(x *exchange.Exchange, e *entry, public bool) *keeping {
-	varies := variesBy(e.head)
+	varies := variesBy(e.fields())
 	k := &keeping{
 		store: t.look.p.store, counts: t.look.p.counts, flight: t.flight, most: t.look.p.MaxObject, base: t.flight.base, varies: varies,
 		values: string(values(nil, x, varies)), shared: !e.NoCache && e.Lifetime > e.age(t.look.now),
@@ -256,16 +259,18 @@ func (k *keeping) share(e *entry, f *fill) {
 // complete stores an answer of which all has come.
 func (k *keeping) complete(e *entry, body []byte) {
 	whole := *e
-	if cap(body)-len(body) > len(body)/8 { // it grew while it came
-		body = slices.Clone(body)
-	}
 	whole.body, whole.length = body, int64(len(body))
-	if int64(len(body)) <= k.most && k.store.keep(k.flight, &whole, k.varies, func(number uint64) string {
-		return string(entryKey(nil, k.flight.uri, number, k.base, k.values))
-	}) {
+	k.finish(&whole)
+}
+
+// finish stores an answer that is complete, and ends its flight.
+func (k *keeping) finish(e *entry) {
+	if k.store.keep(k.flight, e, k.varies, k.base, k.values) {
 		k.counts.stored.Add(1)
 	}
-	k.share(&whole, nil)
+	if e.parts == nil && e.spool == nil {
+		k.share(e, nil)
+	}
 	k.store.end(k.flight)
 }
 
@@ -277,18 +282,19 @@ func (t *task) validated(x *exchange.Exchange) {
 	x.Cached = exchange.CacheValidated
 	e, v := t.freshen(x)
 	if v.Store {
-		t.keeping(x, e, v.Public).complete(e, t.stale.body)
+		t.keeping(x, e, v.Public).finish(e)
 	} else {
 		l.p.store.drop(t.stale)
 		l.p.store.end(t.flight)
 	}
+	t.stale.file = nil // it is e's now
 	l.serve(e, nil, t.why+"; fwd-status=304")
 }
 
 // freshen is the stored answer with what the response x says of it (3.2).
 func (t *task) freshen(x *exchange.Exchange) (*entry, rules.Verdict) {
 	l := t.look
-	head := rules.Update(t.stale.head, &x.Response, nil, l.now)
+	head := rules.Update(t.stale.fields(), &x.Response, nil, l.now)
 	v, tags := t.judge(t.stale.status, head, t.stale.tags)
 	kept := head
 	if v.Store {
@@ -296,7 +302,7 @@ func (t *task) freshen(x *exchange.Exchange) (*entry, rules.Verdict) {
 	}
 	age := rules.InitialAge(&x.Response, t.flight.sent, l.now)
 	e := newEntry(t.stale.status, kept, v.Shelf, l.now.Add(-age))
-	e.body, e.length, e.tags = t.stale.body, t.stale.length, tags
+	e.body, e.length, e.id, e.file, e.tags = t.stale.body, t.stale.length, t.stale.id, t.stale.file, strings.Clone(tags)
 	return e, v
 }
 
@@ -313,13 +319,12 @@ func (t *task) compare(x *exchange.Exchange) {
 	h, old := &x.Response, &t.stale.Validators
 	same := (!h.Has(exchange.ETag) || h.Get(exchange.ETag) == old.ETag) &&
 		(!h.Has(exchange.LastModified) || h.Get(exchange.LastModified) == old.LastModified) &&
-		(!h.Has(exchange.ContentLength) || x.ResponseLength == int64(len(t.stale.body)))
+		(!h.Has(exchange.ContentLength) || x.ResponseLength == t.stale.length)
 	if !same {
 		s.drop(t.stale)
 		return
 	}
 	if e, v := t.freshen(x); v.Store {
-		k := t.keeping(x, e, v.Public)
-		k.complete(e, e.body)
+		t.keeping(x, e, v.Public).finish(e)
 	}
 }

@@ -19,8 +19,8 @@ const (
 var tagFields = []string{"surrogate-key", "cache-tag"}
 
 const (
-	// mostTags and mostTagBytes bound the tags of an answer, as both CDNs do.
-	mostTags     = 1000
+	// mostTagCount and mostTagBytes bound the tags of an answer, as both CDNs do.
+	mostTagCount = 1000
 	mostTagBytes = 16 << 10
 	tagSeparator = " "
 )
@@ -50,7 +50,7 @@ func tagsOf(h *exchange.Head) (tags string, ok bool) {
 	}
 	slices.Sort(list)
 	list = slices.Compact(list)
-	return strings.Join(list, tagSeparator), len(list) <= mostTags
+	return strings.Join(list, tagSeparator), len(list) <= mostTagCount
 }
 
 // isTags reports whether a field says what the tags of an answer are.

@@ -13,9 +13,10 @@ import (
 
 // CacheStatus is what cache blocks have stored, and how requests were answered.
 type CacheStatus struct {
-	Items  int           `json:"items"`
-	Bytes  uint64        `json:"bytes"`
-	Routes []cache.Count `json:"routes"`
+	Items  int             `json:"items"`
+	Bytes  uint64          `json:"bytes"`
+	Disk   cache.DiskState `json:"disk"`
+	Routes []cache.Count   `json:"routes"`
 }
 
 // Purged is what became of a purge.
