@@ -636,7 +636,7 @@ func TestCachePurgeWhileDown(t *testing.T) {
 	o := &tagged{calls: map[string]int{}}
 	nodes, clients := purgeNodes(t, o, fmt.Sprintf("consul { address = \"127.0.0.1:%d\" }\n", a.port)+`
 cache {
-  memory = "2MiB"
+  memory = "16MiB"
   disk   = "64MiB"
 }
 `)

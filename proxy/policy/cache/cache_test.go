@@ -307,6 +307,14 @@ func TestRace(t *testing.T) {
 			for range 300 {
 				n := rnd.IntN(uris)
 				if rnd.IntN(20) == 0 {
+					versions[n].begun.Add(1)
+					if _, err := s.Purge(purges(n)[rnd.IntN(3)]); err != nil {
+						t.Error(err)
+					}
+					versions[n].done.Add(1)
+					continue
+				}
+				if rnd.IntN(20) == 0 {
 					x := policytest.Exchange(t, fmt.Sprintf("PUT https://api.example.com/%d", n))
 					if _, err := p.Request(x); err != nil {
 						t.Error(err)
@@ -334,6 +342,11 @@ func TestRace(t *testing.T) {
 	}
 }
 
+// purges are some that forget a URI.
+func purges(n int) []Purge {
+	return []Purge{{Tags: []string{fmt.Sprint("t", n)}}, {URLs: []string{fmt.Sprint("https://api.example.com/", n)}}, {Hosts: []string{"api.example.com"}}}
+}
+
 // version counts the changes of a URI.
 type version struct{ begun, done atomic.Int64 }
 
@@ -354,7 +367,7 @@ func race(t *testing.T, p *Policy, rnd *rand.Rand, n int, changes *version) {
 	if v == policy.Next {
 		x.Tries = 1
 		text := raced(n, changes.begun.Load())
-		policytest.Answer(x, 200, "", "Cache-Control: max-age=100")
+		policytest.Answer(x, 200, "", "Cache-Control: max-age=100", fmt.Sprint("Surrogate-Key: t", n))
 		r := io.NopCloser(strings.NewReader(text))
 		x.ResponseBody, x.ResponseLength = pipe{r, r}, int64(len(text))
 		if rnd.IntN(2) == 0 {

@@ -33,18 +33,24 @@ func (r *reasons) place(seed maphash.Seed, uri string) *atomic.Pointer[reason] {
 	return &r.places[maphash.String(seed, uri)%mostReasons]
 }
 
-// refused counts, and remembers, that the answer to l wasn't stored.
-func (s *Store) refused(l *look, status int, why string) {
-	l.p.counts.refuse(why)
-	uri := plainURI(l.uri)
-	if len(uri) > longestReason {
+// refused counts, and remembers, that an answer wasn't stored.
+func (s *Store) refused(c *counts, r reason) {
+	c.refuse(r.why)
+	r.uri = plainURI(r.uri)
+	if len(r.uri) > longestReason {
 		return
 	}
-	place := s.reasons.place(s.seed, uri)
-	if r := place.Load(); r != nil && r.uri == uri && r.why == why && r.status == status && l.now.Sub(r.at) < reasonTime {
+	place := s.reasons.place(s.seed, r.uri)
+	if o := place.Load(); o != nil && o.uri == r.uri && o.why == r.why && o.status == r.status && r.at.Sub(o.at) < reasonTime {
 		return
 	}
-	place.Store(&reason{uri: strings.Clone(uri), route: l.p.route, why: why, status: status, at: l.now})
+	r.uri = strings.Clone(r.uri)
+	place.Store(&r)
+}
+
+// refused is what becomes of an answer that was to be stored, and wasn't.
+func (k *keeping) refused(status int, why string) {
+	k.store.refused(k.counts, reason{uri: k.flight.uri, route: routeOf(k.flight.base), why: why, status: status, at: time.Now()})
 }
 
 // reason is why the last answer of a URI wasn't stored, nil if nothing is known.

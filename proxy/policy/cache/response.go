@@ -131,7 +131,7 @@ func (t *task) take(x *exchange.Exchange) {
 	}
 	if !v.Store {
 		t.status(x, "; detail="+strconv.Quote(v.Why))
-		p.store.refused(l, x.Status, v.Why)
+		p.store.refused(p.counts, reason{uri: l.uri, route: p.route, why: v.Why, status: x.Status, at: l.now})
 		hide(&x.Response)
 		if t.stale != nil && x.Status < 500 { // the service has another answer now
 			p.store.drop(t.stale)
@@ -222,7 +222,7 @@ func (t *task) store(x *exchange.Exchange, e *entry, public bool) {
 			whole.id, whole.parts = p.id, nil
 		}
 		k.finish(&whole)
-	})
+	}, func() { k.refused(e.status, "there is no room for it, or it didn't come whole") })
 }
 
 // keeping is all that storing an answer takes when its exchange may be busy: it
@@ -267,6 +267,8 @@ func (k *keeping) complete(e *entry, body []byte) {
 func (k *keeping) finish(e *entry) {
 	if k.store.keep(k.flight, e, k.varies, k.base, k.values) {
 		k.counts.stored.Add(1)
+	} else {
+		k.refused(e.status, "there is no room for it, or it was forgotten while it came")
 	}
 	if e.parts == nil && e.spool == nil {
 		k.share(e, nil)
