@@ -43,7 +43,7 @@ var layers = map[string][]string{
 	"cmd/sidegate/internal/app": {
 		"proxy", "proxy/*", "proxy/policy/*", "discovery", "discovery/*", "tls", "systemd", "cmd/sidegate/internal/*",
 	},
-	"cmd/sidegate":     {"cmd/sidegate/internal/*", "discovery/*", "tls", "proxy/upstream", "proxy/policy/ban", "proxy/policy/quota"},
+	"cmd/sidegate":     {"cmd/sidegate/internal/*", "discovery/*", "tls", "proxy/upstream", "proxy/policy/ban", "proxy/policy/cache", "proxy/policy/quota"},
 	"cmd/sidegate/e2e": nil,
 }
 

@@ -592,7 +592,7 @@ func TestCachePurge(t *testing.T) {
 	sidegate("0 answers are forgotten", "cache", "purge", "https://cache.test/b")
 	ask("/a/1", "answer 4")
 	ask("/b", "answer 3")
-	sidegate("1 answers are forgotten", "cache", "purge", "http://cache.test/b")
+	sidegate("1 answer is forgotten", "cache", "purge", "http://cache.test/b")
 	ask("/b", "answer 5")
 	if out, code := run(t, "cache", "purge", "cache.test/b", "-config", dir); code == 0 || !strings.Contains(out, "isn't a URL") {
 		t.Errorf("exit %d, %s", code, out)

@@ -40,6 +40,8 @@ type Config struct {
 	Wait time.Duration `hcl:"wait,attr" default:"5s" min:"0s" max:"1m"`
 	// Whether clients may ask for newer or older answers, by Cache-Control and Pragma.
 	ClientControl bool `hcl:"client_control,attr" default:"true"`
+	// Whether the fields by which services tag answers, Surrogate-Key and Cache-Tag, go on to clients: for a CDN in front.
+	ShowTags bool `hcl:"show_tags,attr" default:"false"`
 }
 
 // Deps are what the policy works with.
@@ -140,54 +142,4 @@ func (p *Policy) applies(x *exchange.Exchange) bool {
 	}
 	skip, err := p.bypass.EvalErr(x)
 	return err == nil && !skip
-}
-
-// Explain says what is stored, and for how long.
-func (p *Policy) Explain() string {
-	var list []string
-	add := func(d time.Duration, text string) {
-		if d > 0 {
-			list = append(list, fmt.Sprintf("%s %s", d, text))
-		}
-	}
-	add(p.OverrideTTL, "whatever answers say")
-	add(p.DefaultTTL, "if they don't say")
-	add(p.NegativeTTL, "for errors")
-	add(p.StaleWhileRevalidate, "stale while a new one is fetched")
-	add(p.StaleIfError, "stale instead of an error")
-	text := fmt.Sprintf("answers of up to %d bytes, as they say", p.MaxObject)
-	if len(list) > 0 {
-		text += "; " + strings.Join(list, ", ")
-	}
-	switch {
-	case p.Public:
-		text += "; the same for everyone"
-	case p.guarded:
-		text += "; for each caller apart, unless they say public"
-	}
-	return text
-}
-
-// Test says what would become of x.
-func (p *Policy) Test(x *exchange.Exchange) string {
-	l, why := p.look(x)
-	if l == nil {
-		return "sends it on: " + why
-	}
-	e := l.find()
-	if e != nil {
-		defer e.release()
-	}
-	if e == nil {
-		return "sends it on, and stores the answer if that may be stored"
-	}
-	age := e.age(l.now).Truncate(time.Second)
-	switch rules.Decide(&e.Shelf, e.age(l.now), &l.control) {
-	case rules.Fresh:
-		return fmt.Sprintf("answers from memory: %d, %d bytes, %s old, fresh for %s", e.status, e.length, age, (e.Lifetime - age).Truncate(time.Second))
-	case rules.Validate:
-		return fmt.Sprintf("asks the service whether the answer in memory, %s old, still holds", age)
-	default:
-		return fmt.Sprintf("answers from memory, stale: %d, %d bytes, %s old", e.status, e.length, age)
-	}
 }

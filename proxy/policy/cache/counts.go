@@ -1,13 +1,20 @@
 package cache
 
 import (
+	"maps"
 	"sort"
+	"sync"
 	"sync/atomic"
 )
 
 // counts are those of one route.
 type counts struct {
-	hits, stale, misses, validated, passed, collapsed, stored, refreshed, bytes, errors atomic.Uint64
+	hits, stale, misses, validated, passed, collapsed, stored, refreshed, bytes, errors, purged atomic.Uint64
+
+	age atomic.Int64 // of what hits served, in seconds
+
+	mu      sync.Mutex // guards refused
+	refused map[string]uint64
 }
 
 // Count is what a route has counted.
@@ -23,6 +30,10 @@ type Count struct {
 	Refreshed uint64 `json:"refreshed"` // answers that were fetched in the background
 	Errors    uint64 `json:"errors"`    // stale answers instead of an error
 	Bytes     uint64 `json:"bytes"`     // of the bodies of hits
+	Purged    uint64 `json:"purged"`    // answers that purges have forgotten or made stale
+	Age       int64  `json:"age"`       // of what hits served, in seconds, summed up
+
+	NotStored map[string]uint64 `json:"not_stored"` // answers that weren't stored, by why
 }
 
 func (s *Store) of(route string) *counts {
@@ -36,8 +47,16 @@ func (s *Store) of(route string) *counts {
 		c = &counts{}
 		s.routes[route] = c
 	}
+	select {
+	case <-s.wanted:
+	default:
+		close(s.wanted)
+	}
 	return c
 }
+
+// Used is closed once a route has a cache.
+func (s *Store) Used() <-chan struct{} { return s.wanted }
 
 // Retain forgets the counts of routes that are gone. Their answers go when room is
 // needed.
@@ -60,8 +79,25 @@ func (s *Store) Counts() []Count {
 		list = append(list, Count{
 			Route: name, Hits: c.hits.Load(), Stale: c.stale.Load(), Misses: c.misses.Load(), Validated: c.validated.Load(), Passed: c.passed.Load(),
 			Collapsed: c.collapsed.Load(), Stored: c.stored.Load(), Refreshed: c.refreshed.Load(), Errors: c.errors.Load(), Bytes: c.bytes.Load(),
+			Purged: c.purged.Load(), Age: c.age.Load(), NotStored: c.notStored(),
 		})
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].Route < list[j].Route })
 	return list
+}
+
+// refuse counts an answer that wasn't stored; why is one of few fixed texts.
+func (c *counts) refuse(why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.refused == nil {
+		c.refused = map[string]uint64{}
+	}
+	c.refused[why]++
+}
+
+func (c *counts) notStored() map[string]uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.refused)
 }

@@ -12,7 +12,14 @@
 //	store.go    the answers, in memory that is bounded, and what is on its way
 //	fill.go     an answer that is on its way, read by many
 //	counts.go   what routes have counted
-//	purge.go    what an operator makes it forget
+//	spec.go     what an operator makes it forget: URLs, hosts, tags, routes
+//	tags.go     what services tag their answers with
+//	purge.go    all answers are looked at, for many purges at once
+//	index.go    which purges an answer is among
+//	recent.go   purges that answers on their way have to heed
+//	fleet.go    purges on all nodes
+//	inspect.go  what is stored of a URL
+//	reasons.go  why answers weren't stored
 //
 // An answer is stored by the goroutine of the request that fetches it, if it was
 // there with its head. Otherwise one more goroutine reads it at the speed of the

@@ -78,12 +78,13 @@ func (k *keeping) newFill(source exchange.Body, e *entry, b []byte) *fill {
 	return f
 }
 
-// run reads the body to its end and tells what became of it: nil, or all of it, in
+// run reads the body to its end and tells what became of it: nothing, or all of it, in
 // chunks or in a file. It runs in a goroutine of its own, which Close of the fetching
 // exchange's body awaits.
-func (f *fill) run(end func(chunks [][]byte, size int64, p *spool)) {
+func (f *fill) run(end func(chunks [][]byte, size int64, p *spool), nothing func()) {
 	complete := f.pump()
 	if !complete {
+		nothing()
 		f.store.end(f.flight)
 	} else {
 		end(f.chunks, f.size, f.spool)

@@ -19,7 +19,9 @@ type flight struct {
 	ready             chan struct{} // closed when it is known what becomes of it
 
 	// Guarded by the shard's mu.
-	gone bool // ended, or forgotten with its URI: it isn't stored
+	gone   bool   // ended, or forgotten with its URI: it isn't stored
+	purged bool   // forgotten by a purge: who waits may have come after that
+	began  uint64 // the last purge when it was asked for; not changed after
 
 	// Set before ready is closed, and not changed after.
 	settled bool // also guarded by the shard's mu
@@ -43,12 +45,12 @@ func (s *Store) join(want *flight, same func(f *flight) bool) (f *flight, starte
 	defer sh.mu.Unlock()
 	if want.open {
 		for _, f := range sh.flights[want.uri] {
-			if f.open && f.base == want.base && same(f) {
+			if f.open && f.base == want.base && same(f) && s.heed(f, f.result.entry) != hardPurged {
 				return f, false
 			}
 		}
 	}
-	want.ready = make(chan struct{})
+	want.ready, want.began = make(chan struct{}), s.recent.last.Load()
 	sh.flights[want.uri] = append(sh.flights[want.uri], want)
 	return want, true
 }
@@ -61,6 +63,9 @@ func (s *Store) settle(f *flight, r result, varies []string, values string) {
 	defer sh.mu.Unlock()
 	if f.settled {
 		return
+	}
+	if r.entry != nil && (s.heed(f, r.entry) == hardPurged || f.purged) {
+		r = result{again: true}
 	}
 	f.settled, f.result = true, r
 	if r.entry != nil {
@@ -89,22 +94,5 @@ func (s *Store) end(f *flight) {
 		delete(sh.flights, f.uri)
 	} else {
 		sh.flights[f.uri] = list
-	}
-}
-
-// ground has those on their way whose URI matches never be stored.
-func (s *Store) ground(match func(uri string) bool) {
-	for i := range s.shards {
-		sh := &s.shards[i]
-		sh.mu.Lock()
-		for uri, list := range sh.flights {
-			if !match(uri) {
-				continue
-			}
-			for _, f := range list {
-				f.gone, f.open = true, false
-			}
-		}
-		sh.mu.Unlock()
 	}
 }

@@ -58,12 +58,19 @@ func (p *Policy) uri(x *exchange.Exchange, path, query string, hasQuery bool) st
 	if p.parts.query && hasQuery {
 		b = append(append(b, '?'), query...)
 	}
+	if !p.parts.query {
+		b = append(b, noQuery...)
+	}
 	for _, name := range p.parts.headers {
 		b = append(append(b, 0), name...)
 		b = rules.AppendVariant(b, &x.Request, name)
 	}
 	return x.Keep(b)
 }
+
+// noQuery is behind the path of what is found by no query, so that a purge of a URL
+// with one finds it.
+const noQuery = "\x00?"
 
 func defaultPort(scheme string) string {
 	if scheme == "https" {

@@ -210,6 +210,7 @@ func (l *look) use(e *entry) bool {
 	}
 	c := l.p.counts
 	c.hits.Add(1)
+	c.age.Add(int64(e.age(l.now) / time.Second))
 	l.x.Cached = exchange.CacheHit
 	if d != rules.Fresh {
 		c.stale.Add(1)

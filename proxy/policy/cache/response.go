@@ -17,17 +17,18 @@ const markTime = 10 * time.Second
 
 // Response stores what may be stored, and forgets what doesn't hold any more.
 func (p *Policy) Response(x *exchange.Exchange) error {
-	t, ok := x.Cache.(*task)
-	if !ok {
-		return nil
+	if t, ok := x.Cache.(*task); ok {
+		switch t.duty {
+		case invalidates:
+			p.invalidate(x)
+		case compares:
+			t.compare(x)
+		default:
+			t.fetched(x)
+		}
 	}
-	switch t.duty {
-	case invalidates:
-		p.invalidate(x)
-	case compares:
-		t.compare(x)
-	default:
-		t.fetched(x)
+	if !p.ShowTags {
+		hideTags(&x.Response)
 	}
 	return nil
 }
@@ -121,7 +122,7 @@ func failure(x *exchange.Exchange) *exchange.Fault {
 func (t *task) take(x *exchange.Exchange) {
 	l := t.look
 	p := l.p
-	v := t.judge(x.Status, &x.Response)
+	v, tags := t.judge(x.Status, &x.Response, "")
 	switch {
 	case v.Store && x.ResponseLength > p.MaxObject:
 		v.Store, v.Why = false, "it is larger than max_object"
@@ -130,6 +131,7 @@ func (t *task) take(x *exchange.Exchange) {
 	}
 	if !v.Store {
 		t.status(x, "; detail="+strconv.Quote(v.Why))
+		p.store.refused(p.counts, reason{uri: l.uri, route: p.route, why: v.Why, status: x.Status, at: l.now})
 		hide(&x.Response)
 		if t.stale != nil && x.Status < 500 { // the service has another answer now
 			p.store.drop(t.stale)
@@ -142,7 +144,7 @@ func (t *task) take(x *exchange.Exchange) {
 	}
 	age := rules.InitialAge(&x.Response, t.flight.sent, l.now)
 	e := newEntry(x.Status, rules.Copy(&x.Response, v.Drop, l.now), v.Shelf, l.now.Add(-age))
-	e.length = x.ResponseLength
+	e.length, e.tags = x.ResponseLength, tags
 	t.status(x, "; stored")
 	hide(&x.Response)
 	t.store(x, e, v.Public)
@@ -152,8 +154,9 @@ func (t *task) take(x *exchange.Exchange) {
 	}
 }
 
-// judge says what becomes of a response.
-func (t *task) judge(status int, h *exchange.Head) rules.Verdict {
+// judge says what becomes of a response, and what it is tagged with: by itself, or
+// as the answer was that it validates.
+func (t *task) judge(status int, h *exchange.Head, before string) (rules.Verdict, string) {
 	l := t.look
 	v := rules.Judge(t.asked(l.now), status, h, l.p.options)
 	own, nobody := l.personal(variesBy(h))
@@ -161,7 +164,17 @@ func (t *task) judge(status int, h *exchange.Head) rules.Verdict {
 		v.Store, v.Why = false, "it varies by what the gateway says"
 	}
 	v.Public = v.Public && !own
-	return v
+	tags := before
+	if hasTags(h) {
+		var few bool
+		if tags, few = tagsOf(h); !few && v.Store {
+			v.Store, v.Why = false, "it has more tags than are kept"
+		}
+		if !l.p.ShowTags {
+			v.Drop = append(v.Drop, tagFields...)
+		}
+	}
+	return v, tags
 }
 
 // variesBy is Vary, and Accept-Encoding for a coding that came without saying so:
@@ -209,7 +222,7 @@ func (t *task) store(x *exchange.Exchange, e *entry, public bool) {
 			whole.id, whole.parts = p.id, nil
 		}
 		k.finish(&whole)
-	})
+	}, func() { k.refused(e.status, "there is no room for it, or it didn't come whole") })
 }
 
 // keeping is all that storing an answer takes when its exchange may be busy: it
@@ -254,6 +267,8 @@ func (k *keeping) complete(e *entry, body []byte) {
 func (k *keeping) finish(e *entry) {
 	if k.store.keep(k.flight, e, k.varies, k.base, k.values) {
 		k.counts.stored.Add(1)
+	} else {
+		k.refused(e.status, "there is no room for it, or it was forgotten while it came")
 	}
 	if e.parts == nil && e.spool == nil {
 		k.share(e, nil)
@@ -282,14 +297,14 @@ func (t *task) validated(x *exchange.Exchange) {
 func (t *task) freshen(x *exchange.Exchange) (*entry, rules.Verdict) {
 	l := t.look
 	head := rules.Update(t.stale.fields(), &x.Response, nil, l.now)
-	v := t.judge(t.stale.status, head)
+	v, tags := t.judge(t.stale.status, head, t.stale.tags)
 	kept := head
 	if v.Store {
 		kept = rules.Copy(head, v.Drop, l.now)
 	}
 	age := rules.InitialAge(&x.Response, t.flight.sent, l.now)
 	e := newEntry(t.stale.status, kept, v.Shelf, l.now.Add(-age))
-	e.body, e.length, e.id, e.file, e.tags = t.stale.body, t.stale.length, t.stale.id, t.stale.file, strings.Clone(t.stale.tags)
+	e.body, e.length, e.id, e.file, e.tags = t.stale.body, t.stale.length, t.stale.id, t.stale.file, strings.Clone(tags)
 	return e, v
 }
 

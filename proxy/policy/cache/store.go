@@ -43,14 +43,22 @@ type Store struct {
 	index  atomic.Int64 // of those whose body is on disk
 	inUse  [shards]atomic.Int32
 
-	mu     sync.Mutex // guards routes
+	recent  recent
+	purging purging
+	reasons reasons
+	first   uint64      // bodies of an earlier run have lower ids
+	doubted atomic.Bool // what is of an earlier run isn't used (yet)
+
+	wanted chan struct{} // closed once a route has a cache
+	mu     sync.Mutex    // guards routes, and the closing of wanted
 	routes map[string]*counts
 }
 
 // NewStore returns an empty store.
 func NewStore(c StoreConfig) *Store {
-	s := &Store{seed: maphash.MakeSeed(), epoch: time.Now(), routes: map[string]*counts{}}
-	s.last.Store(uint64(s.epoch.UnixNano())) // those of files from before a restart are lower
+	s := &Store{seed: maphash.MakeSeed(), epoch: time.Now(), routes: map[string]*counts{}, wanted: make(chan struct{})}
+	s.first = uint64(s.epoch.UnixNano()) // those of files from before a restart are lower
+	s.last.Store(s.first)
 	s.disk.init(s, c)
 	s.SetMemory(c.Memory)
 	for i := range s.shards {
@@ -252,7 +260,7 @@ func (s *Store) item(uriHash uint64, key string, now time.Time) (*item, place) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	it := sh.find(hash, key)
-	if it == nil || it.is(isLeaving) {
+	if it == nil || it.is(isLeaving) || it.id < s.first && s.doubted.Load() {
 		return nil, place{}
 	}
 	sh.touch(it)
@@ -283,6 +291,10 @@ func (s *Store) keep(f *flight, e *entry, varies []string, base, values string) 
 	var names []name
 	sh.mu.Lock()
 	known := sh.knows(it.uriHash)
+	what := s.heed(f, e)
+	if what == softPurged {
+		it.soften(s.since(time.Now()))
+	}
 	ok := !f.gone && s.put(sh, it, e, &names)
 	if ok {
 		sh.vary(it, varies, known)

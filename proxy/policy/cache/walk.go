@@ -20,7 +20,8 @@ type meta struct {
 	born                time.Time
 	shelf               rules.Shelf
 	id                  uint64 // of its body
-	attached            string // it is an attachment of that name, not an answer
+	attached            string // it is an attachment of that name, not an answer; id is that of its answer
+	it                  *item
 }
 
 // action is what becomes of an answer that was looked at.
@@ -110,14 +111,14 @@ func (s *Store) walk(sh *shard, f func(m *meta) action, each func(do func(it *it
 
 func (s *Store) meta(sh *shard, it *item) meta {
 	m := meta{
-		uri: it.uri(), key: it.key(), tags: it.tags(), status: int(it.status), size: it.length(), memory: it.weight(), born: s.epoch.Add(time.Duration(it.born())), shelf: it.shelf(), id: it.id,
+		uri: it.uri(), key: it.key(), tags: it.tags(), status: int(it.status), size: it.length(), memory: it.weight(), born: s.epoch.Add(time.Duration(it.born())), shelf: it.shelf(), id: it.id, it: it,
 	}
 	m.route, m.service = it.route()
 	if it.place != 0 {
 		m.disk = sh.places[it.place].bytes
 	}
 	if it.has(isAttachment) {
-		_, m.attached = it.of()
+		m.id, m.attached = it.of()
 	}
 	return m
 }

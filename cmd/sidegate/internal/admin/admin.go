@@ -5,8 +5,8 @@
 //
 // The address answers only to loopback names or a token; what changes something
 // goes through the socket, whose file only the gateway's user and root may open.
-// Consumers and their keys may be changed on the address, too, where there is a
-// token. Server.Run owns the goroutines of both listeners.
+// Consumers and their keys may be changed on the address, too, and answers in the
+// cache forgotten, where there is a token. Server.Run owns the goroutines of both listeners.
 package admin
 
 import (
@@ -29,6 +29,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/cache"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 	"github.com/sidegate-proxy/sidegate/proxy/secret"
 )
@@ -45,7 +46,8 @@ type Gateway interface {
 	AddBan(address string, lasts time.Duration) (ban.Ban, error)
 	RemoveBan(address string) (bool, error)
 	Cache() CacheStatus
-	Purge(url string) (int, error)
+	Purge(ctx context.Context, p cache.Purge, local bool) (Purged, error)
+	Inspect(url string) (cache.Inspection, error)
 	Quotas(client string) []quota.Use
 	SetQuota(quota, client, period string, used int64) (quota.Use, error)
 	Consumers
@@ -163,14 +165,13 @@ func (s *Server) routes(changes bool) http.Handler {
 	m.HandleFunc("GET /api/explain", s.explain)
 	m.HandleFunc("GET /api/bans", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Bans()) })
 	m.HandleFunc("GET /api/quotas", s.quotas)
-	m.HandleFunc("GET /api/cache", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Cache()) })
+	s.cacheRoutes(m, changes || s.closed)
 	s.consumerRoutes(m, changes || s.closed)
 	m.HandleFunc("GET /{$}", s.page)
 	if changes {
 		m.HandleFunc("POST /api/bans", s.addBan)
 		m.HandleFunc("DELETE /api/bans", s.removeBan)
 		m.HandleFunc("POST /api/quotas", s.setQuota)
-		m.HandleFunc("DELETE /api/cache", s.purge)
 		m.HandleFunc("POST /api/reload", s.reload)
 	}
 	return m

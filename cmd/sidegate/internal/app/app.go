@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics, rate limits, quotas, requests in flight), bans, the waf's rules, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, cached answers, connections to auth services and what they said, sessions that were read or ended, encoders, sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics, rate limits, quotas, requests in flight), bans, the waf's rules, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, cached answers and which purges of the fleet they have seen, connections to auth services and what they said, sessions that were read or ended, encoders, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), consumers and keys (into the keyring), claims of
@@ -17,7 +17,7 @@
 // # Goroutines
 //
 // Run starts, and awaits: the sweeper, the watch over memory, the fetching of issuers' keys, the access and audit logs' writers, the snapshots'
-// writer, the quotas' writer, the cache's on disk, what looks after the fleet's counters, the bans' writer and their exchange with the fleet, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, and the feeds from
+// writer, the quotas' writer, the cache's on disk, what looks after the fleet's counters, the bans' writer and their exchange with the fleet, that of the cache's purges, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
 
@@ -107,6 +107,7 @@ type App struct {
 	documents  openapi.Files
 	described  *validate.Store
 	cached     *cache.Store
+	purges     *cache.Fleet
 	flight     limits.Store
 	bans       *ban.Store
 	abuse      atomic.Pointer[ban.Abuse] // what the configuration in force bans connections' addresses by
@@ -185,6 +186,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 		Log: a.log.WithField("component", "quota"), Path: filepath.Join(file.StateDir, "quota.log"), Room: file.Counters.RoomConfig, Fleet: a.fleet,
 	})
 	a.snapshots = discovery.NewSnapshots(filepath.Join(file.StateDir, "snapshots"), a.log.WithField("component", "snapshots"))
+	a.purges = a.newPurges()
 	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
 	a.remembered = a.snapshots.Wrap("consul", a.consul)
 	a.keys = newKeyStore(a.log.WithField("component", "keys"), filepath.Join(file.StateDir, keysFile), a.consul, a.snapshots, opt.Env)
@@ -302,6 +304,7 @@ func (a *App) start(end *cleanups) error {
 	end.background("bans of the fleet", a.shareBans)
 	stateDir := a.file.StateDir
 	end.background("cache", func(ctx context.Context) { a.cached.Run(ctx, a.log.WithField("component", "cache"), stateDir) })
+	end.background("purges of the fleet", a.sharePurges)
 	end.background("keys", a.keys.run)
 	end.add("snapshots", func() { // after Run: what changed last
 		if err := a.snapshots.Close(); err != nil {
@@ -341,6 +344,7 @@ func (a *App) start(end *cleanups) error {
 	if err := a.consul.configure(a.file.Consul); err != nil {
 		return err
 	}
+	a.purges.SetOff(purgesShared(a.file.Consul))
 	end.background("feeds", a.feed)
 	a.feeds.wait(firstFeed)
 	if err := a.enforce(a.file, true); err != nil {

@@ -195,6 +195,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 	if diags.HasErrors() {
 		return nil, &ConfigError{Text: diags.String()}
 	}
+	invalidate(made.routes, made.compiled)
 	matcher, own, err := d.match(diags, made)
 	if err != nil {
 		return nil, err

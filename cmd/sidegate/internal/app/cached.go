@@ -1,9 +1,12 @@
 package app
 
 import (
+	"net/http"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/admin"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/cache"
 )
 
 // Cache says what is stored, and how requests to routes with a cache were answered.
@@ -40,11 +43,11 @@ func (c *collector) cacheDisk(count, gauge emit) {
 	count(d("evicted_total", "Answers on disk that others took the place of."), float64(s.Evicted))
 }
 
-// Purge forgets the answers of a URL, or of those that begin so.
-func (a *App) Purge(url string) (int, error) {
-	n, err := a.cached.Purge(url)
-	if err == nil {
-		a.log.WithField("url", url).WithField("answers", n).Info("answers in the cache are forgotten")
+// Inspect says what is stored of a URL.
+func (a *App) Inspect(url string) (cache.Inspection, error) {
+	i, err := a.cached.Inspect(url)
+	if err != nil {
+		return i, admin.Refuse(http.StatusBadRequest, "%v", err)
 	}
-	return n, err
+	return i, nil
 }

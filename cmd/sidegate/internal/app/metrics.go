@@ -37,6 +37,7 @@ type descs struct {
 	consumers, apiKeys, consumersAge, untold                            *prometheus.Desc
 	inspected, attacks, unseen, inspecting, wafBusy, auditDropped       *prometheus.Desc
 	cacheAnswers, cacheStored, cacheBytes, cacheMemory, cacheItems      *prometheus.Desc
+	cachePurged, cacheAge, cacheRefused, purgesWait                     *prometheus.Desc
 	invalid, invalidPassed, wrongResponses, unseenResponses             *prometheus.Desc
 	encoded, encodedIn, encodedOut, notEncoded, encoders                *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
@@ -116,6 +117,10 @@ func newDescs() *descs {
 		cacheAnswers:    d("cache_requests_total", "Requests to routes with a cache, by how they were answered: hit, stale (of the hits), miss, collapsed (by what another request fetched), validated (of the misses: the stored answer still held), error (stale, instead of an error), pass (nothing for the cache), refresh (without a client).", "route", "result"),
 		cacheStored:     d("cache_stored_total", "Answers that were stored.", "route"),
 		cacheBytes:      d("cache_bytes_total", "Bytes of bodies that were answered from memory.", "route"),
+		cachePurged:     d("cache_purged_total", "Answers that purges have forgotten or made stale.", "route"),
+		cacheAge:        d("cache_hit_age_seconds_total", "Ages of the answers that hits were given, summed up.", "route"),
+		cacheRefused:    d("cache_not_stored_total", "Answers that weren't stored, by why.", "route", "reason"),
+		purgesWait:      d("cache_purges_waiting", "Purges that other nodes haven't been told of, because Consul doesn't answer."),
 		cacheMemory:     d("cache_memory_bytes", "Memory that stored answers take, about."),
 		cacheItems:      d("cache_items", "Stored answers, and what is known of their URIs."),
 		invalid:         d("validate_refused_total", "Requests refused because they weren't as the route's document has them.", "route"),
@@ -225,7 +230,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(d.stale, float64(len(a.stale())))
 	}
 	c.consumers(d, gauge)
-	gauge(d.problems, float64(len(a.view.problems())+len(a.keys.problems())+len(a.cacheProblems())))
+	gauge(d.problems, float64(len(a.view.problems())+len(a.keys.problems())+len(a.cacheProblems())+len(a.purges.Problems())))
 	c.certificates(d, gauge)
 	a.view.mu.Lock()
 	reloads, rejected := a.view.reloads, a.view.rejectedBy != ""
@@ -441,11 +446,17 @@ func (c *collector) cache(d *descs, count, gauge emit) {
 		count(d.cacheAnswers, float64(v.Refreshed), v.Route, "refresh")
 		count(d.cacheStored, float64(v.Stored), v.Route)
 		count(d.cacheBytes, float64(v.Bytes), v.Route)
+		count(d.cachePurged, float64(v.Purged), v.Route)
+		count(d.cacheAge, float64(v.Age), v.Route)
+		for why, n := range v.NotStored {
+			count(d.cacheRefused, float64(n), v.Route, why)
+		}
 	}
 	if len(list) > 0 {
 		bytes, items := c.app.cached.Size()
 		gauge(d.cacheMemory, float64(bytes))
 		gauge(d.cacheItems, float64(items))
+		gauge(d.purgesWait, float64(c.app.purges.Waiting()))
 	}
 	c.cacheDisk(count, gauge)
 }

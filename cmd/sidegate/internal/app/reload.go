@@ -77,6 +77,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	if a.file.MemoryLimit != file.MemoryLimit {
 		a.memory.SetLimit(file.MemoryLimit)
 	}
+	a.purges.SetOff(purgesShared(file.Consul))
 	a.file = file
 	setLog(a.log, file.Log)
 	if sockets != nil {

@@ -162,6 +162,9 @@ func (a *App) Status() admin.Status {
 		Auth: a.authServices(), Consumers: a.keys.status(), Counters: a.countersStatus(),
 	}
 	s.Problems = append(append(slices.Clip(s.Problems), a.keys.problems()...), a.cacheProblems()...)
+	for key, text := range a.purges.Problems() {
+		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "KV " + purgesPrefix(a.consul.config().KV) + key, Text: text})
+	}
 	for _, p := range a.certs.Problems() {
 		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "state_dir", Text: p.Error()})
 	}
