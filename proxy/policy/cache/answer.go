@@ -21,9 +21,13 @@ func (l *look) serve(e *entry, f *fill, how string) {
 	b := append(append(append(room[:0], statusName...), how...), "; ttl="...)
 	x.ResponseEdits.Add(cacheStatus, x.Keep(strconv.AppendInt(b, int64((e.Lifetime-age)/time.Second), 10)))
 	x.ResponseEdits.SetID(exchange.Age, "Age", x.Keep(strconv.AppendInt(room[:0], int64(age/time.Second), 10)))
-	verdict, from, to := rules.Whole, int64(0), int64(len(e.body))
-	if x.Method == "GET" && e.status == 200 && f == nil && x.Request.Has(exchange.Range) {
-		verdict, from, to = rules.Range(&x.Request, e.Validators, int64(len(e.body)))
+	var spans [4]rules.Span
+	verdict, list, size := rules.Whole, spans[:0], e.length
+	if f == nil {
+		size = e.size()
+	}
+	if x.Method == "GET" && e.status == 200 && size >= 0 && x.Request.Has(exchange.Range) {
+		verdict, list = rules.Range(&x.Request, e.Validators, size, list)
 	}
 	switch {
 	case e.status == 200 && rules.NotModified(&x.Request, e.Validators): // before Range (RFC 9110, 13.2.2)
@@ -36,28 +40,35 @@ func (l *look) serve(e *entry, f *fill, how string) {
 		x.Reply(416, "", nil)
 		e.show(x)
 		dropContent(&x.Response)
-		x.ResponseEdits.SetID(exchange.ContentRange, "Content-Range", x.Keep(strconv.AppendInt(append(room[:0], "bytes */"...), int64(len(e.body)), 10)))
+		setContentRange(x, rules.Span{}, size)
 		return
-	case verdict == rules.Part:
-		x.Reply(206, "", e.body[from:to:to])
-		x.ResponseEdits.SetID(exchange.ContentRange, "Content-Range", x.Keep(contentRange(room[:0], from, to, len(e.body))))
+	case verdict == rules.Part && len(list) == 1:
+		s := list[0]
+		if f == nil {
+			x.Reply(206, "", e.body[s.From:s.To:s.To])
+		} else {
+			x.Reply(206, "", nil)
+			x.ResponseBody, x.ResponseLength = &part{f.reader(), s.From, s.Len()}, s.Len()
+		}
+		setContentRange(x, s, size)
+	case verdict == rules.Part && f == nil:
+		x.Reply(206, "", nil)
+		e.show(x)
+		multipart(x, list, x.Response.Get(exchange.ContentType), e.body)
 	case f != nil:
 		x.Reply(e.status, "", nil)
 		x.ResponseBody, x.ResponseLength = f.reader(), e.length
+		l.stored(e, f)
 	case x.Method == "HEAD":
 		x.Reply(e.status, "", nil)
-		x.ResponseLength = int64(len(e.body))
+		x.ResponseLength = size
+		l.stored(e, nil)
 	default:
 		x.Reply(e.status, "", e.body)
+		l.stored(e, nil)
 	}
 	e.show(x)
 	l.p.counts.bytes.Add(uint64(max(0, x.ResponseLength)))
-}
-
-func contentRange(b []byte, from, to int64, size int) []byte {
-	b = strconv.AppendInt(append(b, "bytes "...), from, 10)
-	b = strconv.AppendInt(append(b, '-'), to-1, 10)
-	return strconv.AppendInt(append(b, '/'), int64(size), 10)
 }
 
 // show makes the stored fields those of the response, without a copy.

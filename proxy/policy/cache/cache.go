@@ -58,7 +58,8 @@ type Policy struct {
 	store   *Store
 	route   string
 	counts  *counts
-	guarded bool // the route asks who is calling
+	guarded bool         // the route asks who is calling
+	coder   policy.Coder // encodes the route's responses; nil: nobody does
 	refresh func(x *exchange.Exchange, prepare func(c *exchange.Exchange)) bool
 }
 
@@ -70,6 +71,7 @@ var (
 	_ policy.Tester    = (*Policy)(nil)
 	_ policy.Guarded   = (*Policy)(nil)
 	_ policy.Refresher = (*Policy)(nil)
+	_ policy.Recoded   = (*Policy)(nil)
 )
 
 // Kind describes the policy to the configuration.
@@ -181,10 +183,10 @@ func (p *Policy) Test(x *exchange.Exchange) string {
 	age := e.age(l.now).Truncate(time.Second)
 	switch rules.Decide(&e.Shelf, e.age(l.now), &l.control) {
 	case rules.Fresh:
-		return fmt.Sprintf("answers from memory: %d, %d bytes, %s old, fresh for %s", e.status, len(e.body), age, (e.Lifetime - age).Truncate(time.Second))
+		return fmt.Sprintf("answers from memory: %d, %d bytes, %s old, fresh for %s", e.status, e.size(), age, (e.Lifetime - age).Truncate(time.Second))
 	case rules.Validate:
 		return fmt.Sprintf("asks the service whether the answer in memory, %s old, still holds", age)
 	default:
-		return fmt.Sprintf("answers from memory, stale: %d, %d bytes, %s old", e.status, len(e.body), age)
+		return fmt.Sprintf("answers from memory, stale: %d, %d bytes, %s old", e.status, e.size(), age)
 	}
 }

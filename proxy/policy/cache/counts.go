@@ -7,7 +7,7 @@ import (
 
 // counts are those of one route.
 type counts struct {
-	hits, stale, misses, validated, passed, collapsed, stored, refreshed, bytes, errors atomic.Uint64
+	hits, stale, misses, validated, passed, collapsed, stored, refreshed, bytes, errors, encoded atomic.Uint64
 }
 
 // Count is what a route has counted.
@@ -23,6 +23,7 @@ type Count struct {
 	Refreshed uint64 `json:"refreshed"` // answers that were fetched in the background
 	Errors    uint64 `json:"errors"`    // stale answers instead of an error
 	Bytes     uint64 `json:"bytes"`     // of the bodies of hits
+	Encoded   uint64 `json:"encoded"`   // codings made of stored answers
 }
 
 func (s *Store) of(route string) *counts {
@@ -59,7 +60,7 @@ func (s *Store) Counts() []Count {
 	for name, c := range s.routes {
 		list = append(list, Count{
 			Route: name, Hits: c.hits.Load(), Stale: c.stale.Load(), Misses: c.misses.Load(), Validated: c.validated.Load(), Passed: c.passed.Load(),
-			Collapsed: c.collapsed.Load(), Stored: c.stored.Load(), Refreshed: c.refreshed.Load(), Errors: c.errors.Load(), Bytes: c.bytes.Load(),
+			Collapsed: c.collapsed.Load(), Stored: c.stored.Load(), Refreshed: c.refreshed.Load(), Errors: c.errors.Load(), Bytes: c.bytes.Load(), Encoded: c.encoded.Load(),
 		})
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].Route < list[j].Route })

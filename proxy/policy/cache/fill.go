@@ -17,6 +17,8 @@ const patience = 5 * time.Second
 type fill struct {
 	source exchange.Body
 	most   int64
+	sized  bool   // how long it is was known before it came
+	entry  *entry // what became of it, set before done is closed; nil: it wasn't complete
 
 	mu      sync.Mutex // guards what follows
 	more    sync.Cond  // some has come, or the end

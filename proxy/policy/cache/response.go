@@ -15,6 +15,9 @@ import (
 // stored.
 const markTime = 10 * time.Second
 
+// rangeMarkTime is how long parts of what isn't stored are asked for as they are.
+const rangeMarkTime = 10 * time.Minute
+
 // Response stores what may be stored, and forgets what doesn't hold any more.
 func (p *Policy) Response(x *exchange.Exchange) error {
 	t, ok := x.Cache.(*task)
@@ -133,26 +136,43 @@ func (t *task) take(x *exchange.Exchange) {
 		if t.conditional || t.flight.waiting.Load() > 0 {
 			p.store.setMark(strings.Clone(l.mark()), l.now.Add(markTime))
 		}
+		if x.Status == 200 && rules.Parts(&x.Request) {
+			p.store.setMark(strings.Clone(l.rangeMark()), l.now.Add(rangeMarkTime))
+			l.cut(x, rules.Validators{ETag: x.Response.Get(exchange.ETag), LastModified: x.Response.Get(exchange.LastModified), Date: date(&x.Response)}, nil)
+		}
 		p.store.end(t.flight)
 		return
 	}
 	age := rules.InitialAge(&x.Response, t.flight.sent, l.now)
-	e := newEntry(x.Status, rules.Copy(&x.Response, v.Drop, l.now), v.Shelf, l.now.Add(-age))
-	e.length = x.ResponseLength
+	coding, head := t.coding(x), rules.Copy(&x.Response, v.Drop, l.now)
+	if coding != "" {
+		head = rules.Decoded(head)
+	}
+	e := newEntry(x.Status, head, v.Shelf, l.now.Add(-age))
+	e.length, e.recoded = x.ResponseLength, coding != ""
 	t.status(x, "; stored")
 	hide(&x.Response)
-	t.store(x, e, v.Public)
+	content := t.store(x, e, v.Public, coding)
 	if t.conditional && x.Status == 200 && rules.NotModified(&x.Request, e.Validators) {
 		x.Status = 304 // the body is read for the store, and closed with the exchange
 		dropContent(&x.Response)
 	}
+	l.cut(x, e.Validators, content)
+}
+
+// coding is that of the response, if it is taken off to be stored.
+func (t *task) coding(x *exchange.Exchange) string {
+	if c := t.look.p.coder; c != nil && x.HasResponseBody() && x.ResponseBody != nil {
+		return c.Coded(x)
+	}
+	return ""
 }
 
 // judge says what becomes of a response.
 func (t *task) judge(status int, h *exchange.Head) rules.Verdict {
 	l := t.look
 	v := rules.Judge(t.asked(l.now), status, h, l.p.options)
-	own, nobody := l.personal(variesBy(h))
+	own, nobody := l.personal(l.p.variesBy(h))
 	if v.Store && nobody {
 		v.Store, v.Why = false, "it varies by what the gateway says"
 	}
@@ -161,52 +181,70 @@ func (t *task) judge(status int, h *exchange.Head) rules.Verdict {
 }
 
 // variesBy is Vary, and Accept-Encoding for a coding that came without saying so:
-// it is for those who take it.
-func variesBy(h *exchange.Head) []string {
+// it is for those who take it. Where codings are made here, one answer is for all.
+func (p *Policy) variesBy(h *exchange.Head) []string {
 	varies, _ := rules.Vary(h)
 	if h.Has(exchange.ContentEncoding) && !slices.Contains(varies, "accept-encoding") {
 		varies = append(varies, "accept-encoding")
 		slices.Sort(varies)
 	}
+	if p.coder != nil && !h.Has(exchange.ContentEncoding) {
+		varies = slices.DeleteFunc(varies, func(s string) bool { return s == "accept-encoding" })
+	}
 	return varies
 }
 
 func newEntry(status int, head *exchange.Head, shelf rules.Shelf, born time.Time) *entry {
-	date, _ := rules.ParseDate(head.Get(exchange.Date))
 	return &entry{
 		status: status, head: head, Shelf: shelf, born: born,
-		Validators: rules.Validators{ETag: strings.Clone(head.Get(exchange.ETag)), LastModified: strings.Clone(head.Get(exchange.LastModified)), Date: date},
+		Validators: rules.Validators{ETag: strings.Clone(head.Get(exchange.ETag)), LastModified: strings.Clone(head.Get(exchange.LastModified)), Date: date(head)},
 	}
 }
 
-// store stores the answer e, now or when all of it has come.
-func (t *task) store(x *exchange.Exchange, e *entry, public bool) {
-	k := t.keeping(x, e, public)
-	body := x.ResponseBody
-	if body == nil || !x.HasResponseBody() {
+func date(h *exchange.Head) time.Time {
+	t, _ := rules.ParseDate(h.Get(exchange.Date))
+	return t
+}
+
+// store stores the answer e, now or when all of it has come; without coding, if that
+// isn't "". It returns the content, nil while that is on its way.
+func (t *task) store(x *exchange.Exchange, e *entry, public bool, coding string) (content []byte) {
+	l, k := t.look, t.keeping(x, e, public)
+	if x.ResponseBody == nil || !x.HasResponseBody() {
 		k.complete(e, nil)
-		return
+		return nil
 	}
+	sized, raw := e.length >= 0, (*recording)(nil)
+	if coding != "" {
+		raw = l.decode(x, e, coding)
+	}
+	body := x.ResponseBody
 	b, done := body.Next()
 	if done {
 		b = append([]byte(nil), b...)
 		x.ResponseBody = exchange.Bytes(b)
 		_ = body.Close() // all of it is here
-		k.complete(e, b)
-		return
+		l.stored(k.complete(e, b), nil)
+		return b
 	}
-	f := newFill(body, e.length, t.look.p.MaxObject, b)
+	f := newFill(body, e.length, l.p.MaxObject, b)
+	f.sized = sized
 	if e.length >= 0 {
 		k.share(e, f)
 	}
 	x.ResponseBody = &reader{f: f, owner: true}
+	l.stored(e, f)
 	go f.run(func(all []byte) {
 		if all == nil {
 			k.store.end(k.flight)
 			return
 		}
-		k.complete(e, all)
+		f.entry = k.complete(e, all)
+		if raw != nil && raw.whole() {
+			k.store.attach(f.entry, coding, raw.b)
+		}
 	})
+	return nil
 }
 
 // keeping is all that storing an answer takes when its exchange may be busy: it
@@ -223,7 +261,7 @@ type keeping struct {
 }
 
 func (t *task) keeping(x *exchange.Exchange, e *entry, public bool) *keeping {
-	varies := variesBy(e.head)
+	varies := t.look.p.variesBy(e.head)
 	k := &keeping{
 		store: t.look.p.store, counts: t.look.p.counts, flight: t.flight, most: t.look.p.MaxObject, base: t.flight.base, varies: varies,
 		values: string(values(nil, x, varies)), shared: !e.NoCache && e.Lifetime > e.age(t.look.now),
@@ -241,8 +279,11 @@ func (k *keeping) share(e *entry, f *fill) {
 }
 
 // complete stores an answer of which all has come.
-func (k *keeping) complete(e *entry, body []byte) {
+func (k *keeping) complete(e *entry, body []byte) *entry {
 	whole := *e
+	if whole.id == 0 {
+		whole.id = k.store.last.Add(1)
+	}
 	if cap(body)-len(body) > len(body)/8 { // it grew while it came
 		body = slices.Clone(body)
 	}
@@ -254,6 +295,7 @@ func (k *keeping) complete(e *entry, body []byte) {
 	}
 	k.share(&whole, nil)
 	k.store.end(k.flight)
+	return &whole
 }
 
 // validated takes a 304 to the question whether the stored answer still holds
@@ -276,6 +318,9 @@ func (t *task) validated(x *exchange.Exchange) {
 func (t *task) freshen(x *exchange.Exchange) (*entry, rules.Verdict) {
 	l := t.look
 	head := rules.Update(t.stale.head, &x.Response, nil, l.now)
+	if t.stale.recoded {
+		head = rules.Decoded(head)
+	}
 	v := t.judge(t.stale.status, head)
 	kept := head
 	if v.Store {
@@ -283,7 +328,7 @@ func (t *task) freshen(x *exchange.Exchange) (*entry, rules.Verdict) {
 	}
 	age := rules.InitialAge(&x.Response, t.flight.sent, l.now)
 	e := newEntry(t.stale.status, kept, v.Shelf, l.now.Add(-age))
-	e.body, e.length = t.stale.body, t.stale.length
+	e.body, e.length, e.id, e.recoded = t.stale.body, t.stale.length, t.stale.id, t.stale.recoded
 	return e, v
 }
 
@@ -298,9 +343,13 @@ func (t *task) compare(x *exchange.Exchange) {
 		return
 	}
 	h, old := &x.Response, &t.stale.Validators
-	same := (!h.Has(exchange.ETag) || h.Get(exchange.ETag) == old.ETag) &&
+	tag, length := h.Get(exchange.ETag), x.ResponseLength
+	if t.stale.recoded { // the service has another coding
+		tag, length = rules.WeakTag(tag), t.stale.size()
+	}
+	same := (!h.Has(exchange.ETag) || tag == old.ETag) &&
 		(!h.Has(exchange.LastModified) || h.Get(exchange.LastModified) == old.LastModified) &&
-		(!h.Has(exchange.ContentLength) || x.ResponseLength == int64(len(t.stale.body)))
+		(!h.Has(exchange.ContentLength) || length == t.stale.size())
 	if !same {
 		s.drop(t.stale)
 		return

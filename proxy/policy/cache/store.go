@@ -33,6 +33,8 @@ type Store struct {
 
 	shards [64]shard
 
+	encodings encodings
+
 	mu     sync.Mutex // guards routes
 	routes map[string]*counts
 }
@@ -89,17 +91,22 @@ func (m mark) weight() int { return 0 }
 
 // entry is a stored answer. It never changes.
 type entry struct {
-	key    string
-	status int
-	head   *exchange.Head
-	body   []byte
-	length int64 // of the body; -1: not known before its end
+	key     string
+	status  int
+	head    *exchange.Head
+	body    []byte
+	length  int64  // of the body; -1: not known before its end
+	id      uint64 // of the body
+	recoded bool   // the service's coding was taken off
 	rules.Shelf
 	rules.Validators
 	born time.Time // when it was made: age 0
 }
 
 func (e *entry) weight() int { return cap(e.body) + cap(e.head.Buffer()) + 32*e.head.Len() }
+
+// size is the length of the body.
+func (e *entry) size() int64 { return int64(len(e.body)) }
 
 func (e *entry) age(now time.Time) time.Duration { return max(0, now.Sub(e.born)) }
 

@@ -35,6 +35,7 @@ type descs struct {
 	consumers, apiKeys, consumersAge, untold                            *prometheus.Desc
 	inspected, attacks, unseen, inspecting, wafBusy, auditDropped       *prometheus.Desc
 	cacheAnswers, cacheStored, cacheBytes, cacheMemory, cacheItems      *prometheus.Desc
+	cacheEncoded                                                        *prometheus.Desc
 	invalid, invalidPassed, wrongResponses, unseenResponses             *prometheus.Desc
 	encoded, encodedIn, encodedOut, notEncoded, encoders                *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
@@ -114,6 +115,7 @@ func newDescs() *descs {
 		cacheAnswers:    d("cache_requests_total", "Requests to routes with a cache, by how they were answered: hit, stale (of the hits), miss, collapsed (by what another request fetched), validated (of the misses: the stored answer still held), error (stale, instead of an error), pass (nothing for the cache), refresh (without a client).", "route", "result"),
 		cacheStored:     d("cache_stored_total", "Answers that were stored.", "route"),
 		cacheBytes:      d("cache_bytes_total", "Bytes of bodies that were answered from memory.", "route"),
+		cacheEncoded:    d("cache_encodings_total", "Codings that were made of stored answers, and kept.", "route"),
 		cacheMemory:     d("cache_memory_bytes", "Memory that stored answers take, about."),
 		cacheItems:      d("cache_items", "Stored answers, and what is known of their URIs."),
 		invalid:         d("validate_refused_total", "Requests refused because they weren't as the route's document has them.", "route"),
@@ -413,6 +415,7 @@ func (c *collector) cache(d *descs, count, gauge emit) {
 		count(d.cacheAnswers, float64(v.Refreshed), v.Route, "refresh")
 		count(d.cacheStored, float64(v.Stored), v.Route)
 		count(d.cacheBytes, float64(v.Bytes), v.Route)
+		count(d.cacheEncoded, float64(v.Encoded), v.Route)
 	}
 	if len(list) > 0 {
 		bytes, items := c.app.cached.Size()

@@ -44,6 +44,32 @@ func stored(h *exchange.Head, i int, name string, drop []string) bool {
 	}
 }
 
+// Decoded is the head of an answer whose coding was taken off. A strong entity tag
+// is that of other bytes: it becomes the weak one of the same text (RFC 9110, 8.8.1).
+func Decoded(h *exchange.Head) *exchange.Head {
+	out := &exchange.Head{}
+	out.Grow(h.Len(), len(h.Buffer())+len("W/"))
+	for i := range h.Len() {
+		name, value := h.Field(i)
+		switch h.ID(i) {
+		case exchange.ContentEncoding, exchange.AcceptRanges:
+			continue
+		case exchange.ETag:
+			value = WeakTag(value)
+		}
+		out.Append(name, value)
+	}
+	return out
+}
+
+// WeakTag is the weak form of an entity tag.
+func WeakTag(tag string) string {
+	if strings.HasPrefix(tag, `"`) {
+		return "W/" + tag
+	}
+	return tag
+}
+
 // Update is the head of a stored answer with what a 304 says in the place of its
 // own fields (3.2), but for those that describe the content that was stored.
 func Update(stored, news *exchange.Head, drop []string, came time.Time) *exchange.Head {
