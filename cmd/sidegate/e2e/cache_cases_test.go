@@ -28,6 +28,7 @@ func cacheCases() (list []cacheCase) {
 	parts(add, one)
 	targeted(one)
 	operators(add)
+	details(add, one)
 	return list
 }
 

@@ -334,7 +334,7 @@ func (l *look) await(f *flight, e *entry) (done, again bool, err error) {
 	case e != nil && rules.InsteadOfError(&e.Shelf, e.age(l.now), &l.control):
 		l.p.counts.errors.Add(1)
 		x.Cached = exchange.CacheStale
-		l.serve(e, nil, "; hit")
+		l.serve(e, nil, "; fwd=stale; collapsed"+instead)
 		return true, false, nil
 	default:
 		return true, false, r.fault

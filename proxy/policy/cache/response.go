@@ -93,8 +93,12 @@ func (t *task) fetched(x *exchange.Exchange) {
 		s.settle(t.flight, result{fault: failure(x)}, nil, "")
 		l.p.counts.errors.Add(1)
 		x.Cached = exchange.CacheStale
+		how := "; fwd=stale"
+		if x.Err == nil {
+			how += "; fwd-status=" + strconv.Itoa(x.Status)
+		}
 		x.Err = nil
-		l.serve(t.stale, nil, "; hit; detail=\"stale-if-error\"")
+		l.serve(t.stale, nil, how+instead)
 	case x.Err != nil:
 		r := result{again: true} // its client left, for one: that mustn't be the others' matter
 		if x.Err.Source == exchange.FromUpstream {
@@ -110,6 +114,9 @@ func (t *task) fetched(x *exchange.Exchange) {
 		t.take(x)
 	}
 }
+
+// instead says in Cache-Status why a stale answer was given.
+const instead = `; detail="stale-if-error"`
 
 // failure is what those get who wait for a service that doesn't answer.
 func failure(x *exchange.Exchange) *exchange.Fault {
@@ -128,7 +135,7 @@ func (t *task) take(x *exchange.Exchange) {
 		v.Store, v.Why = false, "it is larger than max_object"
 	}
 	if !v.Store {
-		t.status(x, "; detail="+strconv.Quote(v.Why))
+		was := ""
 		hide(&x.Response)
 		if t.stale != nil && x.Status < 500 { // the service has another answer now
 			p.store.drop(t.stale)
@@ -139,7 +146,9 @@ func (t *task) take(x *exchange.Exchange) {
 		if x.Status == 200 && rules.Parts(&x.Request) {
 			p.store.setMark(strings.Clone(l.rangeMark()), l.now.Add(rangeMarkTime))
 			l.cut(x, rules.Validators{ETag: x.Response.Get(exchange.ETag), LastModified: x.Response.Get(exchange.LastModified), Date: date(&x.Response)}, nil)
+			was = forwarded(x, 200)
 		}
+		t.status(x, was+"; detail="+strconv.Quote(v.Why))
 		p.store.end(t.flight)
 		return
 	}
@@ -150,7 +159,6 @@ func (t *task) take(x *exchange.Exchange) {
 	}
 	e := newEntry(x.Status, head, v.Shelf, l.now.Add(-age))
 	e.length, e.recoded = x.ResponseLength, coding != ""
-	t.status(x, "; stored")
 	hide(&x.Response)
 	content := t.store(x, e, v.Public, coding)
 	if t.conditional && x.Status == 200 && rules.NotModified(&x.Request, e.Validators) {
@@ -158,6 +166,16 @@ func (t *task) take(x *exchange.Exchange) {
 		dropContent(&x.Response)
 	}
 	l.cut(x, e.Validators, content)
+	t.status(x, forwarded(x, 200)+"; stored")
+}
+
+// forwarded says in Cache-Status which status the service has answered with, when the
+// client gets another one.
+func forwarded(x *exchange.Exchange, status int) string {
+	if x.Status != status && (x.Status == 206 || x.Status == 304 || x.Status == 416) {
+		return "; fwd-status=" + strconv.Itoa(status)
+	}
+	return ""
 }
 
 // coding is that of the response, if it is taken off to be stored.
@@ -304,7 +322,10 @@ func (t *task) validated(x *exchange.Exchange) {
 	l := t.look
 	l.p.counts.validated.Add(1)
 	x.Cached = exchange.CacheValidated
-	e, v := t.freshen(x)
+	e, v := t.stale, rules.Verdict{}
+	if rules.Confirms(&x.Response, t.stale.Validators) {
+		e, v = t.freshen(x)
+	}
 	if v.Store {
 		t.keeping(x, e, v.Public).complete(e, t.stale.body)
 	} else {

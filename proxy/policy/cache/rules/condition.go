@@ -72,6 +72,16 @@ type Validators struct {
 	Date         time.Time // when it was made
 }
 
+// Confirms reports whether a 304 is about the stored answer (RFC 9111, 4.3.4): it has
+// the same validators, or none.
+func Confirms(h *exchange.Head, v Validators) bool {
+	if tag := h.Get(exchange.ETag); tag != "" {
+		return WeakEqual(tag, v.ETag)
+	}
+	changed := h.Get(exchange.LastModified)
+	return changed == "" || v.LastModified == "" || changed == v.LastModified
+}
+
 // NotModified reports whether the conditions of a GET or HEAD request say that the
 // client has the answer already (RFC 9111, 4.3.2; RFC 9110, 13.2.2). If-None-Match
 // comes first: where it stands, If-Modified-Since means nothing.

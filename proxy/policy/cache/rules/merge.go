@@ -39,6 +39,8 @@ func stored(h *exchange.Head, i int, name string, drop []string) bool {
 	switch {
 	case h.Dropped(i) || id.HopByHop() || id == exchange.Age || id == exchange.ContentLength:
 		return false
+	case id == exchange.Other && exchange.EqualFold(name, "Proxy-Authentication-Info"): // 3.1
+		return false
 	default:
 		return len(drop) == 0 || !slices.Contains(drop, strings.ToLower(name))
 	}
