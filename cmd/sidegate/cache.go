@@ -54,7 +54,17 @@ func printCache(out io.Writer, s admin.CacheStatus) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(out, "%d items take %d bytes\n", s.Items, s.Bytes)
+	if _, err := fmt.Fprintf(out, "%d answers, %d bytes of memory\n", s.Items, s.Bytes); err != nil || s.Disk.Most == 0 {
+		return err
+	}
+	text := fmt.Sprintf("%d of them on disk, %s of %s", s.Disk.Files, size(s.Disk.Used), size(s.Disk.Most))
+	switch {
+	case s.Disk.Problem != "":
+		text += ": " + s.Disk.Problem
+	case s.Disk.Reading:
+		text += ", and what was there before the start is being read"
+	}
+	_, err := fmt.Fprintln(out, text)
 	return err
 }
 

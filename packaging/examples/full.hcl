@@ -336,7 +336,10 @@ route "hello" {
   }
 }
 
-cache { memory = "256MiB" } # for all routes' cache blocks together
+cache { # for all routes' cache blocks together
+  memory = "256MiB"
+  disk   = "10GiB" # in the folder cache of state_dir; outlives a restart
+}
 counters {
   memory        = "64MiB" # for rate limits: 16 bytes for each client of each
   quota_clients = 100000

@@ -14,7 +14,8 @@ const (
 )
 
 // serve answers with e, whose body is on its way where f isn't nil.
-func (l *look) serve(e *entry, f *fill, how string) {
+func (l *look) serve(e *entry, f *reader, how string) {
+	defer e.release()
 	x := l.x
 	age := e.age(l.now)
 	var room [96]byte
@@ -23,14 +24,14 @@ func (l *look) serve(e *entry, f *fill, how string) {
 	x.ResponseEdits.SetID(exchange.Age, "Age", x.Keep(strconv.AppendInt(room[:0], int64(age/time.Second), 10)))
 	var spans [4]rules.Span
 	verdict, list, size := rules.Whole, spans[:0], e.length
-	if f == nil {
-		size = e.size()
-	}
 	if x.Method == "GET" && e.status == 200 && size >= 0 && x.Request.Has(exchange.Range) {
 		verdict, list = rules.Range(&x.Request, e.Validators, size, list)
 	}
 	switch {
 	case e.status == 200 && rules.NotModified(&x.Request, e.Validators): // before Range (RFC 9110, 13.2.2)
+		if f != nil {
+			_ = f.Close()
+		}
 		x.Reply(304, "", nil)
 		e.show(x)
 		x.ResponseLength = 0
@@ -41,39 +42,56 @@ func (l *look) serve(e *entry, f *fill, how string) {
 		e.show(x)
 		dropContent(&x.Response)
 		setContentRange(x, rules.Span{}, size)
+		if f != nil {
+			_ = f.Close()
+		}
 		return
 	case verdict == rules.Part && len(list) == 1:
 		s := list[0]
 		if f == nil {
-			x.Reply(206, "", e.body[s.From:s.To:s.To])
+			e.reply(x, 206, s.From, s.To)
 		} else {
 			x.Reply(206, "", nil)
-			x.ResponseBody, x.ResponseLength = &part{f.reader(), s.From, s.Len()}, s.Len()
+			x.ResponseBody, x.ResponseLength = &part{f, s.From, s.Len()}, s.Len()
 		}
 		setContentRange(x, s, size)
-	case verdict == rules.Part && f == nil:
+	case verdict == rules.Part && f == nil && e.file == nil:
 		x.Reply(206, "", nil)
 		e.show(x)
 		multipart(x, list, x.Response.Get(exchange.ContentType), e.body)
 	case f != nil:
 		x.Reply(e.status, "", nil)
-		x.ResponseBody, x.ResponseLength = f.reader(), e.length
-		l.stored(e, f)
+		x.ResponseBody, x.ResponseLength = f, e.length
+		l.stored(e, f.f)
 	case x.Method == "HEAD":
 		x.Reply(e.status, "", nil)
 		x.ResponseLength = size
 		l.stored(e, nil)
 	default:
-		x.Reply(e.status, "", e.body)
+		e.reply(x, e.status, 0, size)
 		l.stored(e, nil)
 	}
 	e.show(x)
 	l.p.counts.bytes.Add(uint64(max(0, x.ResponseLength)))
 }
 
+// reply makes a part of the body, or all of it, the response's.
+func (e *entry) reply(x *exchange.Exchange, status int, from, to int64) {
+	if e.file == nil {
+		x.Reply(status, "", e.body[from:to:to])
+		return
+	}
+	x.Reply(status, "", nil)
+	x.ResponseBody, x.ResponseLength = e.file.body(from, to), to-from
+}
+
 // show makes the stored fields those of the response, without a copy.
 func (e *entry) show(x *exchange.Exchange) {
-	x.Response.Share(e.head)
+	if e.head != nil {
+		x.Response.Share(e.head)
+	} else {
+		x.Response.Unpack(e.packed)
+	}
 	hide(&x.Response)
 }
 

@@ -22,8 +22,8 @@ type Config struct {
 	OverrideTTL time.Duration `hcl:"override_ttl,attr" default:"0s" min:"0s"`
 	// Without default_ttl, let an answer that doesn't say so be fresh for a tenth of the time since Last-Modified, a day at most.
 	Heuristics bool `hcl:"heuristics,attr" default:"false"`
-	// Largest body that is stored.
-	MaxObject int64 `hcl:"max_object,attr" unit:"bytes" default:"1MiB" min:"0B" max:"64MiB"`
+	// Largest body that is stored. In memory it is a quarter of cache.memory at most; larger ones need cache.disk.
+	MaxObject int64 `hcl:"max_object,attr" unit:"bytes" default:"1MiB" min:"0B" max:"10GiB"`
 	// What answers are found by, beside scheme, route, who is calling, and Vary: host, path, query, header.NAME; the first three unless given.
 	Key []string `hcl:"key,attr"`
 	// Which requests may be answered from the cache, a CEL expression over request, consumer and claims; all unless given.
@@ -177,6 +177,9 @@ func (p *Policy) Test(x *exchange.Exchange) string {
 		return "sends it on: " + why
 	}
 	e := l.find()
+	if e != nil {
+		defer e.release()
+	}
 	if e == nil {
 		return "sends it on, and stores the answer if that may be stored"
 	}

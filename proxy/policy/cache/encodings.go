@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,8 @@ const (
 	// fillWait is how long a request that wants a coding waits for the rest of an
 	// answer that is on its way, so that it is encoded once.
 	fillWait = 50 * time.Millisecond
+	// mostFromDisk is up to which length what isn't in memory is read to be encoded.
+	mostFromDisk = 2 << 20
 	// noRoomTime is how long nothing is made after there was no room to keep it.
 	noRoomTime = time.Second
 )
@@ -85,7 +88,7 @@ func (l *look) Encoded(name string, encode func(content []byte) ([]byte, bool)) 
 	if b := s.attached(e, name); b != nil {
 		return b, true
 	}
-	if encode == nil || e.body == nil || l.now.UnixNano() < s.encodings.noRoom.Load() {
+	if encode == nil || l.now.UnixNano() < s.encodings.noRoom.Load() {
 		return nil, false
 	}
 	k := encodingKey{e.id, name}
@@ -105,7 +108,11 @@ func (l *look) Encoded(name string, encode func(content []byte) ([]byte, bool)) 
 		c.b, c.ok = b, true
 		return b, true
 	}
-	b, ok := encode(e.body)
+	content, ok := l.content(e)
+	if !ok {
+		return nil, false
+	}
+	b, ok := encode(content)
 	if ok {
 		l.p.counts.encoded.Add(1)
 		if !s.attach(e, name, b) {
@@ -114,6 +121,20 @@ func (l *look) Encoded(name string, encode func(content []byte) ([]byte, bool)) 
 	}
 	c.b, c.ok = b, ok
 	return b, ok
+}
+
+// content is all of e's body. One that is on disk is read from the response's.
+func (l *look) content(e *entry) ([]byte, bool) {
+	x := l.x
+	if e.file == nil || x.ResponseBody == nil || e.length > mostFromDisk {
+		return e.body, e.body != nil
+	}
+	b := make([]byte, e.length)
+	if _, err := io.ReadFull(x.ResponseBody, b); err != nil {
+		return nil, false // whoever reads on gets the error
+	}
+	x.Replace(b) // what is encoded takes its place, unless that fails
+	return b, true
 }
 
 // arrived waits for the rest of an answer on its way, for a moment.
@@ -135,33 +156,6 @@ func (l *look) arrived() bool {
 	l.entry, l.fill = f.entry, nil
 	return true
 }
-
-// attached is what was derived of an entry's content under a name; nil: nothing.
-func (s *Store) attached(e *entry, name string) []byte {
-	v, ok := s.items.GetIfPresent(attachmentKey(e, name))
-	if !ok {
-		return nil
-	}
-	a, _ := v.(*attachment)
-	if a == nil || a.id != e.id {
-		return nil
-	}
-	return a.b
-}
-
-func (s *Store) attach(e *entry, name string, b []byte) bool {
-	s.items.Set(attachmentKey(e, name), &attachment{e.id, b})
-	return true
-}
-
-type attachment struct {
-	id uint64
-	b  []byte
-}
-
-func (a *attachment) weight() int { return len(a.b) }
-
-func attachmentKey(e *entry, name string) string { return e.key + "\x00" + name }
 
 // decode takes the coding off the response. What came is recorded: those who take
 // the coding get it as it is.

@@ -8,81 +8,297 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
-// patience is how long an answer is still read and stored when nobody waits for it
-// any more.
-const patience = 5 * time.Second
+const (
+	// patience is how long an answer is still read and stored when nobody waits for it
+	// any more, and how long the others wait for one who reads slowly.
+	patience = 5 * time.Second
+	// mostBehind is how many bytes of an answer that isn't kept in memory wait for the
+	// slowest reader.
+	mostBehind = 1 << 20
+	// goneEvery is how often it is looked whether those who wait are still there.
+	goneEvery = time.Second
+)
 
-// fill is the body of an answer on its way: one reads it from the service, many
-// read what has come. What has come never changes.
+// fill is the body of an answer on its way: one goroutine reads it from the
+// service, many read what has come. What has come never changes.
+//
+//	in memory   all of it is kept; this is what is stored
+//	spooled     it goes into a file as it comes; who is slow reads there
+//	passing     it isn't stored, but those who joined get all of it: what waits for
+//	            them is bounded, and who stays behind for long is broken off. If there
+//	            is only the one whose request it is, that reads the rest by itself.
 type fill struct {
 	source exchange.Body
-	most   int64
+	store  *Store
+	flight *flight
+	length int64  // -1: not known
+	most   int64  // bytes that are stored, anywhere
+	inMem  int64  // bytes that are stored in memory
 	sized  bool   // how long it is was known before it came
-	entry  *entry // what became of it, set before done is closed; nil: it wasn't complete
+	entry  *entry // what became of it, set before done is closed; nil: it isn't stored
 
 	mu      sync.Mutex // guards what follows
-	more    sync.Cond  // some has come, or the end
-	b       []byte
+	more    sync.Cond  // some has come, or gone, or the end
+	chunks  [][]byte   // from base on, each full but the last
+	base    int64
+	size    int64 // that has come
+	held    int64 // bytes of memory that were reserved
 	err     error // how it ended; io.EOF: complete
 	ended   bool
-	readers int           // that wait for it, but the owner
-	over    bool          // it is larger than what is stored; the rest is still to be read
+	passing bool
+	direct  bool // its owner reads the rest
+	over    bool // nothing more is done with it but reading
+	spool   *spool
+	closed  bool // of which we have let go
+	readers map[*reader]struct{}
+	pulse   *time.Timer   // looks after those who wait
 	done    chan struct{} // closed when nobody reads from source for us any more
 }
 
 // newFill begins with what has come already.
-func newFill(source exchange.Body, length, most int64, b []byte) *fill {
-	f := &fill{source: source, most: most, done: make(chan struct{})}
-	f.more.L = &f.mu
-	size := int64(len(b)) + 4096
-	if length >= 0 {
-		size = length
+func (k *keeping) newFill(source exchange.Body, e *entry, b []byte) *fill {
+	s := k.store
+	f := &fill{
+		source: source, store: s, flight: k.flight, length: e.length, most: k.most, inMem: min(k.most, s.largest()), readers: map[*reader]struct{}{}, done: make(chan struct{}),
 	}
-	f.b = append(make([]byte, 0, size), b...)
+	f.more.L = &f.mu
+	if s.disk.takes() {
+		f.inMem = min(f.inMem, max(small, s.most.Load()/256))
+		if e.length > f.inMem {
+			e.id = s.last.Add(1)
+			f.spool = s.newSpool(f.flight.uri, e.id)
+			f.spool.holds.Add(1)
+		}
+	}
+	for len(b) > 0 {
+		c := f.room()
+		n := copy(c[len(c):space(c)], b)
+		f.came(n)
+		b = b[n:]
+	}
+	f.decide()
 	return f
 }
 
-// run reads the body to its end and tells what became of it: all of it, or nil.
-// It runs in a goroutine of its own, which Close of the fetching exchange's body
-// awaits.
-func (f *fill) run(end func(all []byte)) {
-	defer close(f.done)
-	all := f.pump()
-	end(all)
+// run reads the body to its end and tells what became of it: nil, or all of it, in
+// chunks or in a file. It runs in a goroutine of its own, which Close of the fetching
+// exchange's body awaits.
+func (f *fill) run(end func(chunks [][]byte, size int64, p *spool)) {
+	complete := f.pump()
+	if !complete {
+		f.store.end(f.flight)
+	} else {
+		end(f.chunks, f.size, f.spool)
+	}
+	f.mu.Lock()
+	f.store.releaseFlying(f.held)
+	f.held, f.over = 0, true
+	f.letGo()
+	f.mu.Unlock()
+	close(f.done)
 }
 
-func (f *fill) pump() []byte {
-	var room [16 << 10]byte
+// pump reads; it reports whether all has come and is to be stored.
+func (f *fill) pump() bool {
 	for {
-		n, err := f.source.Read(room[:])
 		f.mu.Lock()
-		f.b = append(f.b, room[:n]...)
-		if err == nil && int64(len(f.b)) > f.most {
-			f.over = true
-		}
+		c := f.room()
+		f.mu.Unlock()
+		n, err := f.source.Read(c[len(c):space(c)])
+		f.mu.Lock()
+		f.came(n)
 		if err != nil {
 			f.err, f.ended = err, true
 		}
-		over, all := f.over, f.b
+		f.decide()
+		f.trim()
 		f.more.Broadcast()
+		ended, direct := f.ended, f.direct
 		f.mu.Unlock()
-		switch {
-		case over:
-			return nil
-		case err == io.EOF && int64(len(all)) <= f.most:
-			return all
-		case err != nil:
-			return nil
+		if ended || direct {
+			return f.finish(err)
 		}
 	}
+}
+
+// finish is the end of the pump.
+func (f *fill) finish(err error) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	good := err == io.EOF && !f.passing
+	if f.spool == nil {
+		return good
+	}
+	if n := len(f.chunks); good && n > 0 && len(f.chunks[n-1]) < chunkSize { // the full ones are written
+		f.spool.write(f.size/chunkSize, f.chunks[n-1])
+	}
+	if !good {
+		f.spool.abandon()
+	}
+	return good
+}
+
+// space is how much of a chunk is for the body; behind that is its checksum.
+func space(c []byte) int { return cap(c) - sumSize }
+
+// room is the chunk that what comes goes to.
+func (f *fill) room() []byte {
+	n := len(f.chunks)
+	if n > 0 && len(f.chunks[n-1]) < space(f.chunks[n-1]) {
+		return f.chunks[n-1]
+	}
+	size := int64(chunkSize)
+	if n == 0 && f.length >= 0 && f.length < chunkSize {
+		size = f.length + 1 // to read its end
+	}
+	if f.store.reserveFlying(size) {
+		f.held += size
+	} else if f.spool == nil && !f.passing {
+		f.pass()
+	}
+	c := make([]byte, 0, size+sumSize)[: 0 : size+sumSize]
+	if n > 0 && space(f.chunks[n-1]) < chunkSize { // it is longer than it said
+		c = append(c, f.chunks[n-1]...)
+		f.chunks[n-1] = c
+		return c
+	}
+	f.chunks = append(f.chunks, c)
+	return c
+}
+
+// came says that n bytes have been read into the last chunk.
+func (f *fill) came(n int) {
+	last := len(f.chunks) - 1
+	c := f.chunks[last]
+	c = c[:len(c)+n]
+	f.chunks[last] = c
+	f.size += int64(n)
+	if len(c) == chunkSize && f.spool != nil && !f.passing {
+		f.spool.write(f.size/chunkSize-1, c)
+	}
+}
+
+// decide says what is to become of it, by what has come.
+func (f *fill) decide() {
+	switch {
+	case f.passing:
+	case f.size > f.most || f.spool != nil && f.spool.failed.Load():
+		f.pass()
+	case f.size > f.inMem && f.spool == nil:
+		if !f.store.disk.takes() {
+			f.pass()
+			return
+		}
+		f.spool = f.store.newSpool(f.flight.uri, f.store.last.Add(1))
+		f.spool.holds.Add(1)
+		for i, c := range f.chunks {
+			if len(c) == chunkSize {
+				f.spool.write(int64(i), c)
+			}
+		}
+	}
+}
+
+// pass has it pass, unstored.
+func (f *fill) pass() {
+	f.passing = true
+	if f.spool != nil {
+		f.spool.failed.Store(true)
+	}
+	f.store.seal(f.flight)
+}
+
+// trim lets go of what is in the file, or what all have read, and waits for those who
+// are behind.
+func (f *fill) trim() {
+	if f.spool != nil && !f.passing {
+		for len(f.chunks) > mostBehind/2/chunkSize && f.spool.written.Load() >= f.base+chunkSize {
+			f.shift()
+		}
+		return
+	}
+	if !f.passing {
+		return
+	}
+	if f.alone() {
+		f.direct = true
+		return
+	}
+	f.shiftRead()
+	if f.size-f.base <= mostBehind || f.ended {
+		return
+	}
+	t := time.AfterFunc(patience, f.cutOff)
+	defer t.Stop()
+	for f.size-f.base > mostBehind && !f.direct {
+		f.more.Broadcast() // they are to read what is there
+		f.more.Wait()
+		f.shiftRead()
+		f.direct = f.alone()
+	}
+}
+
+// shiftRead lets go of what all have read, or can read in the file.
+func (f *fill) shiftRead() {
+	least := f.size
+	for r := range f.readers {
+		least = min(least, r.at)
+	}
+	for len(f.chunks) > 1 && f.base+chunkSize <= least {
+		f.shift()
+	}
+}
+
+// shift lets go of the first chunk.
+func (f *fill) shift() {
+	f.chunks[0] = nil
+	f.chunks = f.chunks[1:]
+	f.base += chunkSize
+	if f.held >= chunkSize {
+		f.held -= chunkSize
+		f.store.releaseFlying(chunkSize)
+	}
+}
+
+// alone reports whether nobody but the owner reads it.
+func (f *fill) alone() bool {
+	for r := range f.readers {
+		if !r.owner {
+			return false
+		}
+	}
+	return true
+}
+
+// cutOff breaks off those for whom the others have waited long enough.
+func (f *fill) cutOff() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for r := range f.readers {
+		if r.at < f.base+mostBehind/2 {
+			r.cut = true
+			r.leave()
+		}
+	}
+	f.more.Broadcast()
 }
 
 // reader reads an answer on its way, from its beginning.
 type reader struct {
-	f      *fill
-	owner  bool // its exchange holds the connection to the service
-	at     int
-	closed bool // guarded by f.mu
+	f     *fill
+	x     *exchange.Exchange
+	owner bool // its exchange holds the connection to the service
+	at    int64
+
+	// Guarded by f.mu.
+	closed, cut, waits bool
+	fromFile           *fileChunks
+}
+
+// fileChunks is what a reader that is behind reads with.
+type fileChunks struct {
+	f    file
+	room []byte
 }
 
 var _ exchange.Body = (*reader)(nil)
@@ -91,46 +307,85 @@ var _ exchange.Body = (*reader)(nil)
 func (r *reader) Read(p []byte) (int, error) {
 	f := r.f
 	f.mu.Lock()
-	for r.at == len(f.b) && !f.ended && !f.over && !r.closed {
+	for r.at == f.size && !f.ended && !f.direct && !r.closed && !r.cut {
+		r.waits = true
+		f.beat()
 		f.more.Wait()
+		r.waits = false
 	}
-	n := copy(p, f.b[r.at:])
-	r.at += n
-	rest, over, err, closed := len(f.b)-r.at, f.over, f.err, r.closed
-	f.mu.Unlock()
 	switch {
-	case closed:
+	case r.closed:
+		f.mu.Unlock()
 		return 0, io.ErrClosedPipe
-	case n > 0 && (rest > 0 || err == nil):
-		return n, nil
-	case n > 0:
-		return n, eof(err)
-	case over && r.owner: // the rest is read by this one alone
+	case r.cut:
+		f.mu.Unlock()
+		return 0, io.ErrUnexpectedEOF
+	case r.at < f.base:
+		return r.late(p)
+	case r.at == f.size && f.ended:
+		f.mu.Unlock()
+		return 0, f.err
+	case r.at == f.size: // the rest is read by its owner alone
+		f.mu.Unlock()
 		<-f.done
 		return f.source.Read(p)
-	case over:
+	}
+	n := copy(p, f.chunks[(r.at-f.base)/chunkSize][(r.at-f.base)%chunkSize:])
+	r.at += int64(n)
+	end := r.at == f.size && f.ended && f.err == io.EOF
+	if f.passing {
+		f.more.Broadcast() // there may be room now
+	}
+	f.mu.Unlock()
+	if end {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// late reads from the file what isn't in memory any more.
+func (r *reader) late(p []byte) (int, error) {
+	f := r.f
+	if r.fromFile == nil {
+		r.fromFile = &fileChunks{room: make([]byte, chunkSize+sumSize), f: file{d: &f.store.disk, f: f.spool.f, id: f.spool.id, length: f.base}}
+	}
+	f.mu.Unlock()
+	c := r.fromFile
+	n := r.at / chunkSize
+	c.f.length = (n + 1) * chunkSize // it was let go of when all of it was there
+	b, err := c.f.chunk(n, c.room)
+	if err != nil {
 		return 0, io.ErrUnexpectedEOF
-	default:
-		return 0, err
 	}
+	m := copy(p, b[r.at-n*chunkSize:])
+	f.mu.Lock()
+	r.at += int64(m)
+	end := r.at == f.size && f.ended && f.err == io.EOF
+	f.mu.Unlock()
+	if end {
+		return m, io.EOF
+	}
+	return m, nil
 }
 
-// eof leaves an error for the next Read, but for the end.
-func eof(err error) error {
-	if err == io.EOF {
-		return io.EOF
-	}
-	return nil
-}
-
-// Next returns what has come.
+// Next returns what has come, as far as it is in one piece.
 func (r *reader) Next() ([]byte, bool) {
 	f := r.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	b := f.b[r.at:len(f.b):len(f.b)]
-	r.at = len(f.b)
-	return b, f.ended && f.err == io.EOF
+	if r.at < f.base || r.cut {
+		return nil, false
+	}
+	var b []byte
+	if i := (r.at - f.base) / chunkSize; i < int64(len(f.chunks)) {
+		c := f.chunks[i]
+		b = c[(r.at-f.base)%chunkSize : len(c) : len(c)]
+	}
+	r.at += int64(len(b))
+	if f.passing {
+		f.more.Broadcast()
+	}
+	return b, r.at == f.size && f.ended && f.err == io.EOF
 }
 
 // Close gives the body up. That of the exchange which fetches it waits until it has
@@ -140,9 +395,7 @@ func (r *reader) Close() error {
 	f.mu.Lock()
 	was := r.closed
 	r.closed = true
-	if !r.owner && !was {
-		f.readers--
-	}
+	r.leave()
 	f.more.Broadcast()
 	f.mu.Unlock()
 	if !r.owner || was {
@@ -150,6 +403,48 @@ func (r *reader) Close() error {
 	}
 	f.await()
 	return f.source.Close()
+}
+
+// leave takes it from the readers.
+func (r *reader) leave() {
+	delete(r.f.readers, r)
+	r.f.letGo()
+}
+
+// letGo closes the file once nobody can read from it any more.
+func (f *fill) letGo() {
+	if f.over && len(f.readers) == 0 && f.spool != nil && !f.closed {
+		f.closed = true
+		f.spool.release()
+	}
+}
+
+// beat looks after those who wait, from now on: whose client has gone holds nothing.
+func (f *fill) beat() {
+	if f.pulse == nil {
+		f.pulse = time.AfterFunc(goneEvery, f.lookAround)
+	}
+}
+
+func (f *fill) lookAround() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pulse = nil
+	waits := false
+	for r := range f.readers {
+		if !r.waits {
+			continue
+		}
+		waits = true
+		if !r.owner && r.x != nil && r.x.Front != nil && r.x.Front.Gone(r.x) {
+			r.closed = true
+			r.leave()
+			f.more.Broadcast()
+		}
+	}
+	if waits {
+		f.beat()
+	}
 }
 
 // await waits until nobody reads from source for us any more. As long as somebody
@@ -164,7 +459,7 @@ func (f *fill) await() {
 		case <-t.C:
 		}
 		f.mu.Lock()
-		alone := f.readers == 0
+		alone := f.alone()
 		f.mu.Unlock()
 		if alone {
 			_ = f.source.Close() // its Read ends
@@ -174,10 +469,15 @@ func (f *fill) await() {
 	}
 }
 
-// reader is one more that reads the answer from its beginning.
-func (f *fill) reader() *reader {
+// reader is one more that reads the answer from its beginning; nil: it isn't all
+// there any more.
+func (f *fill) reader(x *exchange.Exchange, owner bool) *reader {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.readers++
-	return &reader{f: f}
+	if f.direct || f.closed || f.base > 0 && (f.passing || f.spool == nil) {
+		return nil
+	}
+	r := &reader{f: f, x: x, owner: owner}
+	f.readers[r] = struct{}{}
+	return r
 }

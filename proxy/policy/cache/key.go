@@ -153,9 +153,8 @@ func values(b []byte, x *exchange.Exchange, varies []string) []byte {
 }
 
 // entryKey is what one answer is found by.
-func entryKey(dst []byte, uri string, number uint64, base, values string) []byte {
+func entryKey(dst []byte, uri string, base, values string) []byte {
 	dst = append(append(dst, uri...), 0, 0)
-	dst = binary.BigEndian.AppendUint64(dst, number)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(base))) // nothing in it can pass for what follows
 	return append(append(dst, base...), values...)
 }

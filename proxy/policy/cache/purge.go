@@ -21,44 +21,18 @@ func (s *Store) Purge(what string) (int, error) {
 	} else if !isPrefix {
 		return 0, errors.New("say which URL, or * for all")
 	}
-	match := func(key string) bool {
-		uri, _, _ := strings.Cut(key, "\x00") // behind it are fields of the key, or what answers of it differ by
+	match := func(uri string) bool {
+		uri, _, _ = strings.Cut(uri, "\x00") // behind it are fields of the key
 		return uri == begins || isPrefix && strings.HasPrefix(uri, begins)
 	}
-	var uris, answers []string
-	for key, v := range s.items.All() {
-		if !match(key) {
-			continue
+	s.ground(match)
+	n, _ := s.all(func(m *meta) action {
+		if match(m.uri) {
+			return dropIt
 		}
-		switch v.(type) {
-		case *record:
-			uris = append(uris, key)
-		case *entry:
-			answers = append(answers, key)
-		}
-	}
-	for i := range s.shards {
-		uris = s.shards[i].flying(uris, match)
-	}
-	for _, uri := range uris {
-		s.forget(uri)
-	}
-	for _, key := range answers {
-		s.items.Invalidate(key)
-	}
-	return len(answers), nil
-}
-
-// flying appends the URIs of answers on their way.
-func (sh *shard) flying(list []string, match func(string) bool) []string {
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	for uri := range sh.flights {
-		if match(uri) {
-			list = append(list, uri)
-		}
-	}
-	return list
+		return keepIt
+	})
+	return n, nil
 }
 
 // purgeURL is a URL, or the beginning of one, as keys have it.

@@ -35,6 +35,7 @@ type look struct {
 	x           *exchange.Exchange
 	control     rules.Control
 	uri         string
+	hash        uint64 // of uri
 	own, public string
 	authorized  bool     // the client sent Authorization
 	cookies     bool     // the client sent cookies
@@ -42,6 +43,7 @@ type look struct {
 	entry       *entry   // what the response is (exchange.Stored); or, with fill, is going to be
 	fill        *fill
 	now         time.Time
+	found       entry
 }
 
 // Request answers from memory what it can, waits for what another fetches, and
@@ -103,31 +105,52 @@ func (p *Policy) look(x *exchange.Exchange) (l *look, why string) {
 		return nil, byRule
 	}
 	l.uri = p.uri(x, x.Target.Path, x.Target.Query, x.Target.HasQuery)
+	l.hash = p.store.hash(l.uri)
 	return l, ""
 }
 
 // find is the stored answer for the request (RFC 9111, 4): of several, the one that
-// was made last.
+// was made last. It stays what it is until find finds another.
 func (l *look) find() *entry {
-	r := l.p.store.record(l.uri)
-	if r == nil {
-		return nil
+	s := l.p.store
+	for range 2 {
+		it, at := l.best(s.varies(l.hash))
+		switch {
+		case it == nil:
+			return nil
+		case at.self == 0 || it.has(hasBody):
+			s.show(&l.found, it)
+			return &l.found
+		}
+		var e entry
+		if s.load(&e, it, at) {
+			l.found.release()
+			l.found = e
+			return &l.found
+		}
 	}
-	var found *entry
-	for _, varies := range r.varies {
-		v := l.values(varies)
-		e := l.p.store.entry(l.key(r.number, l.own, v))
-		if e == nil && l.own != l.public {
-			e = l.p.store.entry(l.key(r.number, l.public, v))
+	return nil
+}
+
+func (l *look) best(varies [][]string) (found *item, at place) {
+	s := l.p.store
+	for i := range max(1, len(varies)) {
+		v := ""
+		if i < len(varies) {
+			v = l.values(varies[i])
 		}
-		if e != nil && e.Guessed && l.cookies && !l.p.Public {
-			e = nil // it doesn't say whether it is for this one, too
+		it, p := s.item(l.hash, l.key(l.own, v), l.now)
+		if it == nil && l.own != l.public {
+			it, p = s.item(l.hash, l.key(l.public, v), l.now)
 		}
-		if e != nil && (found == nil || e.Date.After(found.Date)) {
-			found = e
+		if it != nil && it.has(guessed) && l.cookies && !l.p.Public {
+			it = nil // it doesn't say whether it is for this one, too
+		}
+		if it != nil && (found == nil || it.date > found.date) {
+			found, at = it, p
 		}
 	}
-	return found
+	return found, at
 }
 
 // values and key are views into the exchange.
@@ -139,9 +162,9 @@ func (l *look) values(varies []string) string {
 	return l.x.Keep(values(room[:0], l.x, varies))
 }
 
-func (l *look) key(number uint64, base, v string) string {
+func (l *look) key(base, v string) string {
 	var room [1024]byte
-	return l.x.Keep(entryKey(room[:0], l.uri, number, base, v))
+	return l.x.Keep(entryKey(room[:0], l.uri, base, v))
 }
 
 // mostLooks is how often a request waits for others, which then have fetched
@@ -181,7 +204,7 @@ func (l *look) answer() (policy.Verdict, error) {
 // use answers with a stored answer if that may be used as it is.
 func (l *look) use(e *entry) bool {
 	d := rules.Decide(&e.Shelf, e.age(l.now), &l.control)
-	if d == rules.Validate {
+	if d == rules.Validate || e.file != nil && !e.file.prime() {
 		return false
 	}
 	if d == rules.Background {
@@ -207,13 +230,13 @@ func (l *look) board(e *entry) (f *flight, started bool) {
 		x.Cached = exchange.CacheMiss
 		l.depart(l.start(false), e, compares)
 		return nil, true
-	case x.Request.Has(exchange.Range) && (!rules.Parts(&x.Request) || l.p.store.marked(l.rangeMark(), l.now)):
+	case x.Request.Has(exchange.Range) && (!rules.Parts(&x.Request) || l.p.store.marked(l.hash, l.rangeMark(), l.now)):
 		// Only whole answers are stored, and this one isn't, or is too large.
 		l.p.counts.passed.Add(1)
 		x.Cached = exchange.CachePassed
 		x.ResponseEdits.Add(cacheStatus, statusName+"; fwd=uri-miss")
 		return nil, true
-	case l.p.store.marked(l.mark(), l.now):
+	case l.p.store.marked(l.hash, l.mark(), l.now):
 		l.lead(l.start(false), e)
 		return nil, true
 	}
@@ -224,7 +247,11 @@ func (l *look) board(e *entry) (f *flight, started bool) {
 	}
 	// Between the look and here, another may have fetched it. What is stored is
 	// there before its flight is gone.
-	if now := l.find(); now != nil && now != e {
+	var was *item
+	if e != nil {
+		was = e.item
+	}
+	if now := l.find(); now != nil && now.item != was {
 		if e = now; rules.Decide(&e.Shelf, e.age(l.now), &l.control) == rules.Fresh {
 			l.p.store.end(f)
 			return nil, false // look again
@@ -237,9 +264,9 @@ func (l *look) board(e *entry) (f *flight, started bool) {
 // start makes a flight; one that isn't open has nobody wait for it, and starts at
 // once. What it keeps is its own.
 func (l *look) start(open bool) *flight {
-	f := &flight{uri: strings.Clone(l.uri), base: strings.Clone(l.own), open: open, sent: time.Now()}
-	if r := l.p.store.record(l.uri); r != nil && len(r.varies) > 0 {
-		f.varies = r.varies[0]
+	f := &flight{uri: strings.Clone(l.uri), hash: l.hash, base: strings.Clone(l.own), open: open, sent: time.Now()}
+	if varies := l.p.store.varies(l.hash); len(varies) > 0 {
+		f.varies = varies[0]
 		f.values = string(values(nil, l.x, f.varies))
 	}
 	if !open {
@@ -248,10 +275,10 @@ func (l *look) start(open bool) *flight {
 	return f
 }
 
-func (l *look) mark() string { return l.key(0, l.own, "pass") }
+func (l *look) mark() string { return l.key(l.own, "\x00pass") }
 
 // rangeMark marks URIs of which parts aren't asked for as a whole.
-func (l *look) rangeMark() string { return l.key(0, l.own, "parts") }
+func (l *look) rangeMark() string { return l.key(l.own, "\x00parts") }
 
 // lead sends the request on, to store what comes.
 func (l *look) lead(f *flight, e *entry) {
@@ -274,7 +301,7 @@ func (l *look) depart(f *flight, e *entry, d duty) {
 	if d != fetches {
 		return
 	}
-	if l.p.store.record(l.uri) != nil {
+	if l.p.store.knows(l.hash) {
 		t.why = "; fwd=vary-miss"
 	}
 	t.conditional = x.Request.Has(exchange.IfNoneMatch) || x.Request.Has(exchange.IfModifiedSince)
@@ -311,21 +338,26 @@ func (l *look) await(f *flight, e *entry) (done, again bool, err error) {
 		wait = min(wait, time.Until(x.Deadline))
 	}
 	f.waiting.Add(1)
-	t := time.NewTimer(max(wait, 0))
-	defer t.Stop()
-	select {
-	case <-f.ready:
-	case <-t.C:
-		l.p.store.setMark(strings.Clone(l.mark()), time.Now().Add(markTime))
+	if !l.waits(f, wait) {
+		if x.Front != nil && x.Front.Gone(x) {
+			return false, false, exchange.NewFault(exchange.FromClient, exchange.ClientGone, "left while another request fetched the same")
+		}
+		l.p.store.setMark(l.hash, l.mark(), time.Now().Add(markTime))
 		return false, false, nil
 	}
 	l.now = time.Now()
 	r := f.result
 	switch {
 	case r.entry != nil && string(values(nil, x, f.varies)) == f.values:
+		var body *reader
+		if r.fill != nil {
+			if body = r.fill.reader(x, false); body == nil {
+				return false, false, nil // it came too late
+			}
+		}
 		l.p.counts.collapsed.Add(1)
 		x.Cached = exchange.CacheCollapsed
-		l.serve(r.entry, r.fill, "; fwd=uri-miss; collapsed")
+		l.serve(r.entry, body, "; fwd=uri-miss; collapsed")
 		return true, false, nil
 	case r.entry != nil || r.again:
 		return false, true, nil
@@ -341,6 +373,26 @@ func (l *look) await(f *flight, e *entry) (done, again bool, err error) {
 	}
 }
 
+// waits waits for a flight; false: for too long, or the client has left.
+func (l *look) waits(f *flight, most time.Duration) bool {
+	t := time.NewTimer(max(most, 0))
+	defer t.Stop()
+	look := time.NewTicker(goneEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-f.ready:
+			return true
+		case <-t.C:
+			return false
+		case <-look.C:
+			if l.x.Front != nil && l.x.Front.Gone(l.x) {
+				return false
+			}
+		}
+	}
+}
+
 // refresh fetches a new answer in the background, unless somebody does already.
 func (l *look) refresh(e *entry) {
 	if l.p.refresh == nil || l.x.Method != "GET" {
@@ -351,14 +403,22 @@ func (l *look) refresh(e *entry) {
 		return
 	}
 	set := edited(&l.x.RequestEdits)
+	stale := *e // that of the client's exchange goes with it
+	if e.file != nil {
+		if stale.file = e.file.again(); stale.file == nil {
+			l.p.store.end(f)
+			return
+		}
+	}
 	sent := l.p.refresh(l.x, func(c *exchange.Exchange) {
 		own := &look{
-			p: l.p, x: c, control: rules.NoControl(), uri: f.uri, own: f.base, public: strings.Clone(l.public),
-			authorized: l.authorized, cookies: l.cookies, edited: set, now: l.now,
+			p: l.p, x: c, control: rules.NoControl(), uri: f.uri, hash: f.hash, own: f.base, public: strings.Clone(l.public),
+			authorized: l.authorized, cookies: l.cookies, edited: set, now: l.now, found: stale,
 		}
-		own.depart(f, e, fetches)
+		own.depart(f, &own.found, fetches)
 	})
 	if !sent {
+		stale.release()
 		l.p.store.end(f)
 		return
 	}

@@ -39,6 +39,7 @@ func (p *Policy) Response(x *exchange.Exchange) error {
 func (p *Policy) Finish(x *exchange.Exchange) {
 	if t, ok := x.Cache.(*task); ok && t.flight != nil {
 		p.store.end(t.flight)
+		t.look.found.release()
 	}
 	x.Cache = nil
 }
@@ -131,8 +132,11 @@ func (t *task) take(x *exchange.Exchange) {
 	l := t.look
 	p := l.p
 	v := t.judge(x.Status, &x.Response)
-	if v.Store && x.ResponseLength > p.MaxObject {
+	switch {
+	case v.Store && x.ResponseLength > p.MaxObject:
 		v.Store, v.Why = false, "it is larger than max_object"
+	case v.Store && x.ResponseLength > p.store.largest() && !p.store.disk.takes():
+		v.Store, v.Why = false, "it is larger than a quarter of the cache's memory"
 	}
 	if !v.Store {
 		was := ""
@@ -141,10 +145,10 @@ func (t *task) take(x *exchange.Exchange) {
 			p.store.drop(t.stale)
 		}
 		if t.conditional || t.flight.waiting.Load() > 0 {
-			p.store.setMark(strings.Clone(l.mark()), l.now.Add(markTime))
+			p.store.setMark(l.hash, l.mark(), l.now.Add(markTime))
 		}
 		if x.Status == 200 && rules.Parts(&x.Request) {
-			p.store.setMark(strings.Clone(l.rangeMark()), l.now.Add(rangeMarkTime))
+			p.store.setMark(l.hash, l.rangeMark(), l.now.Add(rangeMarkTime))
 			l.cut(x, rules.Validators{ETag: x.Response.Get(exchange.ETag), LastModified: x.Response.Get(exchange.LastModified), Date: date(&x.Response)}, nil)
 			was = forwarded(x, 200)
 		}
@@ -214,7 +218,7 @@ func (p *Policy) variesBy(h *exchange.Head) []string {
 
 func newEntry(status int, head *exchange.Head, shelf rules.Shelf, born time.Time) *entry {
 	return &entry{
-		status: status, head: head, Shelf: shelf, born: born,
+		status: status, head: head, Shelf: shelf, born: born, length: -1,
 		Validators: rules.Validators{ETag: strings.Clone(head.Get(exchange.ETag)), LastModified: strings.Clone(head.Get(exchange.LastModified)), Date: date(head)},
 	}
 }
@@ -245,21 +249,23 @@ func (t *task) store(x *exchange.Exchange, e *entry, public bool, coding string)
 		l.stored(k.complete(e, b), nil)
 		return b
 	}
-	f := newFill(body, e.length, l.p.MaxObject, b)
+	f := k.newFill(body, e, b)
 	f.sized = sized
-	if e.length >= 0 {
-		k.share(e, f)
-	}
-	x.ResponseBody = &reader{f: f, owner: true}
+	x.ResponseBody = f.reader(x, true)
 	l.stored(e, f)
-	go f.run(func(all []byte) {
-		if all == nil {
-			k.store.end(k.flight)
+	k.share(e, f)
+	go f.run(func(parts [][]byte, size int64, p *spool) {
+		whole := *e
+		whole.parts, whole.length, whole.spool = parts, size, p
+		if p != nil {
+			whole.id, whole.parts = p.id, nil
+		}
+		if !k.finish(&whole) {
 			return
 		}
-		f.entry = k.complete(e, all)
+		f.entry = &whole
 		if raw != nil && raw.whole() {
-			k.store.attach(f.entry, coding, raw.b)
+			k.store.attach(&whole, coding, raw.b)
 		}
 	})
 	return nil
@@ -279,7 +285,7 @@ type keeping struct {
 }
 
 func (t *task) keeping(x *exchange.Exchange, e *entry, public bool) *keeping {
-	varies := t.look.p.variesBy(e.head)
+	varies := t.look.p.variesBy(e.fields())
 	k := &keeping{
 		store: t.look.p.store, counts: t.look.p.counts, flight: t.flight, most: t.look.p.MaxObject, base: t.flight.base, varies: varies,
 		values: string(values(nil, x, varies)), shared: !e.NoCache && e.Lifetime > e.age(t.look.now),
@@ -299,21 +305,23 @@ func (k *keeping) share(e *entry, f *fill) {
 // complete stores an answer of which all has come.
 func (k *keeping) complete(e *entry, body []byte) *entry {
 	whole := *e
-	if whole.id == 0 {
-		whole.id = k.store.last.Add(1)
-	}
-	if cap(body)-len(body) > len(body)/8 { // it grew while it came
-		body = slices.Clone(body)
-	}
 	whole.body, whole.length = body, int64(len(body))
-	if int64(len(body)) <= k.most && k.store.keep(k.flight, &whole, k.varies, func(number uint64) string {
-		return string(entryKey(nil, k.flight.uri, number, k.base, k.values))
-	}) {
+	k.finish(&whole)
+	return &whole
+}
+
+// finish stores an answer that is complete, and ends its flight. It reports whether
+// it has.
+func (k *keeping) finish(e *entry) bool {
+	ok := k.store.keep(k.flight, e, k.varies, k.base, k.values)
+	if ok {
 		k.counts.stored.Add(1)
 	}
-	k.share(&whole, nil)
+	if e.parts == nil && e.spool == nil {
+		k.share(e, nil)
+	}
 	k.store.end(k.flight)
-	return &whole
+	return ok
 }
 
 // validated takes a 304 to the question whether the stored answer still holds
@@ -327,10 +335,13 @@ func (t *task) validated(x *exchange.Exchange) {
 		e, v = t.freshen(x)
 	}
 	if v.Store {
-		t.keeping(x, e, v.Public).complete(e, t.stale.body)
+		t.keeping(x, e, v.Public).finish(e)
 	} else {
 		l.p.store.drop(t.stale)
 		l.p.store.end(t.flight)
+	}
+	if e != t.stale {
+		t.stale.file = nil // it is e's now
 	}
 	l.serve(e, nil, t.why+"; fwd-status=304")
 }
@@ -338,7 +349,7 @@ func (t *task) validated(x *exchange.Exchange) {
 // freshen is the stored answer with what the response x says of it (3.2).
 func (t *task) freshen(x *exchange.Exchange) (*entry, rules.Verdict) {
 	l := t.look
-	head := rules.Update(t.stale.head, &x.Response, nil, l.now)
+	head := rules.Update(t.stale.fields(), &x.Response, nil, l.now)
 	if t.stale.recoded {
 		head = rules.Decoded(head)
 	}
@@ -349,7 +360,7 @@ func (t *task) freshen(x *exchange.Exchange) (*entry, rules.Verdict) {
 	}
 	age := rules.InitialAge(&x.Response, t.flight.sent, l.now)
 	e := newEntry(t.stale.status, kept, v.Shelf, l.now.Add(-age))
-	e.body, e.length, e.id, e.recoded = t.stale.body, t.stale.length, t.stale.id, t.stale.recoded
+	e.body, e.length, e.id, e.recoded, e.file, e.tags = t.stale.body, t.stale.length, t.stale.id, t.stale.recoded, t.stale.file, strings.Clone(t.stale.tags)
 	return e, v
 }
 
@@ -376,7 +387,6 @@ func (t *task) compare(x *exchange.Exchange) {
 		return
 	}
 	if e, v := t.freshen(x); v.Store {
-		k := t.keeping(x, e, v.Public)
-		k.complete(e, e.body)
+		t.keeping(x, e, v.Public).finish(e)
 	}
 }

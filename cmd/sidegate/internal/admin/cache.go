@@ -8,9 +8,10 @@ import (
 
 // CacheStatus is what cache blocks have stored, and how requests were answered.
 type CacheStatus struct {
-	Items  int           `json:"items"`
-	Bytes  uint64        `json:"bytes"`
-	Routes []cache.Count `json:"routes"`
+	Items  int             `json:"items"`
+	Bytes  uint64          `json:"bytes"`
+	Disk   cache.DiskState `json:"disk"`
+	Routes []cache.Count   `json:"routes"`
 }
 
 func (s *Server) purge(w http.ResponseWriter, r *http.Request) {

@@ -17,7 +17,7 @@
 // # Goroutines
 //
 // Run starts, and awaits: the sweeper, the watch over memory, the fetching of issuers' keys, the access and audit logs' writers, the snapshots'
-// writer, the quotas' writer, what looks after the fleet's counters, the bans' writer and their exchange with the fleet, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, and the feeds from
+// writer, the quotas' writer, the cache's on disk, what looks after the fleet's counters, the bans' writer and their exchange with the fleet, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
 
@@ -303,6 +303,8 @@ func (a *App) start(end *cleanups) error {
 	end.background("quotas", a.quotas.Run)
 	end.background("shared counters", a.fleet.Run)
 	end.background("bans of the fleet", a.shareBans)
+	stateDir := a.file.StateDir
+	end.background("cache", func(ctx context.Context) { a.cached.Run(ctx, a.log.WithField("component", "cache"), stateDir) })
 	end.background("keys", a.keys.run)
 	end.add("snapshots", func() { // after Run: what changed last
 		if err := a.snapshots.Close(); err != nil {

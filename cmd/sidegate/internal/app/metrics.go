@@ -214,7 +214,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(d.stale, float64(len(a.stale())))
 	}
 	c.consumers(d, gauge)
-	gauge(d.problems, float64(len(a.view.problems())+len(a.keys.problems())))
+	gauge(d.problems, float64(len(a.view.problems())+len(a.keys.problems())+len(a.cacheProblems())))
 	seen := map[[2]string]bool{}
 	for _, s := range a.certs.Status() {
 		if len(s.Names) == 0 || s.NotAfter.IsZero() || seen[[2]string{s.Names[0], s.Source}] {
@@ -422,4 +422,5 @@ func (c *collector) cache(d *descs, count, gauge emit) {
 		gauge(d.cacheMemory, float64(bytes))
 		gauge(d.cacheItems, float64(items))
 	}
+	c.cacheDisk(count, gauge)
 }

@@ -72,7 +72,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	a.handler.SetTable(r.table)
 	a.abuse.Store(a.bans.Abuse(bansOf(r.table)))
 	if a.file.Cache != file.Cache {
-		a.cached.SetMemory(file.Cache.Memory)
+		a.cached.SetConfig(file.Cache)
 	}
 	if a.file.MemoryLimit != file.MemoryLimit {
 		a.memory.SetLimit(file.MemoryLimit)

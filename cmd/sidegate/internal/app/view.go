@@ -130,6 +130,9 @@ func (a *App) Ready() admin.Readiness {
 	if _, outage := a.fleet.Status(); outage != nil {
 		degraded = append(degraded, "shared counters can't be asked")
 	}
+	if a.cacheProblems() != nil {
+		degraded = append(degraded, "answers can't be kept on disk")
+	}
 	return admin.Readiness{Ready: true, Reason: strings.Join(degraded, "; ")}
 }
 
@@ -158,7 +161,7 @@ func (a *App) Status() admin.Status {
 		Certificate: a.certs.Status(), Issuers: a.issuers(), Memory: a.memory.Status(),
 		Auth: a.authServices(), Consumers: a.keys.status(), Counters: a.countersStatus(),
 	}
-	s.Problems = append(slices.Clip(s.Problems), a.keys.problems()...)
+	s.Problems = append(append(slices.Clip(s.Problems), a.keys.problems()...), a.cacheProblems()...)
 	for _, p := range a.certs.Problems() {
 		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "state_dir", Text: p.Error()})
 	}
