@@ -43,19 +43,27 @@ func (p *process) pid() int { return p.cmd.Process.Pid }
 // kind is how a process is started.
 type kind struct {
 	tool, config, file string
-	args               func(tool, dir, file string) []string
+	args               func(tool, dir, file string, port int) []string
 	cores, procs       string
 	policies           bool // a key, a rate limit and the access log
 }
 
-func nginxArgs(tool, dir, file string) []string { return []string{tool, "-p", dir, "-c", file} }
-func haproxyArgs(tool, _, file string) []string { return []string{tool, "-f", file} }
-func caddyArgs(tool, _, file string) []string {
+func nginxArgs(tool, dir, file string, _ int) []string { return []string{tool, "-p", dir, "-c", file} }
+func haproxyArgs(tool, _, file string, _ int) []string { return []string{tool, "-f", file} }
+func caddyArgs(tool, _, file string, _ int) []string {
 	return []string{tool, "run", "--adapter", "caddyfile", "--config", file}
 }
-func sidegateArgs(tool, _, file string) []string { return []string{tool, "run", "-config", file} }
-func redisArgs(tool, _, file string) []string    { return []string{tool, file} }
-func profileArgs(tool, dir, file string) []string {
+func sidegateArgs(tool, _, file string, _ int) []string {
+	return []string{tool, "run", "-config", file}
+}
+func redisArgs(tool, _, file string, _ int) []string { return []string{tool, file} }
+func varnishArgs(tool, dir, file string, port int) []string {
+	return []string{
+		tool, "-F", "-j", "none", "-n", filepath.Join(dir, "varnish"), "-f", file, "-a", fmt.Sprintf("127.0.0.1:%d", port), "-T", "none",
+		"-s", "malloc,256m", "-p", "thread_pools=1", // one core
+	}
+}
+func profileArgs(tool, dir, file string, _ int) []string {
 	return []string{tool, "run", "-config", file, "-cpuprofile", filepath.Join(dir, "cpu.pprof")}
 }
 
@@ -67,6 +75,7 @@ func kinds() map[string]kind {
 		"redis":             {"redis-server", redisConf, "redis.conf", redisArgs, "1", "1", false},
 		"nginx":             {"nginx", nginxConf, "nginx.conf", nginxArgs, "0", "1", false},
 		"haproxy":           {"haproxy", haproxyConf, "haproxy.conf", haproxyArgs, "0", "1", false},
+		"varnish":           {"varnishd", varnishConf, "varnish.vcl", varnishArgs, "0", "1", false},
 		"caddy":             {"caddy", caddyConf, "Caddyfile", caddyArgs, "0", "1", false},
 		"sidegate":          {"sidegate", sidegateConf, "sidegate.hcl", sidegateArgs, "0", "1", false},
 		"sidegate-profile":  {"sidegate", sidegateConf, "sidegate-profile.hcl", profileArgs, "0", "1", true},
@@ -87,7 +96,7 @@ func newBed(ctx context.Context, dir string, tools map[string]string) (*bed, err
 	if err := errors.Join(certificate(dir), b.credentials()); err != nil {
 		return nil, err
 	}
-	for name, size := range map[string]int{"small": 45, "large": 1 << 20} {
+	for name, size := range map[string]int{"small": 45, "kib": 1 << 10, "large": 1 << 20} {
 		if err := os.WriteFile(filepath.Join(dir, name), bytes.Repeat([]byte("x"), size), 0o644); err != nil {
 			return nil, err
 		}
@@ -144,7 +153,7 @@ func (b *bed) start(name string) (*process, error) {
 	if err := b.configure(p, k, file); err != nil {
 		return nil, err
 	}
-	args := append([]string{"-c", k.cores}, k.args(b.tools[k.tool], b.dir, file)...)
+	args := append([]string{"-c", k.cores}, k.args(b.tools[k.tool], b.dir, file, p.ports["plain"])...)
 	p.cmd = exec.Command("taskset", args...)
 	p.cmd.Env = append(os.Environ(), "GOMAXPROCS="+k.procs, "HOME="+b.dir, "XDG_CONFIG_HOME="+b.dir, "XDG_DATA_HOME="+b.dir)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // not to outlive us

@@ -15,12 +15,23 @@ http {
   server {
     listen 127.0.0.1:{{.Backend}} backlog=4096;
     location = /small { return 200 "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"; }
+    location = /kib { root {{.Dir}}; }
     location = /large { root {{.Dir}}; }
     location = /text { root {{.Dir}}; default_type application/json; }
     location = /check { return 204; }
     location = /jwks { root {{.Dir}}; default_type application/jwk-set+json; }
   }
 }`
+
+// varnishConf keeps what has no lifetime for an hour, and JSON as gzip.
+const varnishConf = `
+vcl 4.1;
+backend default { .host = "127.0.0.1"; .port = "{{.Backend}}"; }
+sub vcl_backend_response {
+  set beresp.ttl = 1h;
+  if (beresp.http.Content-Type ~ "json") { set beresp.do_gzip = true; }
+}
+`
 
 const nginxConf = `
 worker_processes 1; daemon off; master_process off; pid {{.Dir}}/nginx.pid; error_log {{.Dir}}/nginx.err;

@@ -1,6 +1,6 @@
 // Command bench measures what proxied requests cost in CPU, latency and memory,
 // for sidegate and its peers side by side in one run: nginx, HAProxy and, for
-// HTTP/3, Caddy.
+// HTTP/3, Caddy, for what is stored, Varnish.
 //
 // Each contender has core 0 for itself and one worker; the load generator and
 // the backend (nginx, a small fixed answer) have core 1. The contenders of a
@@ -148,7 +148,7 @@ func run(ctx context.Context, o options) error {
 func findTools(binary string) (map[string]string, error) {
 	tools := map[string]string{}
 	var missing []string
-	for _, name := range []string{"nginx", "haproxy", "wrk", "h2load", "taskset", "caddy", "redis-server"} {
+	for _, name := range []string{"nginx", "haproxy", "wrk", "h2load", "taskset", "caddy", "redis-server", "varnishd"} {
 		path, err := look(name)
 		if err != nil {
 			missing = append(missing, name)

@@ -36,6 +36,11 @@ func (b *bed) policyWorks() []work {
 		w.path = "/text"
 		return w
 	}
+	hit := func(name, goal, host, path string, conns int, headers []string, peers ...string) work {
+		w := one("a hit of the cache, "+name, goal, host, headers, peers...)
+		w.path, w.conns = path, conns
+		return w
+	}
 	return []work{
 		one("API key", "", "key", key, "nginx-each:key", "haproxy-each:key"),
 		one("basic authentication", "", "basic", login, "nginx-each:basic", "haproxy-each:basic"),
@@ -52,7 +57,9 @@ func (b *bed) policyWorks() []work {
 		one("rate limit of all nodes, in Redis", "", "shared", nil),
 		one("cors", "", "cors", []string{"Origin: https://app.example.com"}),
 		one("API key, rate limit, 100,000 networks", "1.15, -, -", "all", key, "nginx-each:all", "haproxy-each:all"),
-		one("a hit of the cache", "0.6, 1.0", "cache", nil, "nginx-each:cache"),
+		hit("1 KiB", "0.6, 1.0, 1.0", "cache", "/kib", 64, nil, "nginx-each:cache", "varnish:plain"),
+		hit("1 MiB", "-, 1.1, -", "cache", "/large", 16, nil, "nginx-each:cache", "varnish:plain"),
+		hit("20 kB of JSON, gzip", "-, 1.0, -", "packed", "/text", 64, []string{"Accept-Encoding: gzip"}, "nginx-each:packed", "varnish:plain"),
 		text("20 kB of JSON, gzip", "", "compress", "gzip", "nginx-each:gzip", "haproxy-each:gzip"),
 		text("20 kB of JSON, br against gzip", "", "compress", "br, gzip;q=0.5", "nginx-each:gzip"),
 		text("20 kB of JSON, zstd against gzip", "", "compress", "zstd, gzip;q=0.5", "nginx-each:gzip"),
@@ -60,7 +67,7 @@ func (b *bed) policyWorks() []work {
 }
 
 // eachPorts are the peers' servers, one for each policy.
-var eachPorts = []string{"key", "basic", "jwt", "forward", "limit", "flight", "block", "all", "gzip", "cache"}
+var eachPorts = []string{"key", "basic", "jwt", "forward", "limit", "flight", "block", "all", "gzip", "cache", "packed"}
 
 const apiPassword = "correct-horse-battery-staple"
 
@@ -100,7 +107,11 @@ http {
   }
   server { listen 127.0.0.1:{{.Ports.limit}} backlog=4096; limit_req zone=clients burst=10000 nodelay; location / { proxy_pass http://backend; } }
   server { listen 127.0.0.1:{{.Ports.flight}} backlog=4096; limit_conn flight 1000; location / { proxy_pass http://backend; } }
-  server { listen 127.0.0.1:{{.Ports.cache}} backlog=4096; location / { proxy_pass http://backend; proxy_cache answers; proxy_cache_valid 200 1h; } }
+  server { listen 127.0.0.1:{{.Ports.cache}} backlog=4096; location / { proxy_pass http://backend; proxy_cache answers; proxy_cache_valid 200 1h; sendfile on; open_file_cache max=100; } }
+  server {
+    listen 127.0.0.1:{{.Ports.packed}} backlog=4096; gzip on; gzip_types application/json; gzip_proxied any; gzip_vary on;
+    location / { proxy_pass http://backend; proxy_cache answers; proxy_cache_valid 200 1h; }
+  }
   server { listen 127.0.0.1:{{.Ports.block}} backlog=4096; location / { if ($denied) { return 403; } proxy_pass http://backend; } }
   server { listen 127.0.0.1:{{.Ports.gzip}} backlog=4096; gzip on; gzip_types application/json; gzip_proxied any; gzip_vary on; location / { proxy_pass http://backend; } }
   server {
@@ -288,7 +299,7 @@ paths:
 
 // eachRoutes are the hosts of sidegateEachConf and the bundles of their routes.
 func eachRoutes() map[string]string {
-	routes := map[string]string{"bare": "", "all": `"block", "key", "limit"`, "authorize": `"jwt", "authorize"`}
+	routes := map[string]string{"bare": "", "packed": `"cache", "compress"`, "all": `"block", "key", "limit"`, "authorize": `"jwt", "authorize"`}
 	for _, name := range []string{"key", "basic", "jwt", "forward", "limit", "quota", "flight", "block", "waf", "validate", "shared", "ban", "cors", "compress", "cache"} {
 		routes[name] = `"` + name + `"`
 	}

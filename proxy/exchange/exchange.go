@@ -132,6 +132,16 @@ type Outgoing struct {
 	Host string // Host or :authority; "": Target.Authority
 }
 
+// Stored is the content of a response that the policy cache has, with the codings
+// that have been made of it.
+type Stored interface {
+	// Encoded returns the content in a coding, from memory; nobody may change it.
+	// What isn't there is made by encode of the whole content, once for all who
+	// want it, and kept. ok is false where it is neither there nor made in a
+	// moment; with encode nil nothing is made.
+	Encoded(coding string, encode func(content []byte) (b []byte, ok bool)) (b []byte, ok bool)
+}
+
 // Lease is what an exchange holds of a backend while it runs.
 type Lease interface {
 	// Release gives it back, with how the exchange ended.
@@ -196,6 +206,7 @@ type Exchange struct {
 	ResponseLength  int64 // bytes; -1: not known before its end
 	ResponseTrailer Head  // complete once ResponseBody has returned io.EOF
 	ResponseEdits   Edits
+	Stored          Stored             // what the policy cache has of ResponseBody, which is all of it; nil: nothing
 	Tunnel          io.ReadWriteCloser // the backend's side after status 101
 
 	// What happened.
@@ -262,6 +273,7 @@ func (x *Exchange) Reply(status int, contentType string, body []byte) {
 	x.ResponseLength = int64(len(body))
 	x.ResponseBody = nil
 	x.Tunnel = nil
+	x.Stored = nil
 	if len(body) > 0 {
 		x.bytes = bytesBody{b: body}
 		x.ResponseBody = &x.bytes
@@ -269,6 +281,15 @@ func (x *Exchange) Reply(status int, contentType string, body []byte) {
 	if contentType != "" {
 		x.Response.Append("Content-Type", contentType)
 	}
+}
+
+// Replace makes b the content of the response, in the place of what it has.
+func (x *Exchange) Replace(b []byte) {
+	if x.ResponseBody != nil {
+		_ = x.ResponseBody.Close() // nobody wants the rest of it
+	}
+	x.bytes = bytesBody{b: b}
+	x.ResponseBody, x.ResponseLength = &x.bytes, int64(len(b))
 }
 
 // HasResponseBody reports whether the status and method let a body follow the

@@ -50,6 +50,22 @@ type Encoder interface {
 	Encode(x *exchange.Exchange)
 }
 
+// Coder is an Encoder for a route that keeps answers: it can tell what is coded how, and
+// take codings off.
+type Coder interface {
+	Encoder
+	// Coded is the coding of the response of x; "": it has none, or one that can't,
+	// or mustn't, be taken off.
+	Coded(x *exchange.Exchange) string
+	// Decode is src without the coding. Closing it closes src.
+	Decode(coding string, src exchange.Body) exchange.Body
+}
+
+// Recoded is a policy that wants to know that its route has a Coder.
+type Recoded interface {
+	Recoded(by Coder) // called before the first request
+}
+
 // Finisher sees the end of each exchange that its Request part saw, whatever
 // became of it. All counts are final then, and the head and trailers of a
 // backend's response are gone: what Finish needs of them, Response keeps.

@@ -28,6 +28,7 @@ func cacheCases() (list []cacheCase) {
 	parts(add, one)
 	targeted(one)
 	operators(add)
+	details(add, one)
 	return list
 }
 
@@ -301,7 +302,7 @@ func parts(add adder, one single) {
 	for _, c := range []struct{ field, want string }{
 		{"Range: bytes=0-2", "206 ans Content-Range=bytes 0-2/8"}, {"Range: bytes=7-", "206 1 Content-Range=bytes 7-7/8"}, {"Range: bytes=-3", "206 r 1 Content-Range=bytes 5-7/8"}, {"Range: bytes=0-100", "206 1 Content-Range=bytes 0-7/8"},
 		{"Range: bytes=-100", "206 1 Content-Range=bytes 0-7/8"}, {"Range: bytes=8-", "416 - Content-Range=bytes */8"}, {"Range: bytes=100-200", "416 - Content-Range=bytes */8"}, {"Range: bytes=-0", "416 - Content-Range=bytes */8"},
-		{"Range: bytes=2-1", "200 1 Content-Range=~"}, {"Range: bytes=a-b", "200 1 Content-Range=~"}, {"Range: bytes=0-1,3-4", "200 1 Content-Range=~"}, {"Range: items=0-1", "200 1 Content-Range=~"}, {"Range: bytes=", "200 1 Content-Range=~"},
+		{"Range: bytes=2-1", "200 1 Content-Range=~"}, {"Range: bytes=a-b", "200 1 Content-Range=~"}, {"Range: bytes=0-1,3-4", "206 answe Content-Range=bytes 0-4/8"}, {"Range: bytes=3-4, 100-", "206 we Content-Range=bytes 3-4/8"}, {"Range: bytes=100-, 200-300", "416 - Content-Range=bytes */8"}, {"Range: bytes=0-1,2-1", "200 1 Content-Range=~"}, {"Range: Bytes=0-2", "206 ans"}, {"Range: bytes=0-2| Range: bytes=1-2", "200 1 Content-Range=~"}, {"Range: items=0-1", "200 1 Content-Range=~"}, {"Range: bytes=", "200 1 Content-Range=~"},
 		{`Range: bytes=0-2| If-Range: "a"`, "206 ans"}, {`Range: bytes=0-2| If-Range: "b"`, "200 1"}, {`Range: bytes=0-2| If-Range: W/"a"`, "200 1"}, {"Range: bytes=0-2| If-Range: {-1000}", "206 ans"}, {"Range: bytes=0-2| If-Range: {-900}", "200 1"},
 		{`Range: bytes=0-2| If-None-Match: "a"`, "304 -"}, {`Range: bytes=0-2| If-None-Match: "b"`, "206 ans"},
 	} {
@@ -311,7 +312,14 @@ func parts(add adder, one single) {
 		add("", "RFC 9110 14.2 "+c.field, []string{v}, second("GET "+c.field+" -> 1 "+c.want))
 	}
 	add("", "RFC 9110 14.2 HEAD has no ranges", []string{v}, second("HEAD Range: bytes=0-2 -> 1 200 - Content-Range=~"))
-	add("", "RFC 9110 14.2 a range of what isn't stored", []string{"206 Cache-Control: max-age=100| Content-Range: bytes 0-7/100", freshSays}, []string{"GET Range: bytes=0-7 -> 1 206 1", "GET -> 2 200 2", "GET -> 2 200 2"})
+	add("", "RFC 9110 14.2 a range of what isn't stored", []string{freshSays + "| Content-Length: 8"}, []string{"GET Range: bytes=0-2 -> 1 206 ans Content-Range=bytes 0-2/8", "GET -> 1 200 1"})
+	add("", "RFC 9110 14.2 a range beyond the end of what isn't stored", []string{freshSays + "| Content-Length: 8"}, []string{"GET Range: bytes=8- -> 1 416 - Content-Range=bytes */8| Content-Type=~", "GET -> 1 200 1"})
+	add("", "RFC 9110 13.1.5 If-Range of what isn't stored", []string{freshSays + `| Content-Length: 8| ETag: "a"`}, []string{`GET Range: bytes=0-2| If-Range: "b" -> 1 200 1`, `GET Range: bytes=0-2| If-Range: "a" -> 1 206 ans`})
+	add("", "RFC 9110 13.2.2 a condition and a range of what isn't stored", []string{freshSays + `| Content-Length: 8| ETag: "a"`}, []string{`GET Range: bytes=0-2| If-None-Match: "a" -> 1 304 -`, `GET -> 1 200 1`})
+	add("", "RFC 9110 14.2 a range of what is never stored", []string{"200 Cache-Control: no-store| Content-Length: 8", "206 Cache-Control: no-store| Content-Range: bytes 0-7/100"}, []string{"GET Range: bytes=0-2 -> 1 206 ans Content-Range=bytes 0-2/8", "GET Range: bytes=0-7 -> 2 206 2 Content-Range=bytes 0-7/100"})
+	add("", "RFC 9110 14.2 a range in another unit goes to the origin as it is", []string{"206 Cache-Control: max-age=100| Content-Range: items 0-7/100"}, []string{"GET Range: items=0-7 -> 1 206 1", "GET Range: items=0-7 -> 2 206 2"})
+	add("", "RFC 9111 4.3.1 a range of what is stale", []string{`200 Cache-Control: max-age=0| ETag: "a"`, "304 Cache-Control: max-age=100"}, []string{"GET -> 1 200 1", "GET Range: bytes=0-2 -> 2 206 ans"})
+	add("", "RFC 9110 14.2 a range of an error", []string{"404 Cache-Control: max-age=100| Content-Length: 8"}, []string{"GET Range: bytes=0-2 -> 1 404 1", "GET Range: bytes=0-2 -> 1 404 1"})
 }
 
 // targeted: RFC 9213.

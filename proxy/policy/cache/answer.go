@@ -22,9 +22,10 @@ func (l *look) serve(e *entry, f *reader, how string) {
 	b := append(append(append(room[:0], statusName...), how...), "; ttl="...)
 	x.ResponseEdits.Add(cacheStatus, x.Keep(strconv.AppendInt(b, int64((e.Lifetime-age)/time.Second), 10)))
 	x.ResponseEdits.SetID(exchange.Age, "Age", x.Keep(strconv.AppendInt(room[:0], int64(age/time.Second), 10)))
-	verdict, from, to := rules.Whole, int64(0), max(0, e.length)
-	if x.Method == "GET" && e.status == 200 && f == nil && x.Request.Has(exchange.Range) {
-		verdict, from, to = rules.Range(&x.Request, e.Validators, e.length)
+	var spans [4]rules.Span
+	verdict, list, size := rules.Whole, spans[:0], e.length
+	if x.Method == "GET" && e.status == 200 && size >= 0 && x.Request.Has(exchange.Range) {
+		verdict, list = rules.Range(&x.Request, e.Validators, size, list)
 	}
 	switch {
 	case e.status == 200 && rules.NotModified(&x.Request, e.Validators): // before Range (RFC 9110, 13.2.2)
@@ -40,19 +41,35 @@ func (l *look) serve(e *entry, f *reader, how string) {
 		x.Reply(416, "", nil)
 		e.show(x)
 		dropContent(&x.Response)
-		x.ResponseEdits.SetID(exchange.ContentRange, "Content-Range", x.Keep(strconv.AppendInt(append(room[:0], "bytes */"...), e.length, 10)))
+		setContentRange(x, rules.Span{}, size)
+		if f != nil {
+			_ = f.Close()
+		}
 		return
-	case verdict == rules.Part:
-		e.reply(x, 206, from, to)
-		x.ResponseEdits.SetID(exchange.ContentRange, "Content-Range", x.Keep(contentRange(room[:0], from, to, e.length)))
+	case verdict == rules.Part && len(list) == 1:
+		s := list[0]
+		if f == nil {
+			e.reply(x, 206, s.From, s.To)
+		} else {
+			x.Reply(206, "", nil)
+			x.ResponseBody, x.ResponseLength = &part{f, s.From, s.Len()}, s.Len()
+		}
+		setContentRange(x, s, size)
+	case verdict == rules.Part && f == nil && e.file == nil:
+		x.Reply(206, "", nil)
+		e.show(x)
+		multipart(x, list, x.Response.Get(exchange.ContentType), e.body)
 	case f != nil:
 		x.Reply(e.status, "", nil)
 		x.ResponseBody, x.ResponseLength = f, e.length
+		l.stored(e, f.f)
 	case x.Method == "HEAD":
 		x.Reply(e.status, "", nil)
-		x.ResponseLength = e.length
+		x.ResponseLength = size
+		l.stored(e, nil)
 	default:
-		e.reply(x, e.status, 0, e.length)
+		e.reply(x, e.status, 0, size)
+		l.stored(e, nil)
 	}
 	e.show(x)
 	l.p.counts.bytes.Add(uint64(max(0, x.ResponseLength)))
@@ -66,12 +83,6 @@ func (e *entry) reply(x *exchange.Exchange, status int, from, to int64) {
 	}
 	x.Reply(status, "", nil)
 	x.ResponseBody, x.ResponseLength = e.file.body(from, to), to-from
-}
-
-func contentRange(b []byte, from, to, size int64) []byte {
-	b = strconv.AppendInt(append(b, "bytes "...), from, 10)
-	b = strconv.AppendInt(append(b, '-'), to-1, 10)
-	return strconv.AppendInt(append(b, '/'), size, 10)
 }
 
 // show makes the stored fields those of the response, without a copy.

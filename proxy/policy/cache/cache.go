@@ -60,7 +60,8 @@ type Policy struct {
 	store   *Store
 	route   string
 	counts  *counts
-	guarded bool // the route asks who is calling
+	guarded bool         // the route asks who is calling
+	coder   policy.Coder // encodes the route's responses; nil: nobody does
 	refresh func(x *exchange.Exchange, prepare func(c *exchange.Exchange)) bool
 }
 
@@ -72,6 +73,7 @@ var (
 	_ policy.Tester    = (*Policy)(nil)
 	_ policy.Guarded   = (*Policy)(nil)
 	_ policy.Refresher = (*Policy)(nil)
+	_ policy.Recoded   = (*Policy)(nil)
 )
 
 // Kind describes the policy to the configuration.

@@ -141,6 +141,118 @@ func TestHitAllocates(t *testing.T) {
 	}
 }
 
+// coder is what compress is to the cache.
+type coder struct{ policy.Encoder }
+
+func (coder) Coded(x *exchange.Exchange) string { return x.Response.Get(exchange.ContentEncoding) }
+
+// Decode halves what comes: each byte of it stands twice.
+func (coder) Decode(_ string, src exchange.Body) exchange.Body { return &halved{Body: src} }
+
+type halved struct{ exchange.Body }
+
+func (h *halved) Read(p []byte) (int, error) {
+	b := make([]byte, 2*len(p))
+	n, err := io.ReadFull(h.Body, b)
+	for i := range n / 2 {
+		p[i] = b[2*i]
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = io.EOF
+	}
+	return n / 2, err
+}
+
+func (h *halved) Next() ([]byte, bool) { return nil, false }
+
+// encode asks p for a stored answer in a coding.
+func encode(t *testing.T, p *Policy, line string, make func([]byte) ([]byte, bool)) (string, bool) {
+	t.Helper()
+	x := policytest.Exchange(t, line)
+	x.Start = time.Now()
+	if v, err := p.Request(x); v != policy.Done || err != nil || x.Stored == nil {
+		t.Fatal(v, err, x.Stored)
+	}
+	b, ok := x.Stored.Encoded("c", make)
+	p.Finish(x)
+	return string(b), ok
+}
+
+// TestEncoded: a coding is made once for all who want it at once and later, of what is
+// stored now; one that can't be made isn't missed.
+func TestEncoded(t *testing.T) {
+	p := newPolicy(t, nil, "")
+	p.Recoded(coder{})
+	const line = "GET https://api.example.com/a"
+	answer(t, p, line, "old", "Cache-Control: max-age=100", "Vary: Accept-Encoding")
+	if b, ok := encode(t, p, line, nil); ok {
+		t.Errorf("%q is there before it was made", b)
+	}
+	if b, ok := encode(t, p, line, func([]byte) ([]byte, bool) { return nil, false }); ok {
+		t.Errorf("%q comes of a failure", b)
+	}
+	var made, got atomic.Int64
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			b, ok := encode(t, p, line, func(content []byte) ([]byte, bool) {
+				made.Add(1)
+				return append([]byte("c:"), content...), true
+			})
+			if ok && b == "c:old" {
+				got.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if made.Load() != 1 || got.Load() != 100 {
+		t.Errorf("made %d times, given %d times, want 1 and 100", made.Load(), got.Load())
+	}
+	for _, change := range []func(){
+		func() { _, _ = p.store.Purge(Purge{URLs: []string{"https://api.example.com/a"}}) },
+		func() { answer(t, p, "PUT https://api.example.com/a", "changed") },
+	} {
+		change()
+		answer(t, p, line, "new", "Cache-Control: max-age=100")
+		if b, ok := encode(t, p, line, nil); ok {
+			t.Errorf("%q is there for another answer", b)
+		}
+		if b, ok := encode(t, p, line, func(content []byte) ([]byte, bool) { return content, true }); !ok || b != "new" {
+			t.Errorf("the new one: %q, %v", b, ok)
+		}
+	}
+}
+
+// TestDecoded: what comes coded is stored without it, and as it came beside.
+func TestDecoded(t *testing.T) {
+	p := newPolicy(t, nil, "")
+	p.Recoded(coder{})
+	const line = "GET https://api.example.com/a"
+	got, _ := answer(t, p, line, "nneeww", "Cache-Control: max-age=100", "Content-Encoding: c", `ETag: "a"`)
+	if got != "new" {
+		t.Errorf("the first gets %q", got)
+	}
+	if got, hit := answer(t, p, line, ""); !hit || got != "new" {
+		t.Errorf("the next gets %q, hit %v", got, hit)
+	}
+	if b, ok := encode(t, p, line, nil); !ok || b != "nneeww" {
+		t.Errorf("coded: %q, %v", b, ok)
+	}
+	x := policytest.Exchange(t, line, "Cache-Control: no-cache")
+	x.Start = time.Now()
+	_, _ = p.Request(x)
+	x.Tries = 1
+	policytest.Answer(x, 304, "", `ETag: "a"`, "Cache-Control: max-age=200")
+	_ = p.Response(x)
+	if x.Status != 200 || x.Response.Get(exchange.ETag) != `W/"a"` {
+		t.Errorf("validated: %d, ETag %s", x.Status, x.Response.Get(exchange.ETag))
+	}
+	p.Finish(x)
+	if b, ok := encode(t, p, line, nil); !ok || b != "nneeww" {
+		t.Errorf("coded, after a 304: %q, %v", b, ok)
+	}
+}
+
 // TestMemory: what is stored stays within its room, whatever comes.
 func TestMemory(t *testing.T) {
 	const room = 2 << 20

@@ -9,7 +9,7 @@ import (
 
 // counts are those of one route.
 type counts struct {
-	hits, stale, misses, validated, passed, collapsed, stored, refreshed, bytes, errors, purged atomic.Uint64
+	hits, stale, misses, validated, passed, collapsed, stored, refreshed, bytes, errors, purged, encoded atomic.Uint64
 
 	age atomic.Int64 // of what hits served, in seconds
 
@@ -34,6 +34,7 @@ type Count struct {
 	Age       int64  `json:"age"`       // of what hits served, in seconds, summed up
 
 	NotStored map[string]uint64 `json:"not_stored"` // answers that weren't stored, by why
+	Encoded   uint64            `json:"encoded"`    // codings made of stored answers
 }
 
 func (s *Store) of(route string) *counts {
@@ -79,7 +80,7 @@ func (s *Store) Counts() []Count {
 		list = append(list, Count{
 			Route: name, Hits: c.hits.Load(), Stale: c.stale.Load(), Misses: c.misses.Load(), Validated: c.validated.Load(), Passed: c.passed.Load(),
 			Collapsed: c.collapsed.Load(), Stored: c.stored.Load(), Refreshed: c.refreshed.Load(), Errors: c.errors.Load(), Bytes: c.bytes.Load(),
-			Purged: c.purged.Load(), Age: c.age.Load(), NotStored: c.notStored(),
+			Purged: c.purged.Load(), Age: c.age.Load(), NotStored: c.notStored(), Encoded: c.encoded.Load(),
 		})
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].Route < list[j].Route })

@@ -31,9 +31,11 @@ type fill struct {
 	source exchange.Body
 	store  *Store
 	flight *flight
-	length int64 // -1: not known
-	most   int64 // bytes that are stored, anywhere
-	inMem  int64 // bytes that are stored in memory
+	length int64  // -1: not known
+	most   int64  // bytes that are stored, anywhere
+	inMem  int64  // bytes that are stored in memory
+	sized  bool   // how long it is was known before it came
+	entry  *entry // what became of it, set before done is closed; nil: it isn't stored
 
 	mu      sync.Mutex // guards what follows
 	more    sync.Cond  // some has come, or gone, or the end

@@ -87,6 +87,7 @@ const (
 	guessed
 	hasBody      // behind its head; else it is in the file
 	isAttachment // its key says of what
+	recoded      // the service's coding was taken off
 )
 
 // newItem allocates an item with n bytes behind it.
@@ -181,7 +182,7 @@ func (s *Store) newItem(e *entry, key []byte, uri int, withBody bool) *item {
 	for _, f := range [...]struct {
 		is   bool
 		flag uint8
-	}{{e.NoCache, noCache}, {e.Must, must}, {e.Immutable, immutable}, {e.Guessed, guessed}, {withBody, hasBody}} {
+	}{{e.NoCache, noCache}, {e.Must, must}, {e.Immutable, immutable}, {e.Guessed, guessed}, {e.recoded, recoded}, {withBody, hasBody}} {
 		if f.is {
 			it.flags |= f.flag
 		}
@@ -227,8 +228,9 @@ type entry struct {
 	length int64    // of the body; -1: not known before its end
 	rules.Shelf
 	rules.Validators
-	born time.Time // when it was made: age 0
-	tags string    // surrogate keys, with a space between
+	born    time.Time // when it was made: age 0
+	tags    string    // surrogate keys, with a space between
+	recoded bool      // the service's coding was taken off
 
 	packed []byte         // its fields, or
 	head   *exchange.Head // these
@@ -239,7 +241,7 @@ type entry struct {
 // show fills e, a view of it.
 func (s *Store) show(e *entry, it *item) {
 	*e = entry{
-		item: it, id: it.id, status: int(it.status), body: it.body(), length: it.length(), Shelf: it.shelf(), born: s.epoch.Add(time.Duration(it.born())), tags: it.tags(), packed: it.head(),
+		item: it, id: it.id, status: int(it.status), body: it.body(), length: it.length(), Shelf: it.shelf(), born: s.epoch.Add(time.Duration(it.born())), tags: it.tags(), packed: it.head(), recoded: it.has(recoded),
 	}
 	e.Validators = rules.Validators{ETag: exchange.PackedGet(e.packed, exchange.ETag), LastModified: exchange.PackedGet(e.packed, exchange.LastModified), Date: time.Unix(int64(it.date), 0)}
 }

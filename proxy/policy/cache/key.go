@@ -216,6 +216,10 @@ func (l *look) personal(varies []string) (own, nobody bool) {
 			return false, true // they are different for each client, or request
 		case exchange.XForwardedHost, exchange.XForwardedProto, exchange.Cookie:
 			continue // in the key by what they are made of
+		case exchange.AcceptEncoding:
+			if l.p.coder != nil { // this policy has set it
+				continue
+			}
 		}
 		switch {
 		case slices.Contains(l.edited, name):

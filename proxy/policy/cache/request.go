@@ -40,6 +40,8 @@ type look struct {
 	authorized  bool     // the client sent Authorization
 	cookies     bool     // the client sent cookies
 	edited      []string // fields that policies before this one set for the service
+	entry       *entry   // what the response is (exchange.Stored); or, with fill, is going to be
+	fill        *fill
 	now         time.Time
 	found       entry
 }
@@ -229,8 +231,8 @@ func (l *look) board(e *entry) (f *flight, started bool) {
 		x.Cached = exchange.CacheMiss
 		l.depart(l.start(false), e, compares)
 		return nil, true
-	case x.Request.Has(exchange.Range):
-		// Only whole answers are stored. This one goes by itself, as it is.
+	case x.Request.Has(exchange.Range) && (!rules.Parts(&x.Request) || l.p.store.marked(l.hash, l.rangeMark(), l.now)):
+		// Only whole answers are stored, and this one isn't, or is too large.
 		l.p.counts.passed.Add(1)
 		x.Cached = exchange.CachePassed
 		x.ResponseEdits.Add(cacheStatus, statusName+"; fwd=uri-miss")
@@ -276,6 +278,9 @@ func (l *look) start(open bool) *flight {
 
 func (l *look) mark() string { return l.key(l.own, "\x00pass") }
 
+// rangeMark marks URIs of which parts aren't asked for as a whole.
+func (l *look) rangeMark() string { return l.key(l.own, "\x00parts") }
+
 // lead sends the request on, to store what comes.
 func (l *look) lead(f *flight, e *entry) {
 	l.p.counts.misses.Add(1)
@@ -291,6 +296,9 @@ func (l *look) depart(f *flight, e *entry, d duty) {
 		l.edited = edited(&x.RequestEdits)
 	}
 	l.p.strip(x)
+	if l.p.coder != nil { // one answer for all, of which each coding is made here
+		x.RequestEdits.SetID(exchange.AcceptEncoding, "Accept-Encoding", "identity")
+	}
 	if d != fetches {
 		return
 	}
@@ -303,6 +311,7 @@ func (l *look) depart(f *flight, e *entry, d duty) {
 		x.RequestEdits.Remove("If-Modified-Since")
 	}
 	x.RequestEdits.Remove("If-Range")
+	x.RequestEdits.Remove("Range") // the part that the client wants is cut out of the whole
 	if e == nil {
 		return
 	}
@@ -358,7 +367,7 @@ func (l *look) await(f *flight, e *entry) (done, again bool, err error) {
 	case e != nil && rules.InsteadOfError(&e.Shelf, e.age(l.now), &l.control):
 		l.p.counts.errors.Add(1)
 		x.Cached = exchange.CacheStale
-		l.serve(e, nil, "; hit")
+		l.serve(e, nil, "; fwd=stale; collapsed"+instead)
 		return true, false, nil
 	default:
 		return true, false, r.fault
@@ -408,7 +417,6 @@ func (l *look) refresh(e *entry) {
 			authorized: l.authorized, cookies: l.cookies, edited: set, now: l.now, found: stale,
 		}
 		own.depart(f, &own.found, fetches)
-		c.RequestEdits.Remove("Range")
 	})
 	if !sent {
 		stale.release()

@@ -15,6 +15,9 @@ import (
 // stored.
 const markTime = 10 * time.Second
 
+// rangeMarkTime is how long parts of what isn't stored are asked for as they are.
+const rangeMarkTime = 10 * time.Minute
+
 // Response stores what may be stored, and forgets what doesn't hold any more.
 func (p *Policy) Response(x *exchange.Exchange) error {
 	if t, ok := x.Cache.(*task); ok {
@@ -92,8 +95,12 @@ func (t *task) fetched(x *exchange.Exchange) {
 		s.settle(t.flight, result{fault: failure(x)}, nil, "")
 		l.p.counts.errors.Add(1)
 		x.Cached = exchange.CacheStale
+		how := "; fwd=stale"
+		if x.Err == nil {
+			how += "; fwd-status=" + strconv.Itoa(x.Status)
+		}
 		x.Err = nil
-		l.serve(t.stale, nil, "; hit; detail=\"stale-if-error\"")
+		l.serve(t.stale, nil, how+instead)
 	case x.Err != nil:
 		r := result{again: true} // its client left, for one: that mustn't be the others' matter
 		if x.Err.Source == exchange.FromUpstream {
@@ -109,6 +116,9 @@ func (t *task) fetched(x *exchange.Exchange) {
 		t.take(x)
 	}
 }
+
+// instead says in Cache-Status why a stale answer was given.
+const instead = `; detail="stale-if-error"`
 
 // failure is what those get who wait for a service that doesn't answer.
 func failure(x *exchange.Exchange) *exchange.Fault {
@@ -130,7 +140,7 @@ func (t *task) take(x *exchange.Exchange) {
 		v.Store, v.Why = false, "it is larger than a quarter of the cache's memory"
 	}
 	if !v.Store {
-		t.status(x, "; detail="+strconv.Quote(v.Why))
+		was := ""
 		p.store.refused(p.counts, reason{uri: l.uri, route: p.route, why: v.Why, status: x.Status, at: l.now})
 		hide(&x.Response)
 		if t.stale != nil && x.Status < 500 { // the service has another answer now
@@ -139,19 +149,47 @@ func (t *task) take(x *exchange.Exchange) {
 		if t.conditional || t.flight.waiting.Load() > 0 {
 			p.store.setMark(l.hash, l.mark(), l.now.Add(markTime))
 		}
+		if x.Status == 200 && rules.Parts(&x.Request) {
+			p.store.setMark(l.hash, l.rangeMark(), l.now.Add(rangeMarkTime))
+			l.cut(x, rules.Validators{ETag: x.Response.Get(exchange.ETag), LastModified: x.Response.Get(exchange.LastModified), Date: date(&x.Response)}, nil)
+			was = forwarded(x, 200)
+		}
+		t.status(x, was+"; detail="+strconv.Quote(v.Why))
 		p.store.end(t.flight)
 		return
 	}
 	age := rules.InitialAge(&x.Response, t.flight.sent, l.now)
-	e := newEntry(x.Status, rules.Copy(&x.Response, v.Drop, l.now), v.Shelf, l.now.Add(-age))
-	e.length, e.tags = x.ResponseLength, tags
-	t.status(x, "; stored")
+	coding, head := t.coding(x), rules.Copy(&x.Response, v.Drop, l.now)
+	if coding != "" {
+		head = rules.Decoded(head)
+	}
+	e := newEntry(x.Status, head, v.Shelf, l.now.Add(-age))
+	e.length, e.recoded, e.tags = x.ResponseLength, coding != "", tags
 	hide(&x.Response)
-	t.store(x, e, v.Public)
+	content := t.store(x, e, v.Public, coding)
 	if t.conditional && x.Status == 200 && rules.NotModified(&x.Request, e.Validators) {
 		x.Status = 304 // the body is read for the store, and closed with the exchange
 		dropContent(&x.Response)
 	}
+	l.cut(x, e.Validators, content)
+	t.status(x, forwarded(x, 200)+"; stored")
+}
+
+// forwarded says in Cache-Status which status the service has answered with, when the
+// client gets another one.
+func forwarded(x *exchange.Exchange, status int) string {
+	if x.Status != status && (x.Status == 206 || x.Status == 304 || x.Status == 416) {
+		return "; fwd-status=" + strconv.Itoa(status)
+	}
+	return ""
+}
+
+// coding is that of the response, if it is taken off to be stored.
+func (t *task) coding(x *exchange.Exchange) string {
+	if c := t.look.p.coder; c != nil && x.HasResponseBody() && x.ResponseBody != nil {
+		return c.Coded(x)
+	}
+	return ""
 }
 
 // judge says what becomes of a response, and what it is tagged with: by itself, or
@@ -159,7 +197,7 @@ func (t *task) take(x *exchange.Exchange) {
 func (t *task) judge(status int, h *exchange.Head, before string) (rules.Verdict, string) {
 	l := t.look
 	v := rules.Judge(t.asked(l.now), status, h, l.p.options)
-	own, nobody := l.personal(variesBy(h))
+	own, nobody := l.personal(l.p.variesBy(h))
 	if v.Store && nobody {
 		v.Store, v.Why = false, "it varies by what the gateway says"
 	}
@@ -178,42 +216,56 @@ func (t *task) judge(status int, h *exchange.Head, before string) (rules.Verdict
 }
 
 // variesBy is Vary, and Accept-Encoding for a coding that came without saying so:
-// it is for those who take it.
-func variesBy(h *exchange.Head) []string {
+// it is for those who take it. Where codings are made here, one answer is for all.
+func (p *Policy) variesBy(h *exchange.Head) []string {
 	varies, _ := rules.Vary(h)
 	if h.Has(exchange.ContentEncoding) && !slices.Contains(varies, "accept-encoding") {
 		varies = append(varies, "accept-encoding")
 		slices.Sort(varies)
 	}
+	if p.coder != nil && !h.Has(exchange.ContentEncoding) {
+		varies = slices.DeleteFunc(varies, func(s string) bool { return s == "accept-encoding" })
+	}
 	return varies
 }
 
 func newEntry(status int, head *exchange.Head, shelf rules.Shelf, born time.Time) *entry {
-	date, _ := rules.ParseDate(head.Get(exchange.Date))
 	return &entry{
 		status: status, head: head, Shelf: shelf, born: born, length: -1,
-		Validators: rules.Validators{ETag: strings.Clone(head.Get(exchange.ETag)), LastModified: strings.Clone(head.Get(exchange.LastModified)), Date: date},
+		Validators: rules.Validators{ETag: strings.Clone(head.Get(exchange.ETag)), LastModified: strings.Clone(head.Get(exchange.LastModified)), Date: date(head)},
 	}
 }
 
-// store stores the answer e, now or when all of it has come.
-func (t *task) store(x *exchange.Exchange, e *entry, public bool) {
-	k := t.keeping(x, e, public)
-	body := x.ResponseBody
-	if body == nil || !x.HasResponseBody() {
+func date(h *exchange.Head) time.Time {
+	t, _ := rules.ParseDate(h.Get(exchange.Date))
+	return t
+}
+
+// store stores the answer e, now or when all of it has come; without coding, if that
+// isn't "". It returns the content, nil while that is on its way.
+func (t *task) store(x *exchange.Exchange, e *entry, public bool, coding string) (content []byte) {
+	l, k := t.look, t.keeping(x, e, public)
+	if x.ResponseBody == nil || !x.HasResponseBody() {
 		k.complete(e, nil)
-		return
+		return nil
 	}
+	sized, raw := e.length >= 0, (*recording)(nil)
+	if coding != "" {
+		raw = l.decode(x, e, coding)
+	}
+	body := x.ResponseBody
 	b, done := body.Next()
 	if done {
 		b = append([]byte(nil), b...)
 		x.ResponseBody = exchange.Bytes(b)
 		_ = body.Close() // all of it is here
-		k.complete(e, b)
-		return
+		l.stored(k.complete(e, b), nil)
+		return b
 	}
 	f := k.newFill(body, e, b)
+	f.sized = sized
 	x.ResponseBody = f.reader(x, true)
+	l.stored(e, f)
 	k.share(e, f)
 	go f.run(func(parts [][]byte, size int64, p *spool) {
 		whole := *e
@@ -221,8 +273,15 @@ func (t *task) store(x *exchange.Exchange, e *entry, public bool) {
 		if p != nil {
 			whole.id, whole.parts = p.id, nil
 		}
-		k.finish(&whole)
+		if !k.finish(&whole) {
+			return
+		}
+		f.entry = &whole
+		if raw != nil && raw.whole() {
+			k.store.attach(&whole, coding, raw.b)
+		}
 	}, func() { k.refused(e.status, "there is no room for it, or it didn't come whole") })
+	return nil
 }
 
 // keeping is all that storing an answer takes when its exchange may be busy: it
@@ -239,7 +298,7 @@ type keeping struct {
 }
 
 func (t *task) keeping(x *exchange.Exchange, e *entry, public bool) *keeping {
-	varies := variesBy(e.fields())
+	varies := t.look.p.variesBy(e.fields())
 	k := &keeping{
 		store: t.look.p.store, counts: t.look.p.counts, flight: t.flight, most: t.look.p.MaxObject, base: t.flight.base, varies: varies,
 		values: string(values(nil, x, varies)), shared: !e.NoCache && e.Lifetime > e.age(t.look.now),
@@ -257,15 +316,18 @@ func (k *keeping) share(e *entry, f *fill) {
 }
 
 // complete stores an answer of which all has come.
-func (k *keeping) complete(e *entry, body []byte) {
+func (k *keeping) complete(e *entry, body []byte) *entry {
 	whole := *e
 	whole.body, whole.length = body, int64(len(body))
 	k.finish(&whole)
+	return &whole
 }
 
-// finish stores an answer that is complete, and ends its flight.
-func (k *keeping) finish(e *entry) {
-	if k.store.keep(k.flight, e, k.varies, k.base, k.values) {
+// finish stores an answer that is complete, and ends its flight. It reports whether
+// it has.
+func (k *keeping) finish(e *entry) bool {
+	ok := k.store.keep(k.flight, e, k.varies, k.base, k.values)
+	if ok {
 		k.counts.stored.Add(1)
 	} else {
 		k.refused(e.status, "there is no room for it, or it was forgotten while it came")
@@ -274,6 +336,7 @@ func (k *keeping) finish(e *entry) {
 		k.share(e, nil)
 	}
 	k.store.end(k.flight)
+	return ok
 }
 
 // validated takes a 304 to the question whether the stored answer still holds
@@ -282,14 +345,19 @@ func (t *task) validated(x *exchange.Exchange) {
 	l := t.look
 	l.p.counts.validated.Add(1)
 	x.Cached = exchange.CacheValidated
-	e, v := t.freshen(x)
+	e, v := t.stale, rules.Verdict{}
+	if rules.Confirms(&x.Response, t.stale.Validators) {
+		e, v = t.freshen(x)
+	}
 	if v.Store {
 		t.keeping(x, e, v.Public).finish(e)
 	} else {
 		l.p.store.drop(t.stale)
 		l.p.store.end(t.flight)
 	}
-	t.stale.file = nil // it is e's now
+	if e != t.stale {
+		t.stale.file = nil // it is e's now
+	}
 	l.serve(e, nil, t.why+"; fwd-status=304")
 }
 
@@ -297,6 +365,9 @@ func (t *task) validated(x *exchange.Exchange) {
 func (t *task) freshen(x *exchange.Exchange) (*entry, rules.Verdict) {
 	l := t.look
 	head := rules.Update(t.stale.fields(), &x.Response, nil, l.now)
+	if t.stale.recoded {
+		head = rules.Decoded(head)
+	}
 	v, tags := t.judge(t.stale.status, head, t.stale.tags)
 	kept := head
 	if v.Store {
@@ -304,7 +375,7 @@ func (t *task) freshen(x *exchange.Exchange) (*entry, rules.Verdict) {
 	}
 	age := rules.InitialAge(&x.Response, t.flight.sent, l.now)
 	e := newEntry(t.stale.status, kept, v.Shelf, l.now.Add(-age))
-	e.body, e.length, e.id, e.file, e.tags = t.stale.body, t.stale.length, t.stale.id, t.stale.file, strings.Clone(tags)
+	e.body, e.length, e.id, e.recoded, e.file, e.tags = t.stale.body, t.stale.length, t.stale.id, t.stale.recoded, t.stale.file, strings.Clone(tags)
 	return e, v
 }
 
@@ -319,9 +390,13 @@ func (t *task) compare(x *exchange.Exchange) {
 		return
 	}
 	h, old := &x.Response, &t.stale.Validators
-	same := (!h.Has(exchange.ETag) || h.Get(exchange.ETag) == old.ETag) &&
+	tag, length := h.Get(exchange.ETag), x.ResponseLength
+	if t.stale.recoded { // the service has another coding
+		tag, length = rules.WeakTag(tag), t.stale.size()
+	}
+	same := (!h.Has(exchange.ETag) || tag == old.ETag) &&
 		(!h.Has(exchange.LastModified) || h.Get(exchange.LastModified) == old.LastModified) &&
-		(!h.Has(exchange.ContentLength) || x.ResponseLength == t.stale.length)
+		(!h.Has(exchange.ContentLength) || length == t.stale.size())
 	if !same {
 		s.drop(t.stale)
 		return

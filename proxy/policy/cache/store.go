@@ -43,11 +43,12 @@ type Store struct {
 	index  atomic.Int64 // of those whose body is on disk
 	inUse  [shards]atomic.Int32
 
-	recent  recent
-	purging purging
-	reasons reasons
-	first   uint64      // bodies of an earlier run have lower ids
-	doubted atomic.Bool // what is of an earlier run isn't used (yet)
+	recent    recent
+	purging   purging
+	reasons   reasons
+	encodings encodings
+	first     uint64      // bodies of an earlier run have lower ids
+	doubted   atomic.Bool // what is of an earlier run isn't used (yet)
 
 	wanted chan struct{} // closed once a route has a cache
 	mu     sync.Mutex    // guards routes, and the closing of wanted
@@ -307,9 +308,15 @@ func (s *Store) keep(f *flight, e *entry, varies []string, base, values string) 
 	case !ok:
 		e.abandon()
 	case e.spool != nil:
+		e.item = it
 		return s.disk.finish(e, it, self)
 	case old:
 		s.disk.refresh(it)
+	}
+	if ok { // e is a view of it now
+		if e.item = it; it.has(hasBody) {
+			e.body, e.parts = it.body(), nil
+		}
 	}
 	return ok
 }

@@ -10,6 +10,8 @@
 //	tags.go       entity tags, of responses and of requests
 //	negotiate.go  Accept-Encoding
 //	body.go       encoding while a body passes
+//	stored.go     what the cache keeps: encoded once, thoroughly
+//	decode.go     taking codings off, for the cache
 //	coder.go      the encoders; brotli.go: one that the library has in parts
 //	store.go      encoders that are used again, their bound, and counts
 package compress
@@ -44,11 +46,12 @@ type Policy struct {
 	crossSite bool
 	store     *Store
 	counts    *counts
+	thorough  [codings]func(content []byte) ([]byte, bool) // encoded, for each
 }
 
 var (
 	_ policy.Requester = (*Policy)(nil)
-	_ policy.Encoder   = (*Policy)(nil)
+	_ policy.Coder     = (*Policy)(nil)
 	_ policy.Finisher  = (*Policy)(nil)
 	_ policy.Explainer = (*Policy)(nil)
 	_ policy.Tester    = (*Policy)(nil)
@@ -65,6 +68,9 @@ func Kind(s *Store) policy.Kind {
 			p := *list[len(list)-1].(*Policy) // the last block's, as with all that don't repeat
 			if s != nil {
 				p.store, p.counts = s, s.of(route)
+			}
+			for c := range codings {
+				p.thorough[c] = func(content []byte) ([]byte, bool) { return p.encoded(c, content) }
 			}
 			return &p, nil
 		},

@@ -1,6 +1,8 @@
 package compress
 
 import (
+	"strings"
+
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
@@ -26,13 +28,18 @@ func (p *Policy) Encode(x *exchange.Exchange) {
 		if c, _ := p.choose(x); c != identity && (x.ResponseLength < 0 || p.long(x.ResponseLength)) {
 			p.mark(x, c)
 			x.ResponseLength = -1
+			if x.Stored != nil {
+				if b, ok := x.Stored.Encoded(names[c], nil); ok {
+					x.ResponseLength = int64(len(b))
+				}
+			}
 		}
 		return
 	}
 	if x.ResponseBody == nil || x.ResponseLength >= 0 && !p.long(x.ResponseLength) {
 		return
 	}
-	if c, _ := p.choose(x); c != identity {
+	if c, _ := p.choose(x); c != identity && (x.Stored == nil || !p.kept(x, c)) {
 		p.begin(x, c)
 	}
 }
@@ -53,11 +60,16 @@ func (p *Policy) may(x *exchange.Exchange) bool {
 		return false // 416
 	}
 	contentType := value(h, e, exchange.ContentType)
+	if x.Status == 206 && strings.HasPrefix(contentType, byteRanges) { // of several parts, each has its own
+		contentType = h.Get(exchange.ContentType)
+	}
 	if !p.takes(contentType) && !(contentType == "" && x.Status == 304) { // which may lack it (RFC 9110, 15.4.5)
 		return false
 	}
 	return !lists(h, e, exchange.CacheControl, "no-transform") && !digested(h)
 }
+
+const byteRanges = "multipart/byteranges"
 
 // digested reports whether the response carries a digest or a signature of its
 // content, which would be wrong for another coding of it (RFC 9530, RFC 9421).
@@ -168,7 +180,9 @@ func (p *Policy) begin(x *exchange.Exchange, c coding) {
 func (p *Policy) mark(x *exchange.Exchange, c coding) {
 	e := &x.ResponseEdits
 	e.SetID(exchange.ContentEncoding, "Content-Encoding", names[c])
-	e.Remove("Content-Length")
+	if value(&x.Response, e, exchange.ContentLength) != "" { // else what ResponseLength says may go out
+		e.Remove("Content-Length")
+	}
 	e.Remove("Accept-Ranges") // they would be of another representation
 	weaken(x)
 }

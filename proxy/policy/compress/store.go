@@ -9,11 +9,12 @@ import (
 // those that are in use, and counts what routes compress. It belongs to the
 // gateway and outlives configurations.
 type Store struct {
-	most   int64
-	scarce func() bool
-	used   atomic.Int64
-	coders [codings]sync.Pool
-	bodies sync.Pool
+	most         int64
+	scarce       func() bool
+	used         atomic.Int64
+	coders       [codings]sync.Pool
+	bodies       sync.Pool
+	thoroughZstd sync.Pool
 
 	mu     sync.Mutex // guards what follows
 	routes map[string]*counts
@@ -92,8 +93,12 @@ func (s *Store) enter(c coding) bool {
 	if s.scarce != nil && s.scarce() {
 		return false
 	}
-	if s.used.Add(memory[c]) > s.most {
-		s.used.Add(-memory[c])
+	return s.take(memory[c])
+}
+
+func (s *Store) take(n int64) bool {
+	if s.used.Add(n) > s.most {
+		s.used.Add(-n)
 		return false
 	}
 	return true

@@ -32,6 +32,7 @@ func (w *watched) watch(x *exchange.Exchange, c *openapi.Check) {
 		w.counts.unseen.Add(1)
 		return
 	}
+	x.Stored = nil // what passes is looked at, not what was made of it before
 	x.ResponseBody = &copied{Body: x.ResponseBody, w: w, x: x, content: content, path: item.Path}
 }
 

@@ -166,7 +166,24 @@ func (m *making) chain(r *config.Route) ([]policy.Named, error) {
 			}
 		}
 	}
-	return append(list, late...), nil
+	list = append(list, late...)
+	recode(list)
+	return list, nil
+}
+
+// recode tells the policies that want to know it who encodes the route's responses.
+func recode(list []policy.Named) {
+	for _, n := range list {
+		coder, ok := n.Policy.(policy.Coder)
+		if !ok {
+			continue
+		}
+		for _, o := range list {
+			if p, ok := o.Policy.(policy.Recoded); ok {
+				p.Recoded(coder)
+			}
+		}
+	}
 }
 
 // ofConsumers are the policies that consumers and plans may use: all sets that

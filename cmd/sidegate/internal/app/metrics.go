@@ -38,6 +38,7 @@ type descs struct {
 	inspected, attacks, unseen, inspecting, wafBusy, auditDropped       *prometheus.Desc
 	cacheAnswers, cacheStored, cacheBytes, cacheMemory, cacheItems      *prometheus.Desc
 	cachePurged, cacheAge, cacheRefused, purgesWait                     *prometheus.Desc
+	cacheEncoded                                                        *prometheus.Desc
 	invalid, invalidPassed, wrongResponses, unseenResponses             *prometheus.Desc
 	encoded, encodedIn, encodedOut, notEncoded, encoders                *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
@@ -121,6 +122,7 @@ func newDescs() *descs {
 		cacheAge:        d("cache_hit_age_seconds_total", "Ages of the answers that hits were given, summed up.", "route"),
 		cacheRefused:    d("cache_not_stored_total", "Answers that weren't stored, by why.", "route", "reason"),
 		purgesWait:      d("cache_purges_waiting", "Purges that other nodes haven't been told of, because Consul doesn't answer."),
+		cacheEncoded:    d("cache_encodings_total", "Codings that were made of stored answers, and kept.", "route"),
 		cacheMemory:     d("cache_memory_bytes", "Memory that stored answers take, about."),
 		cacheItems:      d("cache_items", "Stored answers, and what is known of their URIs."),
 		invalid:         d("validate_refused_total", "Requests refused because they weren't as the route's document has them.", "route"),
@@ -451,6 +453,7 @@ func (c *collector) cache(d *descs, count, gauge emit) {
 		for why, n := range v.NotStored {
 			count(d.cacheRefused, float64(n), v.Route, why)
 		}
+		count(d.cacheEncoded, float64(v.Encoded), v.Route)
 	}
 	if len(list) > 0 {
 		bytes, items := c.app.cached.Size()

@@ -152,7 +152,7 @@ func bounded(label string) string {
 		return "the configuration; series go when it has it no more"
 	case "instance":
 		return "the instances that discovery knows"
-	case "version", "code", "kind", "state", "priority", "level", "limit_of", "outcome", "source", "protocol", "action", "origin", "result", "encoding":
+	case "version", "code", "kind", "state", "priority", "level", "limit_of", "outcome", "source", "protocol", "action", "origin", "result", "reason", "encoding":
 		return "a fixed list"
 	default:
 		return ""

@@ -72,6 +72,16 @@ type Validators struct {
 	Date         time.Time // when it was made
 }
 
+// Confirms reports whether a 304 is about the stored answer (RFC 9111, 4.3.4): it has
+// the same validators, or none.
+func Confirms(h *exchange.Head, v Validators) bool {
+	if tag := h.Get(exchange.ETag); tag != "" {
+		return WeakEqual(tag, v.ETag)
+	}
+	changed := h.Get(exchange.LastModified)
+	return changed == "" || v.LastModified == "" || changed == v.LastModified
+}
+
 // NotModified reports whether the conditions of a GET or HEAD request say that the
 // client has the answer already (RFC 9111, 4.3.2; RFC 9110, 13.2.2). If-None-Match
 // comes first: where it stands, If-Modified-Since means nothing.
@@ -105,62 +115,6 @@ func NotModified(h *exchange.Head, v Validators) bool {
 	}
 	modified, ok := ParseDate(v.LastModified)
 	return ok && !modified.After(since)
-}
-
-// RangeVerdict is what a Range asks for of an answer of a known length.
-type RangeVerdict uint8
-
-// The verdicts.
-const (
-	Whole         RangeVerdict = iota // all of it: no range, not a valid one, or several
-	Part                              // 206
-	Unsatisfiable                     // 416
-)
-
-// Range says which part of size bytes a GET asks for (RFC 9110, 14.2). A range that
-// isn't valid, or several, give the whole answer, which is always right. If-Range
-// lets a part go only when the client has the same answer, byte by byte (13.1.5).
-func Range(h *exchange.Head, v Validators, size int64) (verdict RangeVerdict, from, to int64) {
-	if h.Count(exchange.Range) != 1 {
-		return Whole, 0, size
-	}
-	if h.Has(exchange.IfRange) && !ifRange(h.Get(exchange.IfRange), v) {
-		return Whole, 0, size
-	}
-	spec, ok := strings.CutPrefix(h.Get(exchange.Range), "bytes=")
-	if !ok {
-		return Whole, 0, size
-	}
-	first, last, ok := strings.Cut(strings.TrimSpace(spec), "-")
-	if !ok || strings.IndexByte(spec, ',') >= 0 {
-		return Whole, 0, size
-	}
-	if first == "" { // the last bytes
-		n, ok := exchange.ParseLength(last)
-		switch {
-		case !ok:
-			return Whole, 0, size
-		case n == 0 || size == 0:
-			return Unsatisfiable, 0, 0
-		}
-		return Part, max(0, size-n), size
-	}
-	from, ok = exchange.ParseLength(first)
-	if !ok {
-		return Whole, 0, size
-	}
-	to = size
-	if last != "" {
-		n, ok := exchange.ParseLength(last)
-		if !ok || n < from {
-			return Whole, 0, size
-		}
-		to = min(size, n+1)
-	}
-	if from >= size {
-		return Unsatisfiable, 0, 0
-	}
-	return Part, from, to
 }
 
 // ifRange compares strongly; a date is strong only if the answer was made a minute

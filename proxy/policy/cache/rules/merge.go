@@ -39,9 +39,37 @@ func stored(h *exchange.Head, i int, name string, drop []string) bool {
 	switch {
 	case h.Dropped(i) || id.HopByHop() || id == exchange.Age || id == exchange.ContentLength:
 		return false
+	case id == exchange.Other && exchange.EqualFold(name, "Proxy-Authentication-Info"): // 3.1
+		return false
 	default:
 		return len(drop) == 0 || !slices.Contains(drop, strings.ToLower(name))
 	}
+}
+
+// Decoded is the head of an answer whose coding was taken off. A strong entity tag
+// is that of other bytes: it becomes the weak one of the same text (RFC 9110, 8.8.1).
+func Decoded(h *exchange.Head) *exchange.Head {
+	out := &exchange.Head{}
+	out.Grow(h.Len(), len(h.Buffer())+len("W/"))
+	for i := range h.Len() {
+		name, value := h.Field(i)
+		switch h.ID(i) {
+		case exchange.ContentEncoding, exchange.AcceptRanges:
+			continue
+		case exchange.ETag:
+			value = WeakTag(value)
+		}
+		out.Append(name, value)
+	}
+	return out
+}
+
+// WeakTag is the weak form of an entity tag.
+func WeakTag(tag string) string {
+	if strings.HasPrefix(tag, `"`) {
+		return "W/" + tag
+	}
+	return tag
 }
 
 // Update is the head of a stored answer with what a 304 says in the place of its

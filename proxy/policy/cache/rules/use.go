@@ -54,10 +54,10 @@ func Decide(s *Shelf, age time.Duration, q *Control) Decision {
 	if s.NoCache || q.Has(NoCache) {
 		return Validate
 	}
-	if q.MaxAge != none && age > Seconds(q.MaxAge) {
+	left := s.Lifetime - age
+	if reload := s.Immutable && left > 0; q.MaxAge != none && age > Seconds(q.MaxAge) && !reload { // RFC 8246, 2
 		return Validate // max-stale may soften it (5.2.1.1), and needn't
 	}
-	left := s.Lifetime - age
 	if q.MinFresh != none && left < Seconds(q.MinFresh) {
 		return Validate
 	}
