@@ -49,6 +49,7 @@ type Gateway interface {
 	Quotas(client string) []quota.Use
 	SetQuota(quota, client, period string, used int64) (quota.Use, error)
 	Consumers
+	Charges
 }
 
 // Deps are what a Server works with.
@@ -165,6 +166,7 @@ func (s *Server) routes(changes bool) http.Handler {
 	m.HandleFunc("GET /api/quotas", s.quotas)
 	m.HandleFunc("GET /api/cache", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Cache()) })
 	s.consumerRoutes(m, changes || s.closed)
+	s.chargeRoutes(m, changes)
 	m.HandleFunc("GET /{$}", s.page)
 	if changes {
 		m.HandleFunc("POST /api/bans", s.addBan)
