@@ -708,7 +708,7 @@ func TestDeadLetters(t *testing.T) {
 		return nil
 	})
 	r.crash()
-	p = r.policy("meter = \"m\"\nmode = \"event\"")
+	r.policy("meter = \"m\"\nmode = \"event\"")
 	list := r.l.List(Query{State: "dead"}).Charges
 	if len(list) != 1 || list[0].Reason != "who is that?" || list[0].Consumer != "bad" {
 		t.Fatalf("dead letters = %+v", list)
@@ -737,7 +737,7 @@ func TestPoison(t *testing.T) {
 	r.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		b, _ := io.ReadAll(q.Body)
 		if bytes.Contains(b, []byte(`"poison"`)) {
-			http.Error(w, `{"reason": "a consumer of that name"}`, 422)
+			http.Error(w, `{"reason": "a consumer of that name"}`, http.StatusUnprocessableEntity)
 			return
 		}
 		q.Body = io.NopCloser(bytes.NewReader(b))

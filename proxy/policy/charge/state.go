@@ -367,11 +367,3 @@ func (s *state) snapshot() []record {
 	return list
 }
 
-// recentFirst are the charges that are over, the newest first.
-func (s *state) recentFirst() []record {
-	list := make([]record, 0, len(s.recent))
-	for i := range s.recent {
-		list = append(list, s.recent[(s.last-i+len(s.recent))%len(s.recent)])
-	}
-	return list
-}

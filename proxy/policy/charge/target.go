@@ -60,7 +60,7 @@ func (s *Settings) Where() string {
 const (
 	failuresUntilDown = 3
 	backoffFirst      = 200 * time.Millisecond
-	backoffMost       = 30 * time.Second
+	backoffMost       = 5 * time.Second
 	answerMost        = 1 << 20
 )
 
@@ -77,7 +77,9 @@ type Target struct {
 	queue    []*entry
 	busy     bool
 	row      int       // failures in a row
+	rests    int       // how often it was left alone since it last worked
 	next     time.Time // before which it isn't asked again, after a failure
+	probe    time.Time // before which requests of clients don't ask, since one of them does
 	err      error     // of the last failure
 	failedAt time.Time
 }
@@ -203,8 +205,11 @@ func (l *Ledger) noteFailure(t *Target, err error) {
 	now := l.Now()
 	l.mu.Lock()
 	t.row++
-	rest := min(backoffFirst<<min(t.row-1, 10), backoffMost)
-	t.next = now.Add(rest/2 + rand.N(rest))
+	if !now.Before(t.next) { // else it is one of those that were under way together
+		t.rests++
+		rest := min(backoffFirst<<min(t.rests-1, 10), backoffMost)
+		t.next = now.Add(rest/2 + rand.N(rest))
+	}
 	first := t.row == failuresUntilDown
 	t.err, t.failedAt = err, now
 	l.mu.Unlock()
@@ -221,7 +226,7 @@ func (l *Ledger) noteSuccess(t *Target) {
 	}
 	l.mu.Lock()
 	was := t.row >= failuresUntilDown
-	t.row, t.next = 0, time.Time{}
+	t.row, t.rests, t.next = 0, 0, time.Time{}
 	for k, a := range l.state.accounts { // what is given away is given anew
 		if k.target == t.name {
 			a.given = 0
@@ -246,8 +251,8 @@ func (l *Ledger) ready(t *Target) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if now := l.Now(); !now.Before(t.next) {
-		t.next = now.Add(time.Second) // others wait for how this one ends
+	if now := l.Now(); !now.Before(t.next) && !now.Before(t.probe) {
+		t.probe = now.Add(time.Second) // others wait for how this one ends
 		return nil
 	}
 	return t.err

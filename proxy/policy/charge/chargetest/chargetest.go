@@ -26,6 +26,7 @@ type Message struct {
 	Units    string `json:"units"`
 	Consumer string `json:"consumer"`
 	Route    string `json:"route"`
+	Request  string `json:"request_id"`
 	Time     string `json:"time"`
 	Node     string `json:"node"`
 	Expires  string `json:"expires"`
@@ -305,6 +306,19 @@ func (b *Billing) Count(state string) (n int) {
 	for _, c := range b.charges {
 		if c.State == state {
 			n++
+		}
+	}
+	return n
+}
+
+// Requests counts the charges of each request, by its id; mode lease has none.
+func (b *Billing) Requests() map[string]int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := map[string]int{}
+	for _, c := range b.charges {
+		if c.State == "charged" {
+			n[c.Request]++
 		}
 	}
 	return n
