@@ -366,4 +366,3 @@ func (s *state) snapshot() []record {
 	}
 	return list
 }
-
