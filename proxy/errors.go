@@ -46,6 +46,9 @@ var problems = map[exchange.Kind]problem{
 	exchange.RateLimited:      {429, "8", "Too many requests", ""}, // the policy says when to come back
 	exchange.QuotaExceeded:    {429, "8", "Quota exceeded", ""},    // likewise
 
+	exchange.PaymentRequired:   {402, "8", "The request would have to be paid", ""},
+	exchange.ChargeUnavailable: {503, "14", "The request cannot be charged now", "5"},
+
 	exchange.NoInstance:       {503, "14", "The service has no running instance", "1"},
 	exchange.Overloaded:       {503, "14", "The service is overloaded", "1"},
 	exchange.ConnectFailed:    {502, "14", "The service cannot be reached", ""},

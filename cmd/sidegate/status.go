@@ -69,6 +69,16 @@ func printStatus(out io.Writer, s *admin.Status) error {
 		}
 		fmt.Fprintf(out, "counters %s, %s\n", c.In, state)
 	}
+	if c := s.Charges; c != nil {
+		state := fmt.Sprintf("%d pending, %d dead letters", c.Pending, c.Dead)
+		if c.Failing != "" {
+			state += ", CAN'T BE WRITTEN: " + c.Failing
+		}
+		if len(c.Down) > 0 {
+			state += ", NO ANSWER from " + strings.Join(c.Down, ", ")
+		}
+		fmt.Fprintf(out, "charges  %s\n", state)
+	}
 	t := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "\nLISTENER\tADDRESS\tPROTOCOLS\tCONNECTIONS\tIN FLIGHT\tACCEPTED\tREFUSED")
 	for _, l := range s.Listeners {

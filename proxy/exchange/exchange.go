@@ -191,6 +191,7 @@ type Exchange struct {
 	Blocked      bool   // the policy waf refused it for that
 	Cache        any    // what the policy cache keeps between its parts
 	Cached       Cached // where the policy cache had the answer from
+	Charge       any    // what the policy charge keeps between its parts
 	Charged      int64  // millionths of units that the policy charge has charged for it
 	Seen         int    // policies of the route that saw the request; policy.Chain counts, also for who recovers from a panic
 

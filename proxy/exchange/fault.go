@@ -64,6 +64,10 @@ const (
 	LimitUnavailable Kind = "limit-unavailable" // 503
 	AuthUnavailable  Kind = "auth-unavailable"  // 503
 
+	// Of what a request costs.
+	PaymentRequired   Kind = "payment-required"   // 402
+	ChargeUnavailable Kind = "charge-unavailable" // 503
+
 	// Of a backend.
 	NoInstance       Kind = "no-instance"            // 503
 	Overloaded       Kind = "service-overloaded"     // 503

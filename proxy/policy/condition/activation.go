@@ -18,6 +18,8 @@ type activation struct {
 	headers textMap
 	query   textMap
 	claims  claimMap
+	answer  textMap // the response's header fields, once they are asked for
+	sizes   Sizes
 }
 
 var _ interpreter.Activation = (*activation)(nil)
@@ -72,6 +74,15 @@ func (a *activation) ResolveName(name string) (any, bool) {
 		return types.NewStringStringMap(types.DefaultTypeAdapter, x.Consumer.Labels), true
 	case "claims":
 		return &a.claims, true
+	case responseStatus:
+		return types.Int(x.Status), true
+	case responseHeaders:
+		a.answer = textMap{x: x, source: findAnswer, all: allAnswer}
+		return &a.answer, true
+	case responseIn:
+		return types.Int(a.sizes.In), true
+	case responseOut:
+		return types.Int(a.sizes.Out), true
 	default:
 		return nil, false
 	}

@@ -1,7 +1,7 @@
 // Package condition compiles the conditions of the configuration, when and
 // authorize: CEL expressions over a request and its client, type-checked when
 // they are loaded; and those that have a number or a text for a value, which
-// limits count by. It isn't a policy itself.
+// limits count by, or a price. It isn't a policy itself.
 //
 // Variables:
 //
@@ -11,6 +11,13 @@
 //	consumer.name, consumer.plan        string; "" without a consumer
 //	consumer.labels                     map from string to string
 //	claims                              map from string to anything
+//
+// and, in a price and what it is for, where the answer is there:
+//
+//	response.status                     int
+//	response.headers                    map from string to string
+//	response.bytes_in                   int; the content that the client sent
+//	response.bytes_out                  int; the content that it gets, before the gateway compresses it
 //
 // The path is the canonical one. Names of headers are in lower case, and found
 // in any case; several fields of one name are joined with ", ". A query
@@ -58,7 +65,10 @@ func (e *Error) Error() string { return fmt.Sprintf("%d:%d: %s", e.Line, e.Colum
 
 // Compiler compiles expressions. Making one is dear, so one serves a whole
 // configuration.
-type Compiler struct{ env *cel.Env }
+type Compiler struct {
+	env    *cel.Env
+	answer func() (*cel.Env, error) // env with the response; made when it is asked for
+}
 
 // NewCompiler returns a compiler.
 func NewCompiler() (*Compiler, error) {
@@ -84,8 +94,23 @@ func NewCompiler() (*Compiler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("condition: %w", err)
 	}
-	return &Compiler{env: env}, nil
+	return &Compiler{env: env, answer: sync.OnceValues(func() (*cel.Env, error) {
+		return env.Extend(
+			cel.Variable(responseStatus, cel.IntType),
+			cel.Variable(responseHeaders, texts),
+			cel.Variable(responseIn, cel.IntType),
+			cel.Variable(responseOut, cel.IntType),
+		)
+	})}, nil
 }
+
+// The variables of an answer.
+const (
+	responseStatus  = "response.status"
+	responseHeaders = "response.headers"
+	responseIn      = "response.bytes_in"
+	responseOut     = "response.bytes_out"
+)
 
 // Program is a compiled expression. It never changes, and may be used by any
 // number of goroutines.
@@ -94,6 +119,8 @@ type Program struct {
 	asks bool // for who is calling
 	head bool // it reads header fields
 	args bool // it reads the query
+	resp bool // it reads the response
+	size bool // it reads how large the messages are
 	prg  cel.Program
 	pool sync.Pool // of *activation
 }
@@ -110,28 +137,28 @@ func Compile(text string) (*Program, error) {
 // Compile checks and compiles a condition. Its error joins an *Error for each
 // mistake.
 func (c *Compiler) Compile(text string) (*Program, error) {
-	return c.compile("condition", text, "it must be true or false", cel.BoolType)
+	return compile(c.env, "condition", text, "it must be true or false", cel.BoolType)
 }
 
 // Number is Compile for an expression whose value is a whole number.
 func (c *Compiler) Number(text string) (*Program, error) {
-	return c.compile("expression", text, "it must be a whole number", cel.IntType, cel.UintType, cel.DynType)
+	return compile(c.env, "expression", text, "it must be a whole number", cel.IntType, cel.UintType, cel.DynType)
 }
 
 // Key is Compile for an expression whose value tells clients apart.
 func (c *Compiler) Key(text string) (*Program, error) {
-	return c.compile("expression", text, "it must be a text, a whole number, or true or false", cel.StringType, cel.IntType, cel.UintType, cel.BoolType, cel.DynType)
+	return compile(c.env, "expression", text, "it must be a text, a whole number, or true or false", cel.StringType, cel.IntType, cel.UintType, cel.BoolType, cel.DynType)
 }
 
 // compile is Compile for an expression whose value is of one of the types.
-func (c *Compiler) compile(what, text, must string, of ...*cel.Type) (*Program, error) {
+func compile(env *cel.Env, what, text, must string, of ...*cel.Type) (*Program, error) {
 	if len(text) > maxText {
 		return nil, &Error{Line: 1, Column: 1, Text: fmt.Sprintf("the %s has %d bytes; at most %d are allowed", what, len(text), maxText)}
 	}
 	if strings.TrimSpace(text) == "" {
 		return nil, &Error{Line: 1, Column: 1, Text: fmt.Sprintf("the %s is empty", what)}
 	}
-	ast, issues := c.env.Compile(text)
+	ast, issues := env.Compile(text)
 	if issues != nil && issues.Err() != nil {
 		return nil, mistakes(issues)
 	}
@@ -139,12 +166,12 @@ func (c *Compiler) compile(what, text, must string, of ...*cel.Type) (*Program, 
 		return nil, &Error{Line: 1, Column: 1, Text: fmt.Sprintf("the %s is of type %s; %s", what, ast.OutputType(), must)}
 	}
 	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
-	if estimate, err := c.env.EstimateCost(ast, sizes{}); err != nil || estimate.Max > maxKnown {
+	if estimate, err := env.EstimateCost(ast, sizes{}); err != nil || estimate.Max > maxKnown {
 		// Counting makes an evaluation five times as dear, so only those are
 		// counted that might need it: those that go over maps, usually.
 		options = append(options, cel.CostLimit(maxCost))
 	}
-	prg, err := c.env.Program(ast, options...)
+	prg, err := env.Program(ast, options...)
 	if err != nil {
 		return nil, &Error{Line: 1, Column: 1, Text: err.Error()}
 	}
@@ -153,6 +180,8 @@ func (c *Compiler) compile(what, text, must string, of ...*cel.Type) (*Program, 
 		p.asks = p.asks || r.Name == "claims" || strings.HasPrefix(r.Name, "consumer.")
 		p.head = p.head || r.Name == "request.headers"
 		p.args = p.args || r.Name == "request.query"
+		p.resp = p.resp || strings.HasPrefix(r.Name, "response.")
+		p.size = p.size || r.Name == responseIn || r.Name == responseOut
 	}
 	p.pool.New = func() any { return &activation{} }
 	return p, nil
@@ -163,6 +192,8 @@ func fields(message string) string {
 	switch {
 	case strings.HasPrefix(message, "undeclared reference to 'request'"):
 		return "; request has method, host, path, query, headers, client_ip, protocol and tls"
+	case strings.HasPrefix(message, "undeclared reference to 'response'"):
+		return "; where there is an answer, it has status, headers, bytes_in and bytes_out"
 	case strings.HasPrefix(message, "undeclared reference to 'consumer'"):
 		return "; consumer has name, plan and labels"
 	default:

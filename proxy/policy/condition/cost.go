@@ -39,7 +39,7 @@ func (sizes) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
 		size = 64
 	case "request.host", "consumer.name", "consumer.plan":
 		size = 255
-	case "request.headers":
+	case "request.headers", responseHeaders:
 		if isMap {
 			size = maxFields
 		}

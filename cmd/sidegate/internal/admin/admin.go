@@ -51,6 +51,7 @@ type Gateway interface {
 	Quotas(client string) []quota.Use
 	SetQuota(quota, client, period string, used int64) (quota.Use, error)
 	Consumers
+	Charges
 }
 
 // Deps are what a Server works with.
@@ -167,6 +168,7 @@ func (s *Server) routes(changes bool) http.Handler {
 	m.HandleFunc("GET /api/quotas", s.quotas)
 	s.cacheRoutes(m, changes || s.closed)
 	s.consumerRoutes(m, changes || s.closed)
+	s.chargeRoutes(m, changes)
 	m.HandleFunc("GET /{$}", s.page)
 	if changes {
 		m.HandleFunc("POST /api/bans", s.addBan)

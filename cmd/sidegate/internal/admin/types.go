@@ -25,6 +25,7 @@ type Status struct {
 	Issuers     []IssuerStatus         `json:"issuers,omitempty"`
 	Consumers   *ConsumersStatus       `json:"consumers,omitempty"`
 	Counters    *CountersStatus        `json:"shared_counters,omitempty"`
+	Charges     *ChargesStatus         `json:"charges,omitempty"`
 	Auth        []AuthStatus           `json:"auth_services,omitempty"`
 	Problems    []Problem              `json:"problems"`
 	Routes      int                    `json:"routes"`

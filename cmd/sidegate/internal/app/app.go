@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics, rate limits, quotas, requests in flight), bans, the waf's rules, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, cached answers and which purges of the fleet they have seen, connections to auth services and what they said, sessions that were read or ended, encoders, sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics, rate limits, quotas, requests in flight), charges, bans, the waf's rules, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, cached answers and which purges of the fleet they have seen, connections to auth services and what they said, sessions that were read or ended, encoders, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), consumers and keys (into the keyring), claims of
@@ -17,7 +17,7 @@
 // # Goroutines
 //
 // Run starts, and awaits: the sweeper, the watch over memory, the fetching of issuers' keys, the access and audit logs' writers, the snapshots'
-// writer, the quotas' writer, the cache's on disk, what looks after the fleet's counters, the bans' writer and their exchange with the fleet, that of the cache's purges, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, and the feeds from
+// writer, the quotas' writer, the charges' writer and courier, the cache's on disk, what looks after the fleet's counters, the bans' writer and their exchange with the fleet, that of the cache's purges, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
 
@@ -50,6 +50,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/oidc"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cache"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/charge"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/compress"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/geo"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
@@ -113,6 +114,7 @@ type App struct {
 	abuse      atomic.Pointer[ban.Abuse] // what the configuration in force bans connections' addresses by
 	memory     *memory.Guard
 	quotas     *quota.Store
+	charges    *charge.Ledger
 	keys       *keyStore
 	waf        *waf.Store
 	fleet      *shared.Fleet
@@ -184,6 +186,9 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a.fleet = shared.NewFleet(a.log.WithField("component", "shared counters"))
 	a.quotas = quota.NewStore(quota.Deps{
 		Log: a.log.WithField("component", "quota"), Path: filepath.Join(file.StateDir, "quota.log"), Room: file.Counters.RoomConfig, Fleet: a.fleet,
+	})
+	a.charges = charge.NewLedger(charge.Deps{
+		Log: a.log.WithField("component", "charges"), Path: filepath.Join(file.StateDir, "charges"), Config: file.Charges,
 	})
 	a.snapshots = discovery.NewSnapshots(filepath.Join(file.StateDir, "snapshots"), a.log.WithField("component", "snapshots"))
 	a.purges = a.newPurges()
@@ -341,6 +346,7 @@ func (a *App) start(end *cleanups) error {
 		defer cancel()
 		a.group.Close(ctx)
 	})
+	end.background("charges", a.charges.Run) // which tells the billing services by the pools until its end
 	if err := a.consul.configure(a.file.Consul); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/charge"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/keyset"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/personal"
@@ -31,6 +32,7 @@ type ready struct {
 	consumers *consumer.Directory
 	personal  *personal.Policy
 	auth      *remote.Plan // the services that decide who may call
+	billing   *charge.Plan // the services that take charges
 	certs     *edgetls.Plan
 	counting  *counting
 	problems  []admin.Problem
@@ -185,7 +187,7 @@ func (a *App) unsound(d *draft) map[string]error {
 
 // compile turns a draft into what the data plane runs on.
 func (a *App) compile(d *draft) (*ready, error) {
-	out := &ready{file: d.file, keys: a.keysets.Plan(), auth: a.services.Plan()}
+	out := &ready{file: d.file, keys: a.keysets.Plan(), auth: a.services.Plan(), billing: a.charges.Plan()}
 	with, err := a.making(d, out)
 	if err != nil {
 		return nil, err
@@ -205,9 +207,11 @@ func (a *App) compile(d *draft) (*ready, error) {
 			out.services = append(out.services, s)
 		}
 	}
+	out.services = append(out.services, billingServices(out.billing)...)
 	if out.pools, err = a.group.Plan(out.services); err != nil {
 		return nil, err
 	}
+	connectBilling(out.billing, out.pools)
 	for _, r := range made.routes {
 		out.hosts = append(out.hosts, r.Hosts...)
 	}
@@ -255,7 +259,11 @@ func (a *App) routes(d *draft, with *making, diags *config.Diagnostics) *made {
 	for _, r := range d.file.Routes {
 		origin := d.file.Origin(r)
 		p, rule, err := with.route(r)
-		for _, name := range servicesOf(r) {
+		uses := servicesOf(r)
+		if err == nil {
+			uses = append(uses, chargedAt(p)...)
+		}
+		for _, name := range uses {
 			if bad := unsound[name]; bad != nil && err == nil {
 				err = fmt.Errorf("service %q: %w", name, bad)
 			}
@@ -270,7 +278,7 @@ func (a *App) routes(d *draft, with *making, diags *config.Diagnostics) *made {
 		}
 		p.Origin = origin
 		out.routes, out.compiled, out.rules = append(out.routes, r), append(out.compiled, p), append(out.rules, rule)
-		for _, name := range servicesOf(r) {
+		for _, name := range uses {
 			out.used[name] = true
 		}
 	}

@@ -43,6 +43,7 @@ func (a *App) making(d *draft, out *ready) (*making, error) {
 		consumers:  out.consumers,
 		keys:       out.keys,
 		services:   out.auth,
+		billing:    out.billing,
 		conditions: m.conditions,
 		list:       a.lists(d),
 
@@ -63,6 +64,7 @@ func (a *App) making(d *draft, out *ready) (*making, error) {
 		logins:    a.logins,
 		encoders:  a.encoders,
 		cached:    a.cached,
+		charges:   a.charges,
 	})
 	if m.personal, err = m.ofConsumers(d.file); err != nil {
 		return nil, err

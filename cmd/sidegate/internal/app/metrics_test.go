@@ -148,7 +148,7 @@ func TestMetricNames(t *testing.T) {
 // bounded says what bounds the values of a label.
 func bounded(label string) string {
 	switch label {
-	case "route", "service", "listener", "issuer", "limit", "quota", "url", "name", "mode":
+	case "route", "service", "listener", "issuer", "limit", "quota", "url", "name", "mode", "meter":
 		return "the configuration; series go when it has it no more"
 	case "instance":
 		return "the instances that discovery knows"

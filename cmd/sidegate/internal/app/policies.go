@@ -13,6 +13,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cache"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/charge"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/compress"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/condition"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
@@ -40,6 +41,7 @@ type means struct {
 	consumers  *consumer.Directory
 	keys       *keyset.Plan
 	services   *remote.Plan
+	billing    *charge.Plan
 	conditions func() (*condition.Compiler, error)
 	list       func(name string) *network.Set
 
@@ -62,6 +64,7 @@ type means struct {
 	logins    *oidc.Store
 	encoders  *compress.Store
 	cached    *cache.Store
+	charges   *charge.Ledger
 }
 
 // kinds are the policies that there are, in the order in which they run on a
@@ -86,6 +89,8 @@ func kinds(m means) []policy.Kind {
 		ratelimit.Kind(ratelimit.Deps{Store: m.counters, Fleet: m.fleet, Conditions: m.conditions}),
 		quota.Kind(m.quotas, m.conditions),
 		validate.Kind(m.documents, m.described),
+		// In front of cache: what it answers by itself is charged, too, and refused to those who can't pay.
+		charge.Kind(charge.Means{Ledger: m.charges, Plan: m.billing, Conditions: m.conditions}),
 		cache.Kind(cache.Deps{Store: m.cached, Conditions: m.conditions}),
 		request.Kind(),
 		response.Kind(),

@@ -61,6 +61,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	r.pools.Commit()
 	r.keys.Commit()
 	r.auth.Commit()
+	r.billing.Commit()
 	a.keys.setFiles(file, r.consumers, r.personal.Sets())
 	r.certs.Commit(context.Background())
 	a.count(r.counting)
@@ -95,6 +96,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	a.described.Retain(kept)
 	a.encoders.Retain(kept)
 	a.cached.Retain(kept)
+	a.charges.Retain(kept)
 	a.view.enforced(r, said.version, listeners)
 	return nil
 }
@@ -195,6 +197,9 @@ func (a *App) pinned(file *config.File) error {
 	}
 	if file.Counters != now.Counters {
 		errs = append(errs, errors.New("the counters block changed"))
+	}
+	if file.Charges != now.Charges {
+		errs = append(errs, errors.New("the charges block changed"))
 	}
 	if (file.AccessLog == nil) != (now.AccessLog == nil) || file.AccessLog != nil && file.AccessLog.Output != now.AccessLog.Output {
 		errs = append(errs, errors.New("the access_log block's output changed"))

@@ -133,6 +133,11 @@ func (a *App) Ready() admin.Readiness {
 	if a.cacheProblems() != nil {
 		degraded = append(degraded, "answers can't be kept on disk")
 	}
+	if s := a.chargesStatus(); s != nil && s.Failing != "" {
+		degraded = append(degraded, "charges can't be written to the disk")
+	} else if s != nil && len(s.Down) > 0 {
+		degraded = append(degraded, "the billing service "+strings.Join(s.Down, ", ")+" doesn't answer")
+	}
 	return admin.Readiness{Ready: true, Reason: strings.Join(degraded, "; ")}
 }
 
@@ -159,7 +164,7 @@ func (a *App) Status() admin.Status {
 		Version: a.opt.Version, Started: a.started, PID: os.Getpid(), Ready: a.Ready(),
 		Listeners: a.server.Status(), Services: a.group.Status(), Stale: a.stale(), Consul: a.consulStatus(), Problems: a.view.problems(),
 		Certificate: a.certs.Status(), Issuers: a.issuers(), Memory: a.memory.Status(),
-		Auth: a.authServices(), Consumers: a.keys.status(), Counters: a.countersStatus(),
+		Auth: a.authServices(), Consumers: a.keys.status(), Counters: a.countersStatus(), Charges: a.chargesStatus(),
 	}
 	s.Problems = append(append(slices.Clip(s.Problems), a.keys.problems()...), a.cacheProblems()...)
 	for key, text := range a.purges.Problems() {

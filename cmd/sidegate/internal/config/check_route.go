@@ -252,6 +252,12 @@ func (c *checker) policies(of any, what string, list []Block, paths []string, ev
 		if err != nil {
 			c.broken[of] = true
 			c.blame(b.Config, what+": "+b.Kind.Name, err)
+			continue
+		}
+		if asks, ok := b.Config.(interface{ Services() map[string]string }); ok {
+			for argument, name := range asks.Services() {
+				c.known(name, c.at(b.Config, argument), what+": "+b.Kind.Name)
+			}
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cache"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/charge"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/consumer"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
@@ -56,6 +57,8 @@ type File struct {
 	Counters CountersConfig `hcl:"counters,block"`
 	// Room for what cache blocks of routes store.
 	Cache cache.StoreConfig `hcl:"cache,block"`
+	// Room for what charge blocks of routes have charged.
+	Charges charge.LedgerConfig `hcl:"charges,block"`
 	// What consumers may use.
 	Plans []*consumer.PlanConfig `hcl:"plan,block"`
 	// The clients that the gateway knows.

@@ -24,6 +24,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/block"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cache"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/charge"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/compress"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cors"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/limits"
@@ -67,6 +68,7 @@ func realKinds() []policy.Kind {
 		ratelimit.Kind(ratelimit.Deps{}),
 		quota.Kind(nil, nil),
 		validate.Kind(nil, nil),
+		charge.Kind(charge.Means{}),
 		cache.Kind(cache.Deps{}),
 		request.Kind(),
 		response.Kind(),
