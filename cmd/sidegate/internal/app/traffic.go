@@ -70,7 +70,7 @@ func (a *App) Overview() admin.Overview {
 		if c.NotAfter.IsZero() {
 			continue
 		}
-		if c.NotAfter.Sub(now) < soonOver {
+		if c.NotAfter.Sub(now) < soonOver && c.Source != "local" { // those never last longer
 			o.Certs.Soon++
 		}
 		if o.Certs.Next.IsZero() || c.NotAfter.Before(o.Certs.Next) {

@@ -60,6 +60,9 @@ export function badge(kind, text) {
   return h("span", { class: `badge ${kind}` }, h("span", { class: "sign", "aria-hidden": "true" }, { good: "●", warn: "▲", bad: "■", idle: "○" }[kind]), text);
 }
 
+/** 1 instance, 2 instances. @param {number} n @param {string} what */
+export const many = (n, what) => `${n.toLocaleString("en-US")} ${what}${n === 1 ? "" : "s"}`;
+
 /** Terms and what they are. @param {[string, Child | Child[]][]} list */
 export function terms(list) {
   return h("dl", { class: "terms" }, list.filter(([, value]) => value !== null && value !== undefined && value !== "")

@@ -20,7 +20,7 @@ export function fill(body, columns, rows, mark) {
   rows.forEach((row, i) => {
     const next = h("tr", { class: mark?.(row) || null }, columns.map((c) => {
       const value = c.cell(row);
-      return h("td", { class: [c.num && "num", c.wide && "wide"].filter(Boolean).join(" ") || null, "data-label": c.title }, value === "" || value == null ? "–" : value);
+      return h("td", { class: [c.num && "num", c.wide && "wide"].filter(Boolean).join(" ") || null, "data-label": c.title }, h("div", null, value === "" || value == null ? "–" : value));
     }));
     const had = body.children[i];
     if (!had) body.append(next);

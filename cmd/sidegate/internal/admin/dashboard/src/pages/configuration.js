@@ -39,7 +39,7 @@ export function configuration(c) {
 /** The configuration as JSON, once it is asked for. */
 function whole() {
   const text = h("div");
-  const button = h("button", { type: "button", class: "small", onclick: async () => {
+  const button = h("button", { type: "button", onclick: async () => {
     try {
       const json = JSON.stringify(await get("/api/config"), null, 2);
       set(text, h("pre", { class: "code", tabindex: "0" }, json.slice(0, shownMost)), json.length > shownMost ? h("p", { class: "muted" }, `The first ${bytes(shownMost)} of ${bytes(json.length)}.`) : null);

@@ -56,7 +56,7 @@ function one(c, name) {
     if (over.rows.length > 1) requests.show([over.rows.map((/** @type {any} */ r) => Date.parse(r.time) / 1000), ...["requests", "errors", "rate_limited"].map((k) => over.rows.map((/** @type {any} */ r) => r[k]))]);
   }, (error) => set(said, unusable(error)));
   c.leave(usage.stop);
-  const live = name ? h("a", { class: "button", href: `${to("tail")}?${new URLSearchParams({ consumer: name })}` }, "Live requests") : null;
+  const live = name ? h("a", { class: "button small", href: `${to("tail")}?${new URLSearchParams({ consumer: name })}` }, "Live requests") : null;
   put(c.main, h("div", { class: "top" }, h("div", null, h("p", { class: "crumbs" }, link("Consumers", "consumers")), h("h1", null, named(name))), h("div", { class: "aside" }, live, span, csv.element)),
     said, row, requests.element, card("By route", null, routes), name ? card("The consumer", null, about) : null);
   if (name) {

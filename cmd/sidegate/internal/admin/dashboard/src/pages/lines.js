@@ -15,7 +15,7 @@ export function lines(c, by, name) {
   const requests = chart("Requests", [{ label: "2xx, 3xx", color: "--blue", fill: true }, { label: "4xx", color: "--orange", dash: [6, 3] }, { label: "5xx, none", color: "--red" }], rate);
   const latency = chart("Latency", [{ label: "p50", color: "--blue" }, { label: "p90", color: "--violet", dash: [6, 3] }, { label: "p99", color: "--red" }], took);
   const band = chart("Bandwidth", [{ label: "to clients", color: "--blue", fill: true }, { label: "from clients", color: "--orange", dash: [6, 3] }], (n) => `${bytes(n)}/s`);
-  const busy = by === "total" ? chart("In flight", [{ label: "requests", color: "--green", fill: true }], count) : null;
+  const busy = by === "total" ? chart("In flight", [{ label: "requests", color: "--green", fill: true }], count, true) : null;
   const all = [requests, latency, band, ...(busy ? [busy] : [])];
   const said = h("div", { role: "status" });
   const charts = h("div", { class: "charts", hidden: true }, all.map((x) => x.element));
@@ -40,13 +40,14 @@ export function lines(c, by, name) {
 
   /** @param {any} t */
   function draw(t) {
+    const all = span === "24h" ? 86400 : 900;
     /** @param {(i: number) => number | null} f */
     const each = (f) => t.times.map((_, i) => f(i));
     const per = (/** @type {(number | null)[]} */ list) => each((i) => list[i] == null ? null : list[i] / (t.seconds[i] || t.step));
-    requests.show([t.times, each((i) => t.requests[i] == null ? null : (t.requests[i] - t.errors_4xx[i] - t.errors_5xx[i]) / t.seconds[i]), per(t.errors_4xx), per(t.errors_5xx)]);
-    latency.show([t.times, t.p50, t.p90, t.p99]);
-    band.show([t.times, per(t.bytes_out), per(t.bytes_in)]);
-    busy?.show([t.times, t.in_flight]);
+    requests.show([t.times, each((i) => t.requests[i] == null ? null : (t.requests[i] - t.errors_4xx[i] - t.errors_5xx[i]) / t.seconds[i]), per(t.errors_4xx), per(t.errors_5xx)], all);
+    latency.show([t.times, t.p50, t.p90, t.p99], all);
+    band.show([t.times, per(t.bytes_out), per(t.bytes_in)], all);
+    busy?.show([t.times, t.in_flight], all);
   }
   return { element, spans: h("div", { class: "group", role: "group", "aria-label": "How long" }, buttons) };
 }

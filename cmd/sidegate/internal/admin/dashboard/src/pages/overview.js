@@ -1,5 +1,5 @@
 import { get, poll } from "../api.js";
-import { badge, card, h, link, put, set, terms } from "../dom.js";
+import { badge, card, h, link, many, put, set, terms } from "../dom.js";
 import { bytes, count, lasting, moment, when } from "../format.js";
 import { plain } from "../table.js";
 import { classes, lines, tile, tiles } from "./lines.js";
@@ -33,15 +33,15 @@ function fill([state, services, certs, config, fleet, listeners, auth], o) {
     ["Process", String(o.pid)],
     ["Answers", classes(o.traffic.all.classes)],
     ["Memory", memory(o.memory)],
-    ["Bans", o.bans ? link(`${count(o.bans)} addresses`, "limits") : "none"],
+    ["Bans", o.bans ? link(`${count(o.bans)} address${o.bans === 1 ? "" : "es"}`, "limits") : "none"],
   ]));
   const s = o.services;
   set(services, terms([
     ["Services", count(s.services)],
     ["Instances", count(s.instances)],
-    ["Get nothing", s.down ? badge("bad", `${count(s.down)} instances`) : badge("good", "none")],
+    ["Get nothing", s.down ? badge("bad", many(s.down, "instance")) : badge("good", "none")],
     ["Ejected", s.ejected ? badge("warn", count(s.ejected)) : "none"],
-    ["Without any", s.empty ? badge("bad", `${count(s.empty)} services`) : null],
+    ["Without any", s.empty ? badge("bad", many(s.empty, "service")) : null],
     ["Look at", s.worst?.length ? s.worst.flatMap((/** @type {string} */ name, /** @type {number} */ i) => [i ? ", " : null, link(name, "services", name)]) : null],
   ]));
   const t = o.certificates;
@@ -63,13 +63,13 @@ function fill([state, services, certs, config, fleet, listeners, auth], o) {
     ["Consul", o.consul ? consul(o.consul) : "not used"],
     ["Age", o.consul ? `${lasting(o.consul.age_ns / 1e9)} since it answered` : null],
     ["Its error", o.consul?.error],
-    ["Last known only", o.stale?.length ? badge("warn", `${count(o.stale.length)} services`) : null],
+    ["Last known only", o.stale?.length ? badge("warn", many(o.stale.length, "service")) : null],
     ["Shared counters", o.shared_counters ? counters(o.shared_counters) : "not used"],
     ["Down", o.shared_counters && !o.shared_counters.up ? when(o.shared_counters.down_since) : null],
     ["Its error", o.shared_counters?.error],
     ["Keys", o.consumers ? keys(o.consumers) : null],
     ["Usage", o.usage ? usage(o.usage) : null],
-    ["Charges", o.charges ? (o.charges.dead || o.charges.failing || o.charges.down?.length ? badge("bad", `${count(o.charges.dead)} dead letters`) : badge("good", `${count(o.charges.pending)} pending`)) : null],
+    ["Charges", o.charges ? (o.charges.dead || o.charges.failing || o.charges.down?.length ? badge("bad", many(o.charges.dead, "dead letter")) : badge("good", `${count(o.charges.pending)} pending`)) : null],
   ]));
   set(listeners, plain("Listeners", [
     { title: "Name", cell: (l) => l.name },

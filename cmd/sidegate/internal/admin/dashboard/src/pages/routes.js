@@ -36,7 +36,7 @@ export function routes(c) {
 function one(c, name) {
   const row = h("div", { class: "tiles" }), said = h("div", { role: "status" }), bars = h("div"), by = h("p", { class: "muted" });
   const { element, spans } = lines(c, "route", name);
-  const live = h("a", { class: "button", href: `${to("tail")}?${new URLSearchParams({ route: name })}` }, "Live requests");
+  const live = h("a", { class: "button small", href: `${to("tail")}?${new URLSearchParams({ route: name })}` }, "Live requests");
   put(c.main, h("div", { class: "top" }, h("div", null, h("p", { class: "crumbs" }, link("Routes", "routes")), h("h1", null, named(name))), h("div", { class: "aside" }, name ? live : null, spans)), said, row, element);
   const places = h("div");
   put(c.main, h("div", { class: "cards" }, card("How long requests took, since the start", null, by, bars)), name ? card("Where it is, and where it goes", null, places) : null);

@@ -45,7 +45,7 @@ function state(s) {
 function one(c, name) {
   const row = h("div", { class: "tiles" }), said = h("div", { role: "status" }), about = h("div"), instances = h("div");
   const { element, spans } = lines(c, "service", name);
-  const live = h("a", { class: "button", href: `${to("tail")}?${new URLSearchParams({ service: name })}` }, "Live requests");
+  const live = h("a", { class: "button small", href: `${to("tail")}?${new URLSearchParams({ service: name })}` }, "Live requests");
   put(c.main, h("div", { class: "top" }, h("div", null, h("p", { class: "crumbs" }, link("Services", "services")), h("h1", null, name)), h("div", { class: "aside" }, live, spans)),
     said, row, card("Instances", null, instances), element, h("div", { class: "cards" }, card("The service", null, about)));
   const polling = poll(3000, async (signal) => {

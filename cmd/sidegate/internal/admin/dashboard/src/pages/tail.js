@@ -97,7 +97,7 @@ function line(e) {
     [h("span", { class: "mono" }, e.client), e.consumer ? h("span", { class: "two" }, e.consumer) : null],
     took(e.seconds), bytes(e.bytes_out),
   ];
-  return [h("tr", null, cells.map((cell, i) => h("td", { "data-label": heads[i], class: ["", "", "path", "wide", "wide", "num", "num"][i] || null }, /** @type {any} */ (cell))))];
+  return [h("tr", null, cells.map((cell, i) => h("td", { "data-label": heads[i], class: ["", "", "path", "wide", "wide", "num", "num"][i] || null }, h("div", null, /** @type {any} */ (cell)))))];
 }
 
 /** @param {HTMLElement} button @param {any} e */
