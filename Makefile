@@ -11,7 +11,7 @@ export CGO_ENABLED    ?= 0
 TAGS           := no_fs_access,coraza.disabled_operators.validateSchema
 export GOFLAGS := $(GOFLAGS) -tags=$(TAGS)
 
-.PHONY: help run build test lint fuzz bench profile package clean tools boot-test
+.PHONY: help run build dashboard test lint fuzz bench profile package clean tools boot-test
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ run: build ## build, and start a gateway with two demo backends on loopback
 
 build: ## leave bin/sidegate, compiled by the profile that make profile took
 	go build -trimpath -pgo=cmd/sidegate/cpu.pgo -ldflags '$(LDFLAGS)' -o bin/sidegate ./cmd/sidegate
+
+dashboard: ## check and build the dashboard's script and style, which are checked in (needs Node)
+	cd cmd/sidegate/internal/admin/dashboard && npm ci --no-audit --no-fund --silent && npm run --silent check && npm run --silent build
 
 tools: ## install the real servers that tests use (Consul, Pebble, nginx, ...)
 	@.ci/setup

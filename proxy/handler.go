@@ -14,6 +14,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/memory"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
+	"github.com/sidegate-proxy/sidegate/proxy/tail"
 )
 
 // Deps are what a Handler works with.
@@ -24,6 +25,7 @@ type Deps struct {
 	Memory *memory.Guard
 	// Challenge returns the answer to an ACME HTTP-01 challenge (RFC 8555, 8.3).
 	Challenge func(host, path string) (body string, ok bool)
+	Tail      *tail.Tap // who looks on; nil: nobody can
 }
 
 // Handler takes every exchange of the gateway from its front to its end.
@@ -242,6 +244,7 @@ func (l *line) finish() {
 	}
 	took := time.Since(x.Start) // cheaper than time.Now
 	l.h.Stats.Count(l.stats, x, took)
+	l.h.Tail.Tell(x, took)
 	if l.t.Log != nil {
 		l.t.Log.Log(x, x.Start.Add(took))
 	}

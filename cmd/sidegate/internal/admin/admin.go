@@ -3,22 +3,20 @@
 // and on a unix socket that the CLI uses. It is for operators, never for the
 // traffic that the gateway carries.
 //
-// The address answers only to loopback names or a token; what changes something
-// goes through the socket, whose file only the gateway's user and root may open.
-// Consumers and their keys may be changed on the address, too, and answers in the
-// cache forgotten, where there is a token. Server.Run owns the goroutines of both listeners.
+// The address answers only to loopback names or a token, or to a browser's session
+// that was opened with it. What changes something goes through the socket, whose file
+// only the gateway's user and root may open, and through the address where there is
+// a token. Server owns the goroutines of both listeners, from Start to Stop.
 package admin
 
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -28,16 +26,26 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sirupsen/logrus"
 
+	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/traffic"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cache"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 	"github.com/sidegate-proxy/sidegate/proxy/secret"
+	"github.com/sidegate-proxy/sidegate/proxy/tail"
+	edgetls "github.com/sidegate-proxy/sidegate/tls"
 )
 
 // Gateway is what the admin server shows.
 type Gateway interface {
 	Status() Status
 	Ready() Readiness
+	Overview() Overview
+	Services() []ServiceRow
+	Traffic(by traffic.Dimension, window time.Duration) Traffic
+	History(by traffic.Dimension, name string, day bool) *traffic.History
+	Tail() *tail.Tap
+	Limits() LimitsStatus
+	Certificates() []edgetls.CertStatus
 	Routes() []RouteStatus
 	Explain(Question) (Explanation, error)
 	Reload(ctx context.Context) error
@@ -70,15 +78,23 @@ type Server struct {
 	http   *http.Server
 	socket *http.Server
 	wg     sync.WaitGroup
+
+	assets   map[string]asset
+	sessions sessions
+	stopping chan struct{} // closed by Stop: streams end
 }
 
 // New returns a server that isn't listening yet.
-func New(d Deps) *Server { return &Server{Deps: d} }
+func New(d Deps) *Server { return &Server{Deps: d, stopping: make(chan struct{})} }
 
 // Start listens on the address and the socket. Stop ends it.
 func (s *Server) Start(address string, token secret.String, socket string) error {
 	if token != "" {
 		s.token, s.closed = sha256.Sum256([]byte(token.Reveal())), true
+	}
+	var err error
+	if s.assets, err = assets(); err != nil {
+		return fmt.Errorf("the dashboard can't be read: %w", err)
 	}
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -89,7 +105,7 @@ func (s *Server) Start(address string, token secret.String, socket string) error
 	if err != nil {
 		return fmt.Errorf("admin address: %w", err)
 	}
-	s.http = server(s.guard(s.routes(false)))
+	s.http = server(s.guard(s.routes(s.closed)))
 	s.serve(s.http, tcp)
 	unix, err := listenSocket(socket)
 	if err != nil { // the CLI loses its way in; traffic doesn't depend on it
@@ -137,6 +153,7 @@ func (s *Server) serve(h *http.Server, l net.Listener) {
 
 // Stop ends the server, at the latest when ctx does.
 func (s *Server) Stop(ctx context.Context) {
+	close(s.stopping)
 	for _, h := range []*http.Server{s.http, s.socket} {
 		if h != nil && h.Shutdown(ctx) != nil {
 			_ = h.Close()
@@ -161,15 +178,13 @@ func (s *Server) routes(changes bool) http.Handler {
 	})
 	m.Handle("GET /metrics", promhttp.HandlerFor(s.Metrics, promhttp.HandlerOpts{ErrorLog: promLog{s.Log}, EnableOpenMetrics: true}))
 	m.HandleFunc("GET /api/status", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Status()) })
-	m.HandleFunc("GET /api/routes", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Routes()) })
 	m.HandleFunc("GET /api/config", s.config)
 	m.HandleFunc("GET /api/explain", s.explain)
-	m.HandleFunc("GET /api/bans", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Bans()) })
-	m.HandleFunc("GET /api/quotas", s.quotas)
-	s.cacheRoutes(m, changes || s.closed)
-	s.consumerRoutes(m, changes || s.closed)
+	s.lists(m)
+	s.dashboard(m)
+	s.cacheRoutes(m, changes)
+	s.consumerRoutes(m, changes)
 	s.chargeRoutes(m, changes)
-	m.HandleFunc("GET /{$}", s.page)
 	if changes {
 		m.HandleFunc("POST /api/bans", s.addBan)
 		m.HandleFunc("DELETE /api/bans", s.removeBan)
@@ -258,44 +273,4 @@ func (s *Server) removeBan(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.json(w, http.StatusOK, map[string]bool{"removed": removed})
-}
-
-// guard lets in who has the token or, without one, who names us by a loopback
-// name: a page that a browser loaded from elsewhere can't (DNS rebinding).
-func (s *Server) guard(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		w.Header().Set("Referrer-Policy", "no-referrer")
-		if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
-			next.ServeHTTP(w, r)
-			return
-		}
-		if s.closed {
-			given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-			sum := sha256.Sum256([]byte(given))
-			if !ok || subtle.ConstantTimeCompare(sum[:], s.token[:]) != 1 {
-				w.Header().Set("WWW-Authenticate", `Bearer realm="sidegate admin"`)
-				http.Error(w, "the admin token is needed", http.StatusUnauthorized)
-				return
-			}
-		} else if !s.known(r.Host) {
-			http.Error(w, "use a loopback name, or set admin.token", http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-func (s *Server) known(hostport string) bool {
-	host := hostport
-	if h, _, err := net.SplitHostPort(hostport); err == nil {
-		host = h
-	}
-	host = strings.ToLower(strings.Trim(host, "[]"))
-	if s.names[host] {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.IsLoopback()
 }

@@ -9,11 +9,6 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 )
 
-// quotas shows what clients have used: all of them, or one.
-func (s *Server) quotas(w http.ResponseWriter, r *http.Request) {
-	s.json(w, http.StatusOK, s.Gateway.Quotas(r.URL.Query().Get("client")))
-}
-
 // setQuota says how much a client has used.
 func (s *Server) setQuota(w http.ResponseWriter, r *http.Request) {
 	used, err := strconv.ParseInt(r.FormValue("used"), 10, 64)

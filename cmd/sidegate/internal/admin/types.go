@@ -39,6 +39,14 @@ type ConfigStatus struct {
 	Reloads    int       `json:"reloads"`
 	Rejected   time.Time `json:"rejected,omitzero"`
 	RejectedBy string    `json:"rejected_by,omitempty"` // why the newest files aren't in force
+	Changes    []Change  `json:"changes,omitempty"`     // the last twenty, newest first
+}
+
+// Change is a configuration that was put in force, or wasn't.
+type Change struct {
+	Time  time.Time `json:"time"`
+	What  string    `json:"what"`            // loaded, rejected, routes: by Consul
+	Error string    `json:"error,omitempty"` // why it was rejected, with places
 }
 
 // Readiness says whether requests should be sent here.

@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics, rate limits, quotas, requests in flight), charges, bans, the waf's rules, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, cached answers and which purges of the fleet they have seen, connections to auth services and what they said, sessions that were read or ended, encoders, sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics, what is remembered of them, rate limits, quotas, requests in flight), charges, bans, the waf's rules, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, cached answers and which purges of the fleet they have seen, connections to auth services and what they said, sessions that were read or ended, encoders, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), consumers and keys (into the keyring), claims of
@@ -16,7 +16,7 @@
 //
 // # Goroutines
 //
-// Run starts, and awaits: the sweeper, the watch over memory, the fetching of issuers' keys, the access and audit logs' writers, the snapshots'
+// Run starts, and awaits: the sweeper, the watch over memory, what remembers traffic, the fetching of issuers' keys, the access and audit logs' writers, the snapshots'
 // writer, the quotas' writer, the charges' writer and courier, the cache's on disk, what looks after the fleet's counters, the bans' writer and their exchange with the fleet, that of the cache's purges, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
@@ -39,6 +39,7 @@ import (
 
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/admin"
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
+	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/traffic"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/linelog"
@@ -64,6 +65,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/validate"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/waf"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
+	"github.com/sidegate-proxy/sidegate/proxy/tail"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 	"github.com/sidegate-proxy/sidegate/systemd"
 	edgetls "github.com/sidegate-proxy/sidegate/tls"
@@ -93,6 +95,8 @@ type App struct {
 
 	// Long-lived: made once.
 	stats      *proxy.Stats
+	traffic    *traffic.Recorder
+	tail       *tail.Tap
 	counters   *ratelimit.Store
 	keysets    *keyset.Store
 	tokens     *jwt.Cache
@@ -169,6 +173,8 @@ func load(opt Options) (*config.File, error) {
 
 func assemble(opt Options, file *config.File) (*App, error) {
 	a := &App{opt: opt, started: time.Now(), stats: proxy.NewStats(), counters: ratelimit.NewStore(file.Counters.StoreConfig), sweeper: sweep.New(), file: file}
+	a.tail = new(tail.Tap)
+	a.traffic = traffic.New(traffic.Deps{Totals: a.stats.Totals, InFlight: a.inFlight, Clock: time.Now})
 	a.feeds.first, a.feeds.dirty = make(chan struct{}), make(chan struct{}, 1)
 	a.log = newLog(file.Log, opt.Stderr)
 	if err := os.MkdirAll(file.StateDir, 0o700); err != nil {
@@ -205,7 +211,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	if a.certs, err = edgetls.NewManager(deps); err != nil {
 		return nil, err
 	}
-	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Memory: a.memory, Challenge: a.certs.HTTPChallenge})
+	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Memory: a.memory, Challenge: a.certs.HTTPChallenge, Tail: a.tail})
 	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, Abused: a.abused, TLS: a.listenerTLS})
 	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, StickyKey: stateKey(a.log, file.StateDir, "sticky.key", "sticky cookies won't survive a restart")})
 	if file.AccessLog != nil {
@@ -301,6 +307,7 @@ func (a *App) Run(ctx context.Context) error {
 func (a *App) start(end *cleanups) error {
 	end.background("sweeper", a.sweeper.Run)
 	end.background("memory", a.watchMemory)
+	end.background("traffic", a.traffic.Run)
 	end.background("key sets", a.keysets.Run)
 	end.add("auth services", a.services.Close)
 	end.background("bans", a.bans.Run)

@@ -40,6 +40,7 @@ type viewState struct {
 	draining   bool
 	found      []admin.Problem
 	version    int               // of the feeds
+	changes    []admin.Change    // newest first
 	last       [sha256.Size]byte // fingerprint of the files that were last tried
 }
 
@@ -50,12 +51,21 @@ func (v *viewState) enforced(r *ready, version int, files bool) {
 	defer v.mu.Unlock()
 	v.version = version
 	v.found = r.problems
+	what := "routes"
 	if files {
+		what = "loaded"
 		if !v.loaded.IsZero() {
 			v.reloads++
 		}
 		v.loaded, v.rejectedAt, v.rejectedBy = time.Now(), time.Time{}, ""
 	}
+	v.changed(admin.Change{Time: time.Now(), What: what})
+}
+
+// changed remembers a change. The caller holds mu.
+func (v *viewState) changed(c admin.Change) {
+	v.changes = slices.Insert(v.changes, 0, c)
+	v.changes = v.changes[:min(len(v.changes), maxChanges)]
 }
 
 // shows is the version of the feeds that is in force.
@@ -69,6 +79,7 @@ func (v *viewState) rejected(err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.rejectedAt, v.rejectedBy = time.Now(), err.Error()
+	v.changed(admin.Change{Time: v.rejectedAt, What: "rejected", Error: v.rejectedBy})
 }
 
 // tried notes that files with this fingerprint are being loaded, and reports
@@ -178,7 +189,7 @@ func (a *App) Status() admin.Status {
 		s.Routes = len(names(t))
 	}
 	a.view.mu.Lock()
-	s.Config = admin.ConfigStatus{Path: a.opt.Config, Loaded: a.view.loaded, Reloads: a.view.reloads, Rejected: a.view.rejectedAt, RejectedBy: a.view.rejectedBy}
+	s.Config = admin.ConfigStatus{Path: a.opt.Config, Loaded: a.view.loaded, Reloads: a.view.reloads, Rejected: a.view.rejectedAt, RejectedBy: a.view.rejectedBy, Changes: slices.Clone(a.view.changes)}
 	a.view.mu.Unlock()
 	return s
 }

@@ -93,7 +93,7 @@ type LogConfig struct {
 type AdminConfig struct {
 	// host:port of the admin server.
 	Address string `hcl:"address,attr" default:"127.0.0.1:9901"`
-	// What clients must send as a bearer token; needed on any address that isn't loopback.
+	// What clients must send as a bearer token, and people log in with; needed on any address that isn't loopback, and there to change anything.
 	Token secret.String `hcl:"token,attr"`
 }
 
