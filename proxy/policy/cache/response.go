@@ -255,7 +255,10 @@ func (k *keeping) finish(e *entry) {
 	if k.store.keep(k.flight, e, k.varies, k.base, k.values) {
 		k.counts.stored.Add(1)
 	}
-	if e.parts == nil && e.spool == nil {
+	switch {
+	case e.file != nil: // each opens it by itself
+		k.store.settle(k.flight, result{again: true}, nil, "")
+	case e.parts == nil && e.spool == nil:
 		k.share(e, nil)
 	}
 	k.store.end(k.flight)
