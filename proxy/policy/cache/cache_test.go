@@ -276,38 +276,6 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// TestHeap: an answer of 1 KiB takes less than one and a half times its bytes, and the
-// store knows how much, within a tenth.
-func TestHeap(t *testing.T) {
-	const n = 50_000
-	body := strings.Repeat("x", 1024)
-	s := NewStore(StoreConfig{Memory: 1 << 30})
-	p := newPolicy(t, s, "")
-	used := func() int64 {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		return int64(m.HeapAlloc)
-	}
-	before := used()
-	for i := range n {
-		answer(t, p, fmt.Sprintf("GET https://api.example.com/catalogue/items/%d", i), body, "Cache-Control: max-age=100", "Content-Type: text/plain; charset=utf-8", "Date: Mon, 02 Jan 2006 15:04:05 GMT")
-	}
-	real := used() - before
-	if _, items := s.Size(); items != n {
-		t.Fatalf("%d are stored", items)
-	}
-	t.Logf("%d bytes for an answer of 1 KiB; the store says %d", real/n, s.Memory()/n)
-	if real > n*1024*3/2 {
-		t.Errorf("%d bytes for an answer of 1 KiB, want %d at most", real/n, 1024*3/2)
-	}
-	if d := s.Memory() - real; d > real/10 || d < -real/10 {
-		t.Errorf("the store says that it is %d bytes, it is %d", s.Memory(), real)
-	}
-	runtime.KeepAlive(p)
-}
-
 // TestForgottenOnTheWay: an answer that was fetched before its URI was changed is
 // never stored.
 func TestForgottenOnTheWay(t *testing.T) {

@@ -63,7 +63,8 @@ func (d *disk) readAll(ctx context.Context, lock *os.File) {
 func (d *disk) readDone() {
 	d.scan.Lock()
 	d.unready.Store(false)
-	d.keys, d.uris = map[uint64]struct{}{}, map[uint64]struct{}{}
+	clear(d.keys)
+	clear(d.uris)
 	d.scan.Unlock()
 	close(d.ready)
 }
