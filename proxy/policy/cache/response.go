@@ -270,7 +270,10 @@ func (k *keeping) finish(e *entry) {
 	} else {
 		k.refused(e.status, "there is no room for it, or it was forgotten while it came")
 	}
-	if e.parts == nil && e.spool == nil {
+	switch {
+	case e.file != nil: // each opens it by itself
+		k.store.settle(k.flight, result{again: true}, nil, "")
+	case e.parts == nil && e.spool == nil:
 		k.share(e, nil)
 	}
 	k.store.end(k.flight)

@@ -40,17 +40,25 @@ func (s *Store) all(f func(m *meta) action) (dropped, softened int) {
 	s.disk.await()
 	for i := range s.shards {
 		sh := &s.shards[i]
-		d, o := s.walk(sh, f, func(do func(it *item)) {
-			for _, it := range sh.slots {
-				if it != nil {
-					do(it)
+		for from, more := 0, true; more; from += walkAtOnce {
+			d, o := s.walk(sh, f, func(do func(it *item)) {
+				slots := sh.slots[min(from, len(sh.slots)):]
+				more = len(slots) > walkAtOnce
+				for _, it := range slots[:min(len(slots), walkAtOnce)] {
+					if it != nil {
+						do(it)
+					}
 				}
-			}
-		})
-		dropped, softened = dropped+d, softened+o
+			})
+			dropped, softened = dropped+d, softened+o
+		}
 	}
 	return dropped, softened
 }
+
+// walkAtOnce is how many answers are looked at while those wait who ask for others of
+// their shard. What is stored meanwhile may be missed; nothing else changes its slot.
+const walkAtOnce = 1024
 
 // allOf is all for the answers of a URI.
 func (s *Store) allOf(uri string, f func(m *meta) action) (dropped, softened int) {
@@ -81,7 +89,7 @@ func (s *Store) walk(sh *shard, f func(m *meta) action, each func(do func(it *it
 			gone = append(gone, it)
 		case a == softenIt && it.soften(now):
 			softened++
-			if it.place != 0 || it.leaving {
+			if it.place != 0 || it.is(isLeaving) {
 				soft = append(soft, it)
 			}
 		}
@@ -111,7 +119,7 @@ func (s *Store) walk(sh *shard, f func(m *meta) action, each func(do func(it *it
 
 func (s *Store) meta(sh *shard, it *item) meta {
 	m := meta{
-		uri: it.uri(), key: it.key(), tags: it.tags(), status: int(it.status), size: it.length, memory: it.weight(), born: s.epoch.Add(time.Duration(it.born)), shelf: it.shelf(), id: it.id, it: it,
+		uri: it.uri(), key: it.key(), tags: it.tags(), status: int(it.status), size: it.length(), memory: it.weight(), born: s.epoch.Add(time.Duration(it.born())), shelf: it.shelf(), id: it.id, it: it,
 	}
 	m.route, m.service = it.route()
 	if it.place != 0 {
@@ -125,7 +133,7 @@ func (s *Store) meta(sh *shard, it *item) meta {
 
 // soften ends its lifetime; false: it was over.
 func (it *item) soften(now int64) bool {
-	age := int32(min(max((now-it.born)/int64(time.Second), 0), math.MaxInt32))
+	age := int32(min(max((now-it.born())/int64(time.Second), 0), math.MaxInt32))
 	if atomic.LoadInt32(&it.lifetime) <= age {
 		return false
 	}
@@ -149,8 +157,9 @@ func (s *Store) attach(e *entry, name string, body []byte) bool {
 		return false
 	}
 	defer s.used.Add(-a.weight()) // count counts it
-	a.keyLen, a.uriLen, a.length, a.flags = uint16(len(key)), p.uriLen, int64(len(body)), isAttachment|hasBody|must
-	a.lifetime, a.born = math.MaxInt32, s.since(time.Now())
+	a.keyLen, a.uriLen, a.flags, a.lifetime = uint16(len(key)), p.uriLen, isAttachment|hasBody|must, math.MaxInt32
+	a.setLength(int64(len(body)))
+	a.setBorn(s.since(time.Now()))
 	copy(a.room(copy(a.room(0, len(key)), key), len(body)), body)
 	h := s.hash(p.uri())
 	a.hash, a.uriHash = uint32(s.hash(text(key))), uint32(h)
@@ -164,7 +173,7 @@ func (s *Store) attach(e *entry, name string, body []byte) bool {
 	if old := sh.find(a.hash, text(key)); old != nil {
 		s.remove(sh, old, nil)
 	}
-	of.parent = true
+	of.state |= isParent
 	sh.link(a)
 	s.count(sh, a, 1)
 	sh.push(a, inWindow)
