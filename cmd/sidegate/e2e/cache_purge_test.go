@@ -524,6 +524,8 @@ func tagCases() []cacheCase {
 		{name: "tags: hidden from a miss and a hit", says: []string{"200 " + fresh + "|Surrogate-Key: a b|Cache-Tag: c"}, asks: []string{"GET -> 1 200 1 Surrogate-Key=~|Cache-Tag=~", "GET -> 1 200 1 Surrogate-Key=~|Cache-Tag=~"}},
 		{name: "tags: hidden from what isn't stored", says: []string{"200 Cache-Control: private|Surrogate-Key: a b|Cache-Tag: c"}, asks: []string{"GET -> 1 200 1 Surrogate-Key=~|Cache-Tag=~"}},
 		{name: "tags: hidden from other methods", says: []string{"200 Surrogate-Key: a b|Cache-Tag: c"}, asks: []string{"POST -> 1 200 1 Surrogate-Key=~|Cache-Tag=~"}},
+		{name: "RFC 9213 2: our own field, of other methods", says: []string{"200 Sidegate-Cache-Control: max-age=1"}, asks: []string{"POST -> 1 200 1 Sidegate-Cache-Control=~"}},
+		{name: "RFC 9213 2: our own field, of what isn't looked up", says: []string{"200 Sidegate-Cache-Control: max-age=1"}, asks: []string{"GET Cache-Control: no-store -> 1 200 1 Sidegate-Cache-Control=~"}},
 		{name: "tags: hidden from HEAD", says: []string{"200 Surrogate-Key: a b|Cache-Tag: c"}, asks: []string{"HEAD -> 1 200 - Surrogate-Key=~|Cache-Tag=~"}},
 		{name: "tags: hidden from a validated answer", says: []string{"200 Cache-Control: max-age=0|ETag: \"a\"|Surrogate-Key: a", "304 ETag: \"a\"|Surrogate-Key: b"}, asks: []string{"GET -> 1 200 1 Surrogate-Key=~", "GET -> 2 200 1 Surrogate-Key=~"}},
 		{name: "tags: other fields with such names stay", says: []string{"200 " + fresh + "|Surrogate-Keys: a|Surrogate-Control: b"}, asks: []string{"GET -> 1 200 1 Surrogate-Keys=a|Surrogate-Control=b", "GET -> 1 200 1 Surrogate-Keys=a|Surrogate-Control=b"}},
