@@ -110,7 +110,7 @@ Those on their way aren't stored. With Consul it holds on all nodes.`,
 				return err
 			}
 			var answer admin.Purged
-			if err := call(c.Context(), http.MethodDelete, socketPath(path), "/api/cache?"+purgeQuery(&p, local).Encode(), &answer); err != nil {
+			if err := send(c.Context(), http.MethodPost, socketPath(path), "/api/cache/purge", admin.PurgeRequest{Purge: p, Local: local}, &answer); err != nil {
 				return err
 			}
 			if asJSON {
@@ -134,17 +134,6 @@ Those on their way aren't stored. With Consul it holds on all nodes.`,
 	c.Flags().BoolVar(&local, "local", false, "on this node only")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
-}
-
-func purgeQuery(p *cache.Purge, local bool) url.Values {
-	q := url.Values{"url": p.URLs, "host": p.Hosts, "tag": p.Tags, "route": p.Routes}
-	if p.Soft {
-		q.Set("soft", "true")
-	}
-	if local {
-		q.Set("local", "true")
-	}
-	return q
 }
 
 func printPurged(out io.Writer, p *cache.Purge, a admin.Purged) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,19 @@ func ask(ctx context.Context, socket, path string, into any) error {
 
 // call is ask with a method, for what changes something.
 func call(ctx context.Context, method, socket, path string, into any) error {
+	return send(ctx, method, socket, path, nil, into)
+}
+
+// send is call with a body, if there is one: in JSON.
+func send(ctx context.Context, method, socket, path string, body, into any) error {
+	var content io.Reader
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		content = bytes.NewReader(text)
+	}
 	client := &http.Client{
 		Timeout: 15 * time.Second,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -39,7 +53,7 @@ func call(ctx context.Context, method, socket, path string, into any) error {
 		}},
 	}
 	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, method, "http://sidegate"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://sidegate"+path, content)
 	if err != nil {
 		return err
 	}
@@ -54,17 +68,17 @@ func call(ctx context.Context, method, socket, path string, into any) error {
 		return err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return err
 	}
 	if resp.StatusCode >= 400 && resp.StatusCode < 500 { // what the caller got wrong
-		return errors.New(strings.TrimSpace(string(body)))
+		return errors.New(strings.TrimSpace(string(answer)))
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("the gateway answered %s: %s", resp.Status, strings.TrimSpace(string(body)))
+		return fmt.Errorf("the gateway answered %s: %s", resp.Status, strings.TrimSpace(string(answer)))
 	}
-	return json.Unmarshal(body, into)
+	return json.Unmarshal(answer, into)
 }
 
 // listCommand makes a command that prints what get asks the gateway for, as a table

@@ -398,7 +398,7 @@ func TestCacheDiskForgets(t *testing.T) {
 	for _, p := range paths {
 		onDisk(t, c, p)
 	}
-	if out, code := run(t, "cache", "purge", "http://disk.test/1/*", "-config", g.config()); code != 0 || !strings.Contains(out, "1 answers are forgotten") {
+	if out, code := run(t, "cache", "purge", "http://disk.test/1/*", "-config", g.config()); code != 0 || !strings.Contains(out, "1 answer is forgotten") {
 		t.Fatalf("exit %d: %s", code, out)
 	}
 	post := func(p string) {

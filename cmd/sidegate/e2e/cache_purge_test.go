@@ -524,6 +524,8 @@ func tagCases() []cacheCase {
 		{name: "tags: hidden from a miss and a hit", says: []string{"200 " + fresh + "|Surrogate-Key: a b|Cache-Tag: c"}, asks: []string{"GET -> 1 200 1 Surrogate-Key=~|Cache-Tag=~", "GET -> 1 200 1 Surrogate-Key=~|Cache-Tag=~"}},
 		{name: "tags: hidden from what isn't stored", says: []string{"200 Cache-Control: private|Surrogate-Key: a b|Cache-Tag: c"}, asks: []string{"GET -> 1 200 1 Surrogate-Key=~|Cache-Tag=~"}},
 		{name: "tags: hidden from other methods", says: []string{"200 Surrogate-Key: a b|Cache-Tag: c"}, asks: []string{"POST -> 1 200 1 Surrogate-Key=~|Cache-Tag=~"}},
+		{name: "RFC 9213 2: our own field, of other methods", says: []string{"200 Sidegate-Cache-Control: max-age=1"}, asks: []string{"POST -> 1 200 1 Sidegate-Cache-Control=~"}},
+		{name: "RFC 9213 2: our own field, of what isn't looked up", says: []string{"200 Sidegate-Cache-Control: max-age=1"}, asks: []string{"GET Cache-Control: no-store -> 1 200 1 Sidegate-Cache-Control=~"}},
 		{name: "tags: hidden from HEAD", says: []string{"200 Surrogate-Key: a b|Cache-Tag: c"}, asks: []string{"HEAD -> 1 200 - Surrogate-Key=~|Cache-Tag=~"}},
 		{name: "tags: hidden from a validated answer", says: []string{"200 Cache-Control: max-age=0|ETag: \"a\"|Surrogate-Key: a", "304 ETag: \"a\"|Surrogate-Key: b"}, asks: []string{"GET -> 1 200 1 Surrogate-Key=~", "GET -> 2 200 1 Surrogate-Key=~"}},
 		{name: "tags: other fields with such names stay", says: []string{"200 " + fresh + "|Surrogate-Keys: a|Surrogate-Control: b"}, asks: []string{"GET -> 1 200 1 Surrogate-Keys=a|Surrogate-Control=b", "GET -> 1 200 1 Surrogate-Keys=a|Surrogate-Control=b"}},
@@ -686,5 +688,68 @@ cache {
 	fill(t, c, urls[0])
 	if n := o.asked("a.test/large/1"); n != asked[0]+1 {
 		t.Errorf("without Consul an answer of before is used: %d requests, want %d", n, asked[0]+1)
+	}
+}
+
+// TestCachePurgeWithoutPermission: a token that may not write purges has the command
+// say so, and what it may read is done.
+func TestCachePurgeWithoutPermission(t *testing.T) {
+	a := newAgent(t)
+	a.stop(syscall.SIGKILL)
+	a.args = append(a.args, "-config-file", write(t, filepath.Join(t.TempDir(), "acl.hcl"), `acl {
+  enabled        = true
+  default_policy = "deny"
+  tokens { initial_management = "root" }
+}`))
+	a.start(t)
+	do := func(path, body string) (text string) {
+		t.Helper()
+		eventually(t, path, func() error { // ACLs take a moment
+			code, answer, err := askAs(http.DefaultClient, "PUT", fmt.Sprintf("http://127.0.0.1:%d%s", a.port, path), "", body, "X-Consul-Token: root")
+			if text = answer; err == nil && code != 200 {
+				err = fmt.Errorf("%d %s", code, text)
+			}
+			return err
+		})
+		return text
+	}
+	s := httptest.NewServer(&tagged{calls: map[string]int{}})
+	t.Cleanup(s.Close)
+	start := func(name, rules string) *gateway {
+		t.Helper()
+		rule, _ := json.Marshal("key_prefix \"sidegate/\" {\n  policy = \"read\"\n}\nnode_prefix \"\" {\n  policy = \"read\"\n}\nservice_prefix \"\" {\n  policy = \"read\"\n}\n" + rules)
+		do("/v1/acl/policy", fmt.Sprintf(`{"Name": %q, "Rules": %s}`, name, rule))
+		var out struct{ SecretID string }
+		if err := json.Unmarshal([]byte(do("/v1/acl/token", fmt.Sprintf(`{"Policies": [{"Name": %q}]}`, name))), &out); err != nil {
+			t.Fatal(err)
+		}
+		return newGateway(t, fmt.Sprintf("service \"origin\" {\n  instances = [%q]\n}\n", s.Listener.Addr())+`
+route "tagged" {
+  hosts   = ["a.test"]
+  service = "origin"
+  cache {}
+}
+`+fmt.Sprintf("consul {\n  address = \"127.0.0.1:%d\"\n  token   = %q\n}\n", a.port, out.SecretID)).start(t)
+	}
+	writes := start("writes", "key_prefix \"sidegate-cache/\" {\n  policy = \"write\"\n}\n")
+	reads := start("reads", "key_prefix \"sidegate-cache/\" {\n  policy = \"read\"\n}\n")
+	none := start("none", "")
+	urls := []string{"http://a.test/y"}
+	for _, g := range []*gateway{writes, reads, none} {
+		fill(t, plainClient(g), urls...)
+	}
+	if out, code := writes.cacheCommand(t, "purge", urls[0]); code != 0 {
+		t.Error(out)
+	}
+	reads.becomes(t, "with the right to read", urls, "gone")
+	for _, g := range []*gateway{reads, none} {
+		fill(t, plainClient(g), urls...)
+		out, code := g.cacheCommand(t, "purge", urls[0])
+		if code == 0 || !strings.Contains(out, "1 answer is forgotten here\n") || !strings.Contains(out, "the other nodes haven't been told: ") || !strings.Contains(out, "403") {
+			t.Errorf("exit %d: %s", code, out)
+		}
+	}
+	if out, _ := run(t, "status", "-config", filepath.Join(none.dir, "etc")); !strings.Contains(out, "sidegate-cache/") {
+		t.Errorf("status doesn't say what the token may not:\n%s", out)
 	}
 }

@@ -17,9 +17,12 @@
 //	purge.go    all answers are looked at, for many purges at once
 //	index.go    which purges an answer is among
 //	recent.go   purges that answers on their way have to heed
-//	fleet.go    purges on all nodes
+//	fleet.go    purges are told to all nodes
+//	catchup.go  what other nodes have purged
 //	inspect.go  what is stored of a URL
 //	reasons.go  why answers weren't stored
+//	explain.go  what would become of a request
+//	beside.go   routes without a cache that change what others have stored
 //
 // An answer is stored by the goroutine of the request that fetches it, if it was
 // there with its head. Otherwise one more goroutine reads it at the speed of the

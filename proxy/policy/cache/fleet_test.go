@@ -131,7 +131,7 @@ func TestFleetStorm(t *testing.T) {
 		if len(text) > longestEntry {
 			t.Errorf("an entry of %d bytes", len(text))
 		}
-		list, err := readEntry(key, text)
+		_, list, err := readEntry(key, text)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -141,6 +141,24 @@ func TestFleetStorm(t *testing.T) {
 	}
 	if len(told) != n || to.puts > 10 {
 		t.Errorf("%d were told in %d entries", len(told), to.puts)
+	}
+}
+
+// TestFleetLongest: the longest purge that there is has room in an entry.
+func TestFleetLongest(t *testing.T) {
+	f, _ := member(t, FleetState{})
+	f.host = strings.Repeat("h", 253)
+	p := Purge{Soft: true}
+	for len(p.Tags) < 27 {
+		p.Tags = append(p.Tags, strings.Repeat("\"", longestName))
+	}
+	if err := p.Check(); err != nil {
+		t.Fatal(err)
+	}
+	f.waiting = append(f.waiting, &telling{p: p}, &telling{p: p})
+	key, text, list := f.next()
+	if _, _, err := readEntry(key, text); err != nil || len(list) != 1 {
+		t.Errorf("%d purges in %d bytes: %v", len(list), len(text), err)
 	}
 }
 

@@ -79,6 +79,8 @@ func (s *Store) Inspect(text string) (Inspection, error) {
 	var wanted index[bool]
 	wanted.add(sel, func(bool) bool { return true })
 	out := Inspection{URL: p.URLs[0], Answers: []Stored{}}
+	s.purging.walking.Lock() // one look at all answers at a time
+	defer s.purging.walking.Unlock()
 	now := time.Now()
 	encodings := map[uint64][]string{}
 	var ids []uint64

@@ -155,6 +155,8 @@ func TestPurgeErrors(t *testing.T) {
 		{Purge{Tags: []string{"a"}, Hosts: []string{"b"}}, "don't go together"},
 		{Purge{All: true, Hosts: []string{"b"}}, "don't go together"},
 		{Purge{Tags: many}, "more than 256 at once"},
+		{Purge{URLs: []string{"https://a.test/1" + strings.Repeat("a", 8000), "https://a.test/2" + strings.Repeat("a", 8000), "https://a.test/3" + strings.Repeat("a", 8000), "https://a.test/4" + strings.Repeat("a", 8000)}}, "more than 28672 bytes at once"},
+		{Purge{Tags: []string{"\xff"}}, "isn't UTF-8"},
 	} {
 		if _, err := NewStore(StoreConfig{}).Purge(tt.what); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("Purge(%.200v): %v, want %q", tt.what, err, tt.want)

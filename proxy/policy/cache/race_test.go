@@ -73,12 +73,12 @@ func TestRaceDisk(t *testing.T) {
 					change(t, p, url, &versions[n])
 				case k < 6:
 					versions[n].begun.Add(1)
-					if _, err := s.Purge(url); err != nil {
+					if _, err := s.Purge(purges(n)[rnd.IntN(3)]); err != nil {
 						t.Error(err)
 					}
 					versions[n].done.Add(1)
 				case k < 7:
-					_, _ = s.Purge(url + "*")
+					_, _ = s.Purge(Purge{URLs: []string{url + "*"}})
 				case k < 8:
 					s.SetMemory(int64(1+rnd.IntN(3)) << 20)
 				case k < 12:
@@ -139,7 +139,7 @@ func raceWide(t *testing.T, p *Policy, rnd *rand.Rand, n int, changes *version) 
 		if asks(x, "If-None-Match") == etag {
 			policytest.Answer(x, 304, "", "Cache-Control: max-age=100", "ETag: "+etag)
 		} else {
-			policytest.Answer(x, 200, "", "Cache-Control: max-age=100", "ETag: "+etag)
+			policytest.Answer(x, 200, "", "Cache-Control: max-age=100", "ETag: "+etag, fmt.Sprint("Surrogate-Key: t", n))
 			r := io.NopCloser(strings.NewReader(text))
 			x.ResponseBody, x.ResponseLength = pipe{r, r}, int64(len(text))
 			if rnd.IntN(2) == 0 {

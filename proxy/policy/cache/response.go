@@ -24,11 +24,14 @@ func (p *Policy) Response(x *exchange.Exchange) error {
 		switch t.duty {
 		case invalidates:
 			p.invalidate(x)
+			hide(&x.Response)
 		case compares:
 			t.compare(x)
 		default:
 			t.fetched(x)
 		}
+	} else {
+		hide(&x.Response)
 	}
 	if !p.ShowTags {
 		hideTags(&x.Response)

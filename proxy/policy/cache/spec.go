@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
@@ -31,6 +32,8 @@ type Purge struct {
 const (
 	// mostPurged is how many URLs, hosts, tags or routes a purge may have.
 	mostPurged = 256
+	// mostPurgedBytes bounds them together, so that one entry of a fleet has room.
+	mostPurgedBytes = 28 << 10
 	// longestURL bounds a URL in a purge, longestName the other names.
 	longestURL  = 8 << 10
 	longestName = 1024
@@ -54,7 +57,7 @@ func (p *Purge) Check() error {
 // compile makes a selection, or says what is wrong.
 func (p *Purge) compile() (*selection, error) {
 	s := &selection{soft: p.Soft, all: p.All}
-	kinds, values := 0, 0
+	kinds, values, size := 0, 0, 0
 	if p.All {
 		kinds++
 	}
@@ -69,6 +72,9 @@ func (p *Purge) compile() (*selection, error) {
 			return nil, fmt.Errorf("more than %d at once: make several purges of it", mostPurged)
 		}
 		for _, text := range part.list {
+			if size += len(text); size > mostPurgedBytes {
+				return nil, fmt.Errorf("more than %d bytes at once: make several purges of it", mostPurgedBytes)
+			}
 			if err := part.add(text); err != nil {
 				return nil, err
 			}
@@ -182,6 +188,8 @@ func (s *selection) addTag(text string) error {
 	switch {
 	case tag == "" || len(tag) > longestName:
 		return fmt.Errorf("a tag has 1 to %d bytes", longestName)
+	case !utf8.ValidString(text):
+		return fmt.Errorf("tag %.200q isn't UTF-8", text)
 	case strings.ContainsFunc(tag, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return fmt.Errorf("tag %.200q has a control character", text)
 	case strings.ContainsFunc(tag, separatesTags):
@@ -192,8 +200,8 @@ func (s *selection) addTag(text string) error {
 }
 
 func (s *selection) addRoute(text string) error {
-	if text == "" || len(text) > longestName {
-		return fmt.Errorf("a route's name has 1 to %d bytes", longestName)
+	if text == "" || len(text) > longestName || !utf8.ValidString(text) {
+		return fmt.Errorf("a route's name has 1 to %d bytes of UTF-8", longestName)
 	}
 	s.routes = append(s.routes, text)
 	return nil
@@ -215,10 +223,5 @@ func (p *Purge) String() string {
 	if len(list) == 0 {
 		return kind
 	}
-	const shown = 5
-	text := kind + " " + strings.Join(list[:min(len(list), shown)], ", ")
-	if n := len(list) - shown; n > 0 {
-		text += fmt.Sprintf(" and %d more", n)
-	}
-	return text
+	return kind + " " + some(list)
 }

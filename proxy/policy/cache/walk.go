@@ -40,17 +40,25 @@ func (s *Store) all(f func(m *meta) action) (dropped, softened int) {
 	s.disk.await()
 	for i := range s.shards {
 		sh := &s.shards[i]
-		d, o := s.walk(sh, f, func(do func(it *item)) {
-			for _, it := range sh.slots {
-				if it != nil {
-					do(it)
+		for from, more := 0, true; more; from += walkAtOnce {
+			d, o := s.walk(sh, f, func(do func(it *item)) {
+				slots := sh.slots[min(from, len(sh.slots)):]
+				more = len(slots) > walkAtOnce
+				for _, it := range slots[:min(len(slots), walkAtOnce)] {
+					if it != nil {
+						do(it)
+					}
 				}
-			}
-		})
-		dropped, softened = dropped+d, softened+o
+			})
+			dropped, softened = dropped+d, softened+o
+		}
 	}
 	return dropped, softened
 }
+
+// walkAtOnce is how many answers are looked at while those wait who ask for others of
+// their shard. What is stored meanwhile may be missed; nothing else changes its slot.
+const walkAtOnce = 1024
 
 // allOf is all for the answers of a URI.
 func (s *Store) allOf(uri string, f func(m *meta) action) (dropped, softened int) {

@@ -43,18 +43,18 @@ func (s *Server) cacheRoutes(m *http.ServeMux, changes bool) {
 		return s.Gateway.Inspect(r.URL.Query().Get("url"))
 	}))
 	if changes {
-		m.HandleFunc("DELETE /api/cache", s.purge(func(r *http.Request) (purgeRequest, error) { return purgeOf(r.URL.RawQuery) }))
+		m.HandleFunc("DELETE /api/cache", s.purge(func(r *http.Request) (PurgeRequest, error) { return purgeOf(r.URL.RawQuery) }))
 		m.HandleFunc("POST /api/cache/purge", s.purge(readPurge))
 	}
 }
 
-// purgeRequest is a purge, and whether other nodes aren't told.
-type purgeRequest struct {
+// PurgeRequest is a purge, and whether other nodes aren't told.
+type PurgeRequest struct {
 	cache.Purge
-	Local bool `json:"local"`
+	Local bool `json:"local,omitempty"`
 }
 
-func (s *Server) purge(read func(*http.Request) (purgeRequest, error)) http.HandlerFunc {
+func (s *Server) purge(read func(*http.Request) (PurgeRequest, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		p, err := read(r)
 		if err != nil {
@@ -67,7 +67,7 @@ func (s *Server) purge(read func(*http.Request) (purgeRequest, error)) http.Hand
 
 // purgeOf reads a purge from a query: url, host, tag and route, each of them once or
 // more, soft and local.
-func purgeOf(query string) (p purgeRequest, err error) {
+func purgeOf(query string) (p PurgeRequest, err error) {
 	q, err := url.ParseQuery(query)
 	if err != nil {
 		return p, err
@@ -105,7 +105,7 @@ func yes(name string, values []string) (bool, error) {
 }
 
 // readPurge reads a purge from JSON.
-func readPurge(r *http.Request) (p purgeRequest, err error) {
+func readPurge(r *http.Request) (p PurgeRequest, err error) {
 	d := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxPurge))
 	d.DisallowUnknownFields() // one that was misspelled would purge something else
 	if err = d.Decode(&p); err == nil {
