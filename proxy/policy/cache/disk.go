@@ -22,8 +22,9 @@ const (
 	diskQueue   = 16 << 20         // bytes that wait to be written
 	retryEvery  = 5 * time.Second  // after the disk has failed
 	tickEvery   = 10 * time.Second // when the time is noted, for clocks that are set back
-	finishWait  = 2 * time.Second  // for an answer to be in its place
-	block       = 4 << 10          // a file takes whole ones
+	catchUpWait = 200 * time.Millisecond
+	finishWait  = 2 * time.Second // for an answer to be in its place
+	block       = 4 << 10         // a file takes whole ones
 	lockFile    = "lock"
 	tempPrefix  = "tmp-"
 	mostUnready = 100_000 // URIs and keys that may change while files are looked at
@@ -50,6 +51,7 @@ type disk struct {
 	queue  []job
 	queued int64
 	wake   chan struct{}
+	freed  chan struct{} // one of the queue has been done
 
 	ready   chan struct{}       // closed once all files have been looked at
 	unready atomic.Bool         // not yet
@@ -105,7 +107,7 @@ type place struct {
 }
 
 func (d *disk) init(s *Store, c StoreConfig) {
-	d.s, d.wake, d.ready = s, make(chan struct{}, 1), make(chan struct{})
+	d.s, d.wake, d.freed, d.ready = s, make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
 	d.unready.Store(c.Disk > 0)
 	d.dir = c.Directory
 	d.keys, d.uris = map[uint64]struct{}{}, map[uint64]struct{}{}
@@ -195,6 +197,10 @@ func (d *disk) work() {
 			d.mu.Lock()
 			d.queued -= j.bytes
 			d.mu.Unlock()
+			select {
+			case d.freed <- struct{}{}:
+			default:
+			}
 		}
 	}
 }
@@ -214,6 +220,29 @@ func (d *disk) enqueue(bytes int64, do func()) bool {
 	default:
 	}
 	return !full
+}
+
+// catchUp waits a moment for a worker that is behind: what a service sends at once is
+// more than what waits may be.
+func (d *disk) catchUp() {
+	var t *time.Timer
+	for {
+		d.mu.Lock()
+		full := d.queued+2*chunkSize > d.mostQueued()
+		d.mu.Unlock()
+		if !full {
+			return
+		}
+		if t == nil {
+			t = time.NewTimer(catchUpWait)
+			defer t.Stop()
+		}
+		select {
+		case <-d.freed:
+		case <-t.C:
+			return
+		}
+	}
 }
 
 // acquire takes the folder, for itself alone; nil: ctx ended before it could.

@@ -68,7 +68,7 @@ func appendHeader(b []byte, it *item, born time.Time, head *exchange.Head) []byt
 	from, shelf := len(b), it.shelf()
 	b = binary.BigEndian.AppendUint64(b, it.id)
 	b = binary.BigEndian.AppendUint64(b, uint64(born.UnixNano()))
-	b = binary.BigEndian.AppendUint64(b, uint64(it.length))
+	b = binary.BigEndian.AppendUint64(b, uint64(it.length()))
 	b = binary.BigEndian.AppendUint32(b, uint32(inSeconds(shelf.Lifetime)))
 	b = binary.BigEndian.AppendUint32(b, uint32(it.whileRevalidate))
 	b = binary.BigEndian.AppendUint32(b, uint32(it.ifError))
@@ -130,14 +130,16 @@ func parseHeader(b []byte) (h header, err error) {
 		rest = rest[n+int(v):]
 	}
 	it := newItem(keyLen + tagsLen)
-	it.id, it.length = binary.BigEndian.Uint64(b), int64(binary.BigEndian.Uint64(b[16:]))
+	it.id = binary.BigEndian.Uint64(b)
+	length := int64(binary.BigEndian.Uint64(b[16:]))
+	it.setLength(length)
 	h.born = time.Unix(0, int64(binary.BigEndian.Uint64(b[8:])))
 	it.lifetime, it.whileRevalidate, it.ifError, it.date = int32(u32(24)), int32(u32(28)), int32(u32(32)), u32(36)
 	it.status, it.flags = uint16(u16(40)), b[42]&(noCache|must|immutable|guessed|recoded)
 	it.keyLen, it.uriLen, it.tagsLen = uint16(keyLen), uint16(uriLen), uint16(tagsLen)
 	copy(it.room(0, keyLen), key)
 	copy(it.room(keyLen, tagsLen), tags)
-	if len(rest) != 0 || it.length < 0 {
+	if len(rest) != 0 || length < 0 || length >= mostLength {
 		return h, errBroken
 	}
 	h.item = it
@@ -322,7 +324,7 @@ func (s *Store) load(e *entry, it *item, p place) bool {
 		return false
 	}
 	s.show(e, it)
-	e.file = &file{d: d, item: it, f: f, id: it.id, length: it.length}
+	e.file = &file{d: d, item: it, f: f, id: it.id, length: it.length()}
 	if it.headLen == 0 {
 		h, err := readHeader(f, it.id, p.at, p.head)
 		if err == nil && !bytes.Equal(h.item.key(), it.key()) {
@@ -336,7 +338,7 @@ func (s *Store) load(e *entry, it *item, p place) bool {
 		e.head, e.ETag, e.LastModified = h.head, h.head.Get(exchange.ETag), h.head.Get(exchange.LastModified)
 	}
 	d.counts.hits.Add(1)
-	if it.length <= small && it.length <= s.most.Load()/64 {
+	if it.length() <= small && it.length() <= s.most.Load()/64 {
 		return s.promote(e, it)
 	}
 	return true
@@ -353,8 +355,8 @@ func (s *Store) stands(it *item) bool {
 
 // promote brings a small answer back into memory. Its file stays.
 func (s *Store) promote(e *entry, it *item) bool {
-	body := make([]byte, 0, it.length+sumSize)
-	for n := int64(0); n*chunkSize < it.length; n++ {
+	body := make([]byte, 0, it.length()+sumSize)
+	for n := int64(0); n*chunkSize < it.length(); n++ {
 		b, err := e.file.chunk(n, body[len(body):cap(body)])
 		if err != nil {
 			e.release()
@@ -373,7 +375,7 @@ func (s *Store) promote(e *entry, it *item) bool {
 	sh := s.shard(s.hash(it.uri()))
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if sh.find(it.hash, text(it.key())) != it || it.leaving {
+	if sh.find(it.hash, text(it.key())) != it || it.is(isLeaving) {
 		return true // another has done it, or there is another answer
 	}
 	full.lifetime = inSeconds(it.shelf().Lifetime)

@@ -63,7 +63,8 @@ func (d *disk) readAll(ctx context.Context, lock *os.File) {
 func (d *disk) readDone() {
 	d.scan.Lock()
 	d.unready.Store(false)
-	d.keys, d.uris = map[uint64]struct{}{}, map[uint64]struct{}{}
+	clear(d.keys)
+	clear(d.uris)
 	d.scan.Unlock()
 	close(d.ready)
 }
@@ -156,7 +157,7 @@ func (d *disk) look1(n name) (p place, h header, err error) {
 	if err != nil {
 		return p, h, err
 	}
-	if at < headerAt(h.item.length) || uriName(h.item.uri()) != n.uri {
+	if at < headerAt(h.item.length()) || uriName(h.item.uri()) != n.uri {
 		return p, h, errBroken
 	}
 	return place{name: n, bytes: onBlocks(size), at: at, head: length}, h, nil
@@ -172,8 +173,8 @@ func (r *reading) enter(p place, h header) bool {
 	if age < 0 { // made in the future: nobody knows how old it is
 		age = max(0, it.shelf().Lifetime)
 	}
-	it.born = s.since(r.now) - int64(age)
-	p.used = it.born
+	it.setBorn(s.since(r.now) - int64(age))
+	p.used = it.born()
 	if it.useless(s.since(r.now)) || onBlocks(p.bytes) > d.most.Load() {
 		return false
 	}

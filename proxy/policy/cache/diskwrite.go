@@ -143,8 +143,8 @@ func (d *disk) overflow(it *item, self uint32) bool {
 		if p.create() != nil {
 			p.failed.Store(true)
 		}
-		for n := int64(0); n*chunkSize < it.length; n++ {
-			p.put(n, append(room[:0], body[n*chunkSize:min(it.length, (n+1)*chunkSize)]...))
+		for n := int64(0); n*chunkSize < it.length(); n++ {
+			p.put(n, append(room[:0], body[n*chunkSize:min(it.length(), (n+1)*chunkSize)]...))
 		}
 		head := &exchange.Head{}
 		head.Unpack(it.head())
@@ -159,7 +159,7 @@ func (d *disk) overflow(it *item, self uint32) bool {
 // publish gives a complete file its header and its name, if its answer still stands.
 // It is the worker's.
 func (d *disk) publish(p *spool, it *item, self uint32, head *exchange.Head) bool {
-	at := headerAt(it.length)
+	at := headerAt(it.length())
 	if p.f == nil && !p.failed.Load() { // it has no body
 		if err := p.create(); err != nil {
 			p.fail(err)
@@ -167,7 +167,7 @@ func (d *disk) publish(p *spool, it *item, self uint32, head *exchange.Head) boo
 	}
 	h := d.s.shard(d.s.hash(it.uri()))
 	n := name{uriName(it.uri()), it.id}
-	b := appendHeader(nil, it, d.wall(it.born), head)
+	b := appendHeader(nil, it, d.wall(it.born()), head)
 	if !p.failed.Load() && p.size == at {
 		if err := p.append(b); err != nil {
 			p.fail(err)
@@ -218,17 +218,17 @@ func (d *disk) stands(sh *shard, self uint32, id uint64) bool {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	it := sh.slots[self]
-	return it != nil && it.id == id && it.leaving
+	return it != nil && it.id == id && it.is(isLeaving)
 }
 
 func (d *disk) arrive(sh *shard, self uint32, p place, id uint64) bool {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	it := sh.slots[self]
-	if it == nil || it.id != id || !it.leaving {
+	if it == nil || it.id != id || !it.is(isLeaving) {
 		return false
 	}
-	it.leaving = false
+	it.state &^= isLeaving
 	d.enter(sh, it, p)
 	return true
 }
@@ -237,7 +237,7 @@ func (d *disk) arrive(sh *shard, self uint32, p place, id uint64) bool {
 func (d *disk) gaveUp(sh *shard, self uint32, id uint64) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if it := sh.slots[self]; it != nil && it.id == id && it.leaving {
+	if it := sh.slots[self]; it != nil && it.id == id && it.is(isLeaving) {
 		d.s.remove(sh, it, nil)
 	}
 }
@@ -307,9 +307,9 @@ func (d *disk) appendTo(p place, it *item) (at int64, n uint32, err error) {
 		}
 		head = h.head
 	}
-	b := appendHeader(nil, it, d.wall(it.born), head)
+	b := appendHeader(nil, it, d.wall(it.born()), head)
 	at = p.at + int64(p.head) + trailerSize
-	if at+int64(len(b)) > headerAt(it.length)+mostAppended || d.used.Load()+onBlocks(int64(len(b))) > d.most.Load() {
+	if at+int64(len(b)) > headerAt(it.length())+mostAppended || d.used.Load()+onBlocks(int64(len(b))) > d.most.Load() {
 		return 0, 0, errNoRoom
 	}
 	_, err = f.WriteAt(b, at)

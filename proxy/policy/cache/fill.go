@@ -10,8 +10,10 @@ import (
 
 const (
 	// patience is how long an answer is still read and stored when nobody waits for it
-	// any more, and how long the others wait for one who reads slowly.
+	// any more.
 	patience = 5 * time.Second
+	// slowest is how long the others wait for who is a long way behind.
+	slowest = 10 * time.Second
 	// mostBehind is how many bytes of an answer that isn't kept in memory wait for the
 	// slowest reader.
 	mostBehind = 1 << 20
@@ -113,10 +115,13 @@ func (f *fill) pump() bool {
 		f.decide()
 		f.trim()
 		f.more.Broadcast()
-		ended, direct := f.ended, f.direct
+		ended, direct, writes := f.ended, f.direct, f.spool != nil && !f.passing
 		f.mu.Unlock()
 		if ended || direct {
 			return f.finish(err)
+		}
+		if writes {
+			f.store.disk.catchUp()
 		}
 	}
 }
@@ -228,7 +233,7 @@ func (f *fill) trim() {
 	if f.size-f.base <= mostBehind || f.ended {
 		return
 	}
-	t := time.AfterFunc(patience, f.cutOff)
+	t := time.AfterFunc(slowest, f.cutOff)
 	defer t.Stop()
 	for f.size-f.base > mostBehind && !f.direct {
 		f.more.Broadcast() // they are to read what is there

@@ -21,32 +21,62 @@ import (
 // that an exchange may read it, and show views of it, without a lock; the collector
 // frees the memory when the last of them is gone.
 type item struct {
-	id     uint64 // of its body, and of the file
-	born   int64  // when it was made, since the store's epoch
-	length int64  // of its body, wherever that is
-
+	id            uint64 // of its body, and of the file
 	hash, uriHash uint32
-	lifetime      int32 // seconds; atomic: an operator may end it
+	bornLow       uint32 // milliseconds since the store's epoch when it was made
+	lengthLow     uint32 // of its body, wherever that is
+	lifetime      int32  // seconds; atomic: an operator may end it
 	whileRevalidate,
 	ifError int32
 	date uint32 // seconds since 1970
 	size uint32 // of the allocation
 
-	self                    uint32 // its slot; the shard's, as are all that follow up to place
-	next, prev              uint32 // in its queue
-	chain                   uint32 // next of the same bucket
-	uriNext, uriPrev        uint32 // of the same bucket by URI
-	place                   uint32 // its file; 0: none
-	queue                   uint8
-	hit                     bool // asked for since the clock's hand passed
-	asked                   bool // asked for at all
-	parent                  bool // it has attachments
-	leaving                 bool // on its way to the disk
-	flags                   uint8
-	status                  uint16
-	keyLen, uriLen, tagsLen uint16
-	headLen                 uint32
+	self             uint32 // its slot; the shard's, as are all that follow up to state
+	next, prev       uint32 // in its queue
+	chain            uint32 // next of the same bucket
+	uriNext, uriPrev uint32 // of the same bucket by URI
+	place            uint32 // its file; 0: none
+	queue            uint8
+	state            state
+
+	flags      uint8
+	bornHigh   int8
+	lengthHigh uint8
+	_          uint8
+	status     uint16
+	keyLen, uriLen, tagsLen,
+	headLen uint16
 }
+
+// state is what changes of an item.
+type state uint8
+
+const (
+	isHit     state = 1 << iota // asked for since the clock's hand passed
+	isAsked                     // asked for at all
+	isParent                    // it has attachments
+	isLeaving                   // on its way to the disk
+)
+
+func (it *item) is(s state) bool { return it.state&s != 0 }
+
+// born is when it was made, since the store's epoch.
+func (it *item) born() int64 {
+	return (int64(it.bornHigh)<<32 | int64(it.bornLow)) * int64(time.Millisecond)
+}
+
+func (it *item) setBorn(since int64) {
+	ms := since / int64(time.Millisecond)
+	if since < 0 { // it was made before the store: nothing may seem younger than it is
+		ms = (since - int64(time.Millisecond) + 1) / int64(time.Millisecond)
+	}
+	ms = min(max(ms, -1<<39), 1<<39-1) // 17 years
+	it.bornHigh, it.bornLow = int8(ms>>32), uint32(ms)
+}
+
+func (it *item) length() int64 { return int64(it.lengthHigh)<<32 | int64(it.lengthLow) }
+
+func (it *item) setLength(n int64) { it.lengthHigh, it.lengthLow = uint8(n>>32), uint32(n) }
 
 const (
 	itemSize = int(unsafe.Sizeof(item{}))
@@ -90,7 +120,7 @@ func (it *item) body() []byte {
 	if !it.has(hasBody) {
 		return nil
 	}
-	return it.room(int(it.keyLen)+int(it.tagsLen)+int(it.headLen), int(it.length))
+	return it.room(int(it.keyLen)+int(it.tagsLen)+int(it.headLen), int(it.length()))
 }
 func (it *item) has(f uint8) bool { return it.flags&f != 0 }
 func (it *item) weight() int64    { return int64(it.size) + perItem }
@@ -111,7 +141,7 @@ func inSeconds(d time.Duration) int32 {
 
 // useless reports whether nobody can use it any more, at a time since the epoch.
 func (it *item) useless(now int64) bool {
-	return now-it.born > int64(seconds(atomic.LoadInt32(&it.lifetime))+seconds(max(it.whileRevalidate, it.ifError))) && !it.validates()
+	return now-it.born() > int64(seconds(atomic.LoadInt32(&it.lifetime))+seconds(max(it.whileRevalidate, it.ifError))) && !it.validates()
 }
 
 func (it *item) validates() bool {
@@ -125,7 +155,10 @@ func (it *item) validates() bool {
 const (
 	mostKey  = math.MaxUint16
 	mostTags = math.MaxUint16
+	mostHead = math.MaxUint16
 	mostItem = math.MaxInt32
+
+	mostLength = 1 << 40
 )
 
 // newItem makes an item of e. Without its body it is for one whose body is in a
@@ -139,11 +172,13 @@ func (s *Store) newItem(e *entry, key []byte, uri int, withBody bool) *item {
 			n += len(b)
 		}
 	}
-	if len(key) > mostKey || len(e.tags) > mostTags || n > mostItem {
+	if len(key) > mostKey || len(e.tags) > mostTags || len(head) > mostHead || n > mostItem || e.length >= mostLength {
 		return nil
 	}
 	it := newItem(n)
-	it.id, it.born, it.length, it.status = e.id, int64(e.born.Sub(s.epoch)), e.length, uint16(e.status)
+	it.id, it.status = e.id, uint16(e.status)
+	it.setBorn(int64(e.born.Sub(s.epoch)))
+	it.setLength(e.length)
 	it.lifetime, it.whileRevalidate, it.ifError = inSeconds(e.Lifetime), inSeconds(e.WhileRevalidate), inSeconds(e.IfError)
 	if u := e.Date.Unix(); u > 0 && u < math.MaxUint32 {
 		it.date = uint32(u)
@@ -156,7 +191,7 @@ func (s *Store) newItem(e *entry, key []byte, uri int, withBody bool) *item {
 			it.flags |= f.flag
 		}
 	}
-	it.keyLen, it.uriLen, it.tagsLen, it.headLen = uint16(len(key)), uint16(uri), uint16(len(e.tags)), uint32(len(head))
+	it.keyLen, it.uriLen, it.tagsLen, it.headLen = uint16(len(key)), uint16(uri), uint16(len(e.tags)), uint16(len(head))
 	b := it.room(0, n)
 	b = b[copy(b, key):]
 	b = b[copy(b, e.tags):]
@@ -180,7 +215,7 @@ func (it *item) stub(withHead bool) *item {
 	}
 	out := newItem(n + int(head))
 	*out = item{
-		id: it.id, born: it.born, length: it.length, hash: it.hash, uriHash: it.uriHash, lifetime: atomic.LoadInt32(&it.lifetime), whileRevalidate: it.whileRevalidate, ifError: it.ifError,
+		id: it.id, bornLow: it.bornLow, bornHigh: it.bornHigh, lengthLow: it.lengthLow, lengthHigh: it.lengthHigh, hash: it.hash, uriHash: it.uriHash, lifetime: atomic.LoadInt32(&it.lifetime), whileRevalidate: it.whileRevalidate, ifError: it.ifError,
 		date: it.date, size: out.size, flags: it.flags &^ hasBody, status: it.status, keyLen: it.keyLen, uriLen: it.uriLen, tagsLen: it.tagsLen, headLen: head,
 	}
 	copy(out.room(0, n+int(head)), it.room(0, n+int(head)))
@@ -210,7 +245,7 @@ type entry struct {
 // show fills e, a view of it.
 func (s *Store) show(e *entry, it *item) {
 	*e = entry{
-		item: it, id: it.id, status: int(it.status), body: it.body(), length: it.length, Shelf: it.shelf(), born: s.epoch.Add(time.Duration(it.born)), tags: it.tags(), packed: it.head(), recoded: it.has(recoded),
+		item: it, id: it.id, status: int(it.status), body: it.body(), length: it.length(), Shelf: it.shelf(), born: s.epoch.Add(time.Duration(it.born())), tags: it.tags(), packed: it.head(), recoded: it.has(recoded),
 	}
 	e.Validators = rules.Validators{ETag: exchange.PackedGet(e.packed, exchange.ETag), LastModified: exchange.PackedGet(e.packed, exchange.LastModified), Date: time.Unix(int64(it.date), 0)}
 }

@@ -68,7 +68,7 @@ func (sh *shard) wide() bool {
 
 // touch says that it was asked for.
 func (sh *shard) touch(it *item) {
-	it.hit, it.asked = true, true
+	it.state |= isHit | isAsked
 	sh.sketch.add(it.hash)
 }
 
@@ -77,7 +77,7 @@ func (sh *shard) settleIn() {
 	for sh.wide() && sh.window.first != sh.window.last {
 		it := sh.slots[sh.window.last]
 		sh.pull(it)
-		it.hit = false
+		it.state &^= isHit
 		sh.push(it, inMain)
 	}
 }
@@ -90,11 +90,11 @@ func (sh *shard) victim(now int64) *item {
 			return nil
 		}
 		it := sh.slots[sh.main.last]
-		if !it.hit || it.useless(now) {
+		if !it.is(isHit) || it.useless(now) {
 			return it
 		}
 		sh.pull(it)
-		it.hit = false
+		it.state &^= isHit
 		sh.push(it, inMain)
 	}
 	return sh.slots[sh.main.last]
@@ -114,7 +114,7 @@ func (sh *shard) worst(now int64) *item {
 		return c
 	}
 	sh.pull(c)
-	c.hit = false
+	c.state &^= isHit
 	sh.push(c, inMain)
 	return v
 }

@@ -317,7 +317,10 @@ func (k *keeping) finish(e *entry) bool {
 	if ok {
 		k.counts.stored.Add(1)
 	}
-	if e.parts == nil && e.spool == nil {
+	switch {
+	case e.file != nil: // each opens it by itself
+		k.store.settle(k.flight, result{again: true}, nil, "")
+	case e.parts == nil && e.spool == nil:
 		k.share(e, nil)
 	}
 	k.store.end(k.flight)

@@ -164,7 +164,8 @@ func (sh *shard) unlink(it *item) {
 // swap has now stand in the index where was stood; in no queue.
 func (sh *shard) swap(was, now *item) {
 	sh.pull(was)
-	now.self, now.chain, now.uriNext, now.uriPrev, now.place, now.parent = was.self, was.chain, was.uriNext, was.uriPrev, was.place, was.parent
+	now.self, now.chain, now.uriNext, now.uriPrev, now.place = was.self, was.chain, was.uriNext, was.uriPrev, was.place
+	now.state |= was.state & (isParent | isAsked)
 	now.queue, now.next, now.prev = inNone, 0, 0
 	sh.slots[was.self] = now
 }

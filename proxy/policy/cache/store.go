@@ -73,6 +73,9 @@ func (s *Store) SetConfig(c StoreConfig) {
 	s.SetMemory(c.Memory)
 }
 
+// Memory is how many bytes of memory are used, about.
+func (s *Store) Memory() int64 { return s.used.Load() }
+
 // Size is how much memory is used: bytes, about, and how many answers are stored.
 func (s *Store) Size() (bytes uint64, items int) {
 	for i := range s.shards {
@@ -159,9 +162,9 @@ func (s *Store) evictFrom(sh *shard) bool {
 		return false
 	case it.place != 0:
 		s.swap(sh, it, it.stub(sh.places[it.place].old))
-	case !it.has(isAttachment) && it.asked && !it.useless(now) && s.disk.takes():
+	case !it.has(isAttachment) && (it.is(isAsked) || sh.sketch.count(it.hash) > 1) && !it.useless(now) && s.disk.takes():
 		gone := it.stub(false)
-		gone.leaving = true
+		gone.state |= isLeaving
 		s.swap(sh, it, gone)
 		if !s.disk.overflow(it, gone.self) {
 			s.remove(sh, gone, nil)
@@ -207,7 +210,7 @@ func (s *Store) remove(sh *shard, it *item, names *[]name) {
 			s.disk.unlinkLater(n)
 		}
 	}
-	if !it.parent {
+	if !it.is(isParent) {
 		return
 	}
 	var list []*item
@@ -251,7 +254,7 @@ func (s *Store) item(uriHash uint64, key string, now time.Time) (*item, place) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	it := sh.find(hash, key)
-	if it == nil || it.leaving {
+	if it == nil || it.is(isLeaving) {
 		return nil, place{}
 	}
 	sh.touch(it)
@@ -335,7 +338,9 @@ func (s *Store) put(sh *shard, it *item, e *entry, names *[]name) bool {
 		if old != nil {
 			s.remove(sh, old, names)
 		}
-		it.leaving = e.spool != nil
+		if e.spool != nil {
+			it.state |= isLeaving
+		}
 		sh.link(it)
 		s.count(sh, it, 1)
 	}

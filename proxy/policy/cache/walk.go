@@ -80,7 +80,7 @@ func (s *Store) walk(sh *shard, f func(m *meta) action, each func(do func(it *it
 			gone = append(gone, it)
 		case a == softenIt && it.soften(now):
 			softened++
-			if it.place != 0 || it.leaving {
+			if it.place != 0 || it.is(isLeaving) {
 				soft = append(soft, it)
 			}
 		}
@@ -110,7 +110,7 @@ func (s *Store) walk(sh *shard, f func(m *meta) action, each func(do func(it *it
 
 func (s *Store) meta(sh *shard, it *item) meta {
 	m := meta{
-		uri: it.uri(), key: it.key(), tags: it.tags(), status: int(it.status), size: it.length, memory: it.weight(), born: s.epoch.Add(time.Duration(it.born)), shelf: it.shelf(), id: it.id,
+		uri: it.uri(), key: it.key(), tags: it.tags(), status: int(it.status), size: it.length(), memory: it.weight(), born: s.epoch.Add(time.Duration(it.born())), shelf: it.shelf(), id: it.id,
 	}
 	m.route, m.service = it.route()
 	if it.place != 0 {
@@ -124,7 +124,7 @@ func (s *Store) meta(sh *shard, it *item) meta {
 
 // soften ends its lifetime; false: it was over.
 func (it *item) soften(now int64) bool {
-	age := int32(min(max((now-it.born)/int64(time.Second), 0), math.MaxInt32))
+	age := int32(min(max((now-it.born())/int64(time.Second), 0), math.MaxInt32))
 	if atomic.LoadInt32(&it.lifetime) <= age {
 		return false
 	}
@@ -148,8 +148,9 @@ func (s *Store) attach(e *entry, name string, body []byte) bool {
 		return false
 	}
 	defer s.used.Add(-a.weight()) // count counts it
-	a.keyLen, a.uriLen, a.length, a.flags = uint16(len(key)), p.uriLen, int64(len(body)), isAttachment|hasBody|must
-	a.lifetime, a.born = math.MaxInt32, s.since(time.Now())
+	a.keyLen, a.uriLen, a.flags, a.lifetime = uint16(len(key)), p.uriLen, isAttachment|hasBody|must, math.MaxInt32
+	a.setLength(int64(len(body)))
+	a.setBorn(s.since(time.Now()))
 	copy(a.room(copy(a.room(0, len(key)), key), len(body)), body)
 	h := s.hash(p.uri())
 	a.hash, a.uriHash = uint32(s.hash(text(key))), uint32(h)
@@ -163,7 +164,7 @@ func (s *Store) attach(e *entry, name string, body []byte) bool {
 	if old := sh.find(a.hash, text(key)); old != nil {
 		s.remove(sh, old, nil)
 	}
-	of.parent = true
+	of.state |= isParent
 	sh.link(a)
 	s.count(sh, a, 1)
 	sh.push(a, inWindow)

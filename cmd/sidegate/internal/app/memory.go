@@ -32,10 +32,12 @@ func newMemoryGuard(log logrus.FieldLogger, limit int64) *memory.Guard {
 // watchMemory has the guard look, and memory given back, until ctx ends.
 func (a *App) watchMemory(ctx context.Context) {
 	tidy := newTidying()
+	pace := newPacing()
 	t := time.NewTimer(0)
 	defer t.Stop()
 	for {
 		t.Reset(a.memory.Look())
+		pace.look(a.cached.Memory())
 		if time.Since(tidy.last) >= tidyEvery {
 			tidy.look(a.memory.Level() > memory.Enough)
 			tidy.last = time.Now()
@@ -92,4 +94,42 @@ func (t *tidying) look(scarce bool) {
 	debug.FreeOSMemory()
 	metrics.Read(t.sample)
 	t.cycles, t.after = value(0), value(2)
+}
+
+const (
+	paceWorth = 16 << 20 // bytes of answers in memory
+	leastRoom = 64 << 20 // garbage that may pile up before a collection
+)
+
+// pacing tells the collector how much garbage may pile up. By itself it lets that be as
+// much as is in use, which the cache's answers would double. They cost a collection next
+// to nothing, since no pointer is in them, and hardly any of them becomes garbage. An
+// operator who has set GOGC has decided.
+type pacing struct {
+	sample  []metrics.Sample
+	at      int64 // bytes of answers when it was last told
+	percent int
+}
+
+func newPacing() *pacing {
+	p := &pacing{percent: 100, sample: []metrics.Sample{{Name: "/gc/heap/live:bytes"}}}
+	if os.Getenv("GOGC") != "" {
+		p.sample = nil
+	}
+	return p
+}
+
+func (p *pacing) look(cached int64) {
+	if p.sample == nil || max(cached-p.at, p.at-cached) < paceWorth+p.at/8 {
+		return
+	}
+	p.at = cached
+	metrics.Read(p.sample)
+	live := max(int64(p.sample[0].Value.Uint64()), cached) // what came since the last collection isn't in it
+	other := max(0, live-cached)
+	percent := int(max(1, min(100, (max(leastRoom, other)+cached/32)*100/max(live, 1))))
+	if percent != p.percent {
+		p.percent = percent
+		debug.SetGCPercent(percent)
+	}
 }
