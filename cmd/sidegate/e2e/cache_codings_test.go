@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/andybalholm/brotli"
@@ -406,5 +407,58 @@ func TestCacheCodingsSurge(t *testing.T) {
 	made := g.metric(t, `sidegate_cache_encodings_total{route="coded-one"}`)
 	if calls != 1 || made != 1 {
 		t.Errorf("%d requests to the service, %d codings made, want 1 and 1", calls, made)
+	}
+}
+
+// TestCacheCodingsDisk: what is on disk is encoded once, too, if it isn't too long for
+// that, and what was decoded is known as such after a restart.
+func TestCacheCodingsDisk(t *testing.T) {
+	s := newCodedService(t, ordersText(12000))
+	g := codedGateway(t, s, "cache {\n  memory = \"4MiB\"\n  disk   = \"100MiB\"\n}\n")
+	c := g.clients(t)[3]
+	get := func(path string) *http.Response {
+		t.Helper()
+		resp, body := send(t, c, "http://coded-one.test"+path, "Accept-Encoding: gzip")
+		got, err := io.ReadAll(inflate(t, "gzip", strings.NewReader(body)))
+		if err != nil || string(got) != s.text {
+			t.Fatalf("%s: %d bytes, in %d: %v", path, len(got), len(body), err)
+		}
+		return resp
+	}
+	if resp, body := send(t, c, "http://coded-one.test/plain", "Accept-Encoding: identity"); body != s.text {
+		t.Fatalf("the first: %d bytes, %v", len(body), resp.Header)
+	}
+	get("/packed/br")
+	eventually(t, "both are in files", func() error {
+		if n := len(g.cacheFiles(t)); n != 2 {
+			return fmt.Errorf("%d files", n)
+		}
+		return nil
+	})
+	for range 3 {
+		if resp := get("/plain"); resp.ContentLength < 0 || resp.Header.Get("Etag") != `W/"v1"` {
+			t.Errorf("from disk: %v", resp.Header)
+		}
+	}
+	if n := g.metric(t, `sidegate_cache_encodings_total{route="coded-one"}`); n != 1 {
+		t.Errorf("%d codings were made, want 1", n)
+	}
+	g.stop(syscall.SIGTERM)
+	g.start(t)
+	c = g.clients(t)[3]
+	for _, path := range []string{"/plain", "/packed/br"} {
+		eventually(t, "the index is read", func() error {
+			if resp := get(path); resp.Header.Get("Age") == "" {
+				return fmt.Errorf("%v", resp.Header)
+			}
+			return nil
+		})
+		if n, _ := s.count(path); n != 1 {
+			t.Errorf("%s: %d requests to the service, want 1", path, n)
+		}
+	}
+	resp, _ := send(t, c, "http://coded-one.test/packed/br", "Cache-Control: no-cache")
+	if n, _ := s.count("/packed/br"); resp.Header.Get("Etag") != `W/"v1"` || n != 2 {
+		t.Errorf("validated after a restart: %d requests, %v", n, resp.Header)
 	}
 }

@@ -165,6 +165,34 @@ func (h *halved) Read(p []byte) (int, error) {
 
 func (h *halved) Next() ([]byte, bool) { return nil, false }
 
+// TestCodedHitAllocates no more than one without a coding.
+func TestCodedHitAllocates(t *testing.T) {
+	p := newPolicy(t, nil, "")
+	p.Recoded(coder{})
+	const line = "GET https://api.example.com/a?b=c"
+	answer(t, p, line, "body", "Cache-Control: max-age=100", "Vary: Accept-Encoding", "ETag: \"a\"")
+	x := policytest.Exchange(t, line)
+	twice := func(content []byte) ([]byte, bool) {
+		return append(content[:len(content):len(content)], content...), true
+	}
+	run := func() {
+		x.Start = time.Now()
+		if v, err := p.Request(x); v != policy.Done || err != nil {
+			t.Fatal(v, err)
+		}
+		b, ok := x.Stored.Encoded("c", twice)
+		if !ok || len(b) != 8 {
+			t.Fatal(len(b), ok)
+		}
+		x.Replace(b)
+		x.ResponseEdits.Reset()
+	}
+	run()
+	if n := testing.AllocsPerRun(1000, run); n > 2 {
+		t.Errorf("%v allocations for a hit, want 2 at most", n)
+	}
+}
+
 // encode asks p for a stored answer in a coding.
 func encode(t *testing.T, p *Policy, line string, make func([]byte) ([]byte, bool)) (string, bool) {
 	t.Helper()
