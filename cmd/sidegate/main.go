@@ -46,7 +46,7 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		runCommand(), validateCommand(), routesCommand(), explainCommand(), statusCommand(), banCommand(), cacheCommand(), quotaCommand(), keyCommand(),
+		runCommand(), validateCommand(), routesCommand(), explainCommand(), statusCommand(), banCommand(), cacheCommand(), quotaCommand(), usageCommand(), keyCommand(),
 		fmtCommand(), caCommand(), demoCommand(), versionCommand(),
 	)
 	return root

@@ -49,6 +49,7 @@ type Gateway interface {
 	Quotas(client string) []quota.Use
 	SetQuota(quota, client, period string, used int64) (quota.Use, error)
 	Consumers
+	Usage
 }
 
 // Deps are what a Server works with.
@@ -163,6 +164,8 @@ func (s *Server) routes(changes bool) http.Handler {
 	m.HandleFunc("GET /api/explain", s.explain)
 	m.HandleFunc("GET /api/bans", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Bans()) })
 	m.HandleFunc("GET /api/quotas", s.quotas)
+	m.HandleFunc("GET /api/usage", s.usage)
+	m.HandleFunc("GET /api/usage/live", s.liveUsage)
 	m.HandleFunc("GET /api/cache", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Cache()) })
 	s.consumerRoutes(m, changes || s.closed)
 	m.HandleFunc("GET /{$}", s.page)

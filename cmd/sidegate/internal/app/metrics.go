@@ -179,6 +179,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	count(d.forgotten, float64(a.counters.Forgotten()))
 	c.quotas(count, gauge)
 	c.fleet(count, gauge)
+	c.usage(count, gauge)
 	c.issuers(d, count, gauge)
 	checks, busy := a.passwords.Checks()
 	count(d.passwords, float64(checks))

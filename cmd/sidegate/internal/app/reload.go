@@ -195,6 +195,9 @@ func (a *App) pinned(file *config.File) error {
 	if file.Counters != now.Counters {
 		errs = append(errs, errors.New("the counters block changed"))
 	}
+	if (file.Usage == nil) != (now.Usage == nil) || file.Usage != nil && *file.Usage != *now.Usage {
+		errs = append(errs, errors.New("the usage block changed"))
+	}
 	if (file.AccessLog == nil) != (now.AccessLog == nil) || file.AccessLog != nil && *file.AccessLog != *now.AccessLog {
 		errs = append(errs, errors.New("the access_log block changed"))
 	}

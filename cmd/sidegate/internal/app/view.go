@@ -130,6 +130,9 @@ func (a *App) Ready() admin.Readiness {
 	if _, outage := a.fleet.Status(); outage != nil {
 		degraded = append(degraded, "shared counters can't be asked")
 	}
+	if u := a.usageStatus(); u != nil && !u.Up {
+		degraded = append(degraded, "usage can't be stored")
+	}
 	return admin.Readiness{Ready: true, Reason: strings.Join(degraded, "; ")}
 }
 
@@ -156,7 +159,7 @@ func (a *App) Status() admin.Status {
 		Version: a.opt.Version, Started: a.started, PID: os.Getpid(), Ready: a.Ready(),
 		Listeners: a.server.Status(), Services: a.group.Status(), Stale: a.stale(), Consul: a.consulStatus(), Problems: a.view.problems(),
 		Certificate: a.certs.Status(), Issuers: a.issuers(), Memory: a.memory.Status(),
-		Auth: a.authServices(), Consumers: a.keys.status(), Counters: a.countersStatus(),
+		Auth: a.authServices(), Consumers: a.keys.status(), Counters: a.countersStatus(), Usage: a.usageStatus(),
 	}
 	s.Problems = append(slices.Clip(s.Problems), a.keys.problems()...)
 	for _, p := range a.certs.Problems() {

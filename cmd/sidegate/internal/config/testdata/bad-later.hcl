@@ -1,5 +1,4 @@
 sidecar "orders" {}
-usage {}
 tracing {}
 policy "p" {
   charge {}
