@@ -15,12 +15,14 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 	"github.com/sidegate-proxy/sidegate/proxy/tail"
+	"github.com/sidegate-proxy/sidegate/proxy/usage"
 )
 
 // Deps are what a Handler works with.
 type Deps struct {
 	Log   logrus.FieldLogger
 	Stats *Stats
+	Usage *usage.Counter // nil: who uses what isn't counted
 	// Memory says whether there is enough of it; nil: there is.
 	Memory *memory.Guard
 	// Challenge returns the answer to an ACME HTTP-01 challenge (RFC 8555, 8.3).
@@ -245,6 +247,9 @@ func (l *line) finish() {
 	took := time.Since(x.Start) // cheaper than time.Now
 	l.h.Stats.Count(l.stats, x, took)
 	l.h.Tail.Tell(x, took)
+	if l.h.Usage != nil {
+		l.h.Usage.Count(x, took)
+	}
 	if l.t.Log != nil {
 		l.t.Log.Log(x, x.Start.Add(took))
 	}

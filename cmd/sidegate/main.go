@@ -46,7 +46,7 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		runCommand(), validateCommand(), routesCommand(), explainCommand(), statusCommand(), topCommand(), banCommand(), cacheCommand(), quotaCommand(), chargesCommand(), keyCommand(),
+		runCommand(), validateCommand(), routesCommand(), explainCommand(), statusCommand(), topCommand(), banCommand(), cacheCommand(), quotaCommand(), usageCommand(), chargesCommand(), keyCommand(),
 		fmtCommand(), caCommand(), demoCommand(), versionCommand(),
 	)
 	return root

@@ -79,6 +79,7 @@ func printStatus(out io.Writer, s *admin.Status) error {
 		}
 		fmt.Fprintf(out, "charges  %s\n", state)
 	}
+	printUsageState(out, s.Usage)
 	t := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "\nLISTENER\tADDRESS\tPROTOCOLS\tCONNECTIONS\tIN FLIGHT\tACCEPTED\tREFUSED")
 	for _, l := range s.Listeners {

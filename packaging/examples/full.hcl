@@ -16,7 +16,14 @@ access_log {        # off when the block is absent
 audit_log {         # what waf finds; off when the block is absent
   output = "stderr" # or a file
 }
-state_dir       = "/var/lib/sidegate" # certificates, last known instances
+usage {               # who uses what; off when the block is absent
+  database       = "" # usage.db in state_dir
+  flush          = "10s"
+  retain         = "400d" # days
+  retain_hours   = "60d"
+  retain_minutes = "48h"
+}
+state_dir       = "/var/lib/sidegate" # certificates, last known instances, usage
 drain           = "30s"               # how long shutdown waits for requests in flight
 memory_limit    = "2GiB"              # beside MemoryMax and MemoryHigh of the unit; 503 before it is used up
 trusted_proxies = ["10.0.0.0/8"]      # whose X-Forwarded-For / Forwarded / PROXY counts

@@ -60,6 +60,7 @@ type Gateway interface {
 	SetQuota(quota, client, period string, used int64) (quota.Use, error)
 	Consumers
 	Charges
+	Usage
 }
 
 // Deps are what a Server works with.
@@ -185,6 +186,8 @@ func (s *Server) routes(changes bool) http.Handler {
 	s.cacheRoutes(m, changes)
 	s.consumerRoutes(m, changes)
 	s.chargeRoutes(m, changes)
+	m.HandleFunc("GET /api/usage", s.usage)
+	m.HandleFunc("GET /api/usage/live", s.liveUsage)
 	if changes {
 		m.HandleFunc("POST /api/bans", s.addBan)
 		m.HandleFunc("DELETE /api/bans", s.removeBan)

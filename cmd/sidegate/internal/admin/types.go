@@ -6,6 +6,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/memory"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
+	"github.com/sidegate-proxy/sidegate/proxy/usage"
 	edgetls "github.com/sidegate-proxy/sidegate/tls"
 )
 
@@ -27,6 +28,7 @@ type Status struct {
 	Counters    *CountersStatus        `json:"shared_counters,omitempty"`
 	Charges     *ChargesStatus         `json:"charges,omitempty"`
 	Auth        []AuthStatus           `json:"auth_services,omitempty"`
+	Usage       *usage.Status          `json:"usage,omitempty"`
 	Problems    []Problem              `json:"problems"`
 	Routes      int                    `json:"routes"`
 }

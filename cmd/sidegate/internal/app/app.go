@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics, what is remembered of them, rate limits, quotas, requests in flight), charges, bans, the waf's rules, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, cached answers and which purges of the fleet they have seen, connections to auth services and what they said, sessions that were read or ended, encoders, sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics, what is remembered of them, usage, rate limits, quotas, requests in flight), charges, bans, the waf's rules, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, cached answers and which purges of the fleet they have seen, connections to auth services and what they said, sessions that were read or ended, encoders, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), consumers and keys (into the keyring), claims of
@@ -17,7 +17,7 @@
 // # Goroutines
 //
 // Run starts, and awaits: the sweeper, the watch over memory, what remembers traffic, the fetching of issuers' keys, the access and audit logs' writers, the snapshots'
-// writer, the quotas' writer, the charges' writer and courier, the cache's on disk, what looks after the fleet's counters, the bans' writer and their exchange with the fleet, that of the cache's purges, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, and the feeds from
+// writer, the quotas' writer, the charges' writer and courier, the cache's on disk, what looks after the fleet's counters, what stores the usage, the bans' writer and their exchange with the fleet, that of the cache's purges, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
 
@@ -67,6 +67,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 	"github.com/sidegate-proxy/sidegate/proxy/tail"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
+	"github.com/sidegate-proxy/sidegate/proxy/usage"
 	"github.com/sidegate-proxy/sidegate/systemd"
 	edgetls "github.com/sidegate-proxy/sidegate/tls"
 )
@@ -134,7 +135,8 @@ type App struct {
 	auditLog   *linelog.Writer  // likewise
 	admin      *admin.Server
 
-	counting *counting // what the fleet counts by, of the configuration in force
+	usage    *usage.Keeper // nil: there is no usage block
+	counting *counting     // what the fleet counts by, of the configuration in force
 
 	// build is held while a configuration is made ready and put in force.
 	build    sync.Mutex
@@ -211,7 +213,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	if a.certs, err = edgetls.NewManager(deps); err != nil {
 		return nil, err
 	}
-	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Memory: a.memory, Challenge: a.certs.HTTPChallenge, Tail: a.tail})
+	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Usage: a.countUsage(file), Memory: a.memory, Challenge: a.certs.HTTPChallenge, Tail: a.tail})
 	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, Abused: a.abused, TLS: a.listenerTLS})
 	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, StickyKey: stateKey(a.log, file.StateDir, "sticky.key", "sticky cookies won't survive a restart")})
 	if file.AccessLog != nil {
@@ -317,6 +319,9 @@ func (a *App) start(end *cleanups) error {
 	stateDir := a.file.StateDir
 	end.background("cache", func(ctx context.Context) { a.cached.Run(ctx, a.log.WithField("component", "cache"), stateDir) })
 	end.background("purges of the fleet", a.sharePurges)
+	if a.usage != nil {
+		end.background("usage", a.usage.Run)
+	}
 	end.background("keys", a.keys.run)
 	end.add("snapshots", func() { // after Run: what changed last
 		if err := a.snapshots.Close(); err != nil {

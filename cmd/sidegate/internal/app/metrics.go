@@ -200,6 +200,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	c.quotas(count, gauge)
 	c.charges(count, gauge)
 	c.fleet(count, gauge)
+	c.usage(count, gauge)
 	c.issuers(d, count, gauge)
 	checks, busy := a.passwords.Checks()
 	count(d.passwords, float64(checks))

@@ -198,6 +198,9 @@ func (a *App) pinned(file *config.File) error {
 	if file.Counters != now.Counters {
 		errs = append(errs, errors.New("the counters block changed"))
 	}
+	if (file.Usage == nil) != (now.Usage == nil) || file.Usage != nil && *file.Usage != *now.Usage {
+		errs = append(errs, errors.New("the usage block changed"))
+	}
 	if file.Charges != now.Charges {
 		errs = append(errs, errors.New("the charges block changed"))
 	}

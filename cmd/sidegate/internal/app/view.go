@@ -149,6 +149,9 @@ func (a *App) Ready() admin.Readiness {
 	} else if s != nil && len(s.Down) > 0 {
 		degraded = append(degraded, "the billing service "+strings.Join(s.Down, ", ")+" doesn't answer")
 	}
+	if u := a.usageStatus(); u != nil && !u.Up {
+		degraded = append(degraded, "usage can't be stored")
+	}
 	return admin.Readiness{Ready: true, Reason: strings.Join(degraded, "; ")}
 }
 
@@ -175,7 +178,7 @@ func (a *App) Status() admin.Status {
 		Version: a.opt.Version, Started: a.started, PID: os.Getpid(), Ready: a.Ready(),
 		Listeners: a.server.Status(), Services: a.group.Status(), Stale: a.stale(), Consul: a.consulStatus(), Problems: a.view.problems(),
 		Certificate: a.certs.Status(), Issuers: a.issuers(), Memory: a.memory.Status(),
-		Auth: a.authServices(), Consumers: a.keys.status(), Counters: a.countersStatus(), Charges: a.chargesStatus(),
+		Auth: a.authServices(), Consumers: a.keys.status(), Counters: a.countersStatus(), Charges: a.chargesStatus(), Usage: a.usageStatus(),
 	}
 	s.Problems = append(append(slices.Clip(s.Problems), a.keys.problems()...), a.cacheProblems()...)
 	for key, text := range a.purges.Problems() {

@@ -43,6 +43,7 @@ func (c *checker) all() {
 	c.consul()
 	c.tls()
 	c.redis()
+	c.usage()
 	c.consumers()
 	for _, s := range c.file.Services {
 		c.service(s)

@@ -19,6 +19,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 	"github.com/sidegate-proxy/sidegate/proxy/secret"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
+	"github.com/sidegate-proxy/sidegate/proxy/usage"
 	edgetls "github.com/sidegate-proxy/sidegate/tls"
 )
 
@@ -63,6 +64,8 @@ type File struct {
 	Plans []*consumer.PlanConfig `hcl:"plan,block"`
 	// The clients that the gateway knows.
 	Consumers []*consumer.Config `hcl:"consumer,block"`
+	// Who uses what, counted and kept; without this block it isn't.
+	Usage *usage.Config `hcl:"usage,block"`
 	// Which requests go where.
 	Routes []*Route `hcl:"route,block"`
 

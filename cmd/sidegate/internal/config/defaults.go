@@ -53,7 +53,7 @@ func (f *field) setDefault(target reflect.Value) {
 	switch {
 	case f.typ == reflect.TypeFor[time.Duration]():
 		var t time.Duration
-		t, err = time.ParseDuration(f.def)
+		t, err = parseDuration(f.def)
 		target.SetInt(int64(t))
 	case f.unit == "bytes":
 		var n int64

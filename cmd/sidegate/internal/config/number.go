@@ -26,7 +26,7 @@ func (f *field) bound(s string) *big.Float {
 	switch {
 	case f.typ == reflect.TypeFor[time.Duration]():
 		var t time.Duration
-		t, err = time.ParseDuration(s)
+		t, err = parseDuration(s)
 		n = int64(t)
 	case f.unit == "bytes":
 		n, err = parseSize(s)
@@ -81,6 +81,15 @@ func sizeText(n int64) string {
 		}
 	}
 	return strconv.FormatInt(n, 10) + "B"
+}
+
+// parseDuration reads a duration, with days, too: 400d.
+func parseDuration(s string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		return time.Duration(n) * 24 * time.Hour, err
+	}
+	return time.ParseDuration(s)
 }
 
 // durationText is t without the zeros that time.Duration prints: 2m, not 2m0s.

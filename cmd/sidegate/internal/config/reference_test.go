@@ -44,7 +44,7 @@ const preface = `# Reference of the configuration
 
 All blocks and arguments of the configuration language. [HCL 2](https://github.com/hashicorp/hcl/blob/main/hclsyntax/spec.md) in files ` + "`*.hcl`, or its JSON form in `*.hcl.json`" + `; ` + "`sidegate validate`" + ` checks them.
 
-- A duration is text like ` + "`\"250ms\"`, `\"10s\"`, `\"2m\"` or `\"1h30m\"`" + `; a size is text like ` + "`\"512B\"`, `\"32KiB\"`, `\"10MiB\"`" + `.
+- A duration is text like ` + "`\"250ms\"`, `\"10s\"`, `\"2m\"`, `\"1h30m\"` or `\"30d\"`" + `; a size is text like ` + "`\"512B\"`, `\"32KiB\"`, `\"10MiB\"`" + `.
 - A file is a path, relative to the folder of the file that it stands in.
 - ` + "`env(\"NAME\")`, `file(\"/path\")` and `credential(\"name\")`" + ` bring in what doesn't belong into the file: a variable of the environment, a file's text without its last line break, a credential of systemd. Documents in Consul's KV can't call them.
 

@@ -263,7 +263,7 @@ func (d *decoder) text(v value, target reflect.Value) bool {
 	s := v.cty.AsString()
 	switch {
 	case target.Type() == reflect.TypeFor[time.Duration]():
-		t, err := time.ParseDuration(s)
+		t, err := parseDuration(s)
 		if err != nil {
 			d.wrongType(v)
 			return false

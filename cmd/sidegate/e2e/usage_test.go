@@ -1,0 +1,420 @@
+package e2e
+
+import (
+	"crypto/sha256"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// usageLine is a part of a row of sidegate usage.
+type usageLine struct {
+	Consumer, Route, Service, Status string
+	Requests                         int64
+	BytesIn                          int64 `json:"bytes_in"`
+	BytesOut                         int64 `json:"bytes_out"`
+	Errors                           int64
+	Limited                          int64 `json:"rate_limited"`
+	Hits                             int64 `json:"cache_hits"`
+	Latency                          struct{ P50, P99 float64 }
+}
+
+// usage asks sidegate usage.
+func (g *gateway) usage(t *testing.T, args ...string) (lines []usageLine, note string) {
+	t.Helper()
+	bin, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	cmd := exec.Command(bin, append([]string{"usage", "-config", g.config(), "--json"}, args...)...)
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("sidegate usage: %v: %s%s", err, out, &said)
+	}
+	var r struct{ Rows []usageLine }
+	if err := json.Unmarshal(out, &r); err != nil {
+		t.Fatal(err)
+	}
+	return r.Rows, said.String()
+}
+
+// used is how many requests sidegate usage knows of.
+func (g *gateway) used(t *testing.T, args ...string) (n int64) {
+	t.Helper()
+	lines, _ := g.usage(t, args...)
+	for i := range lines {
+		n += lines[i].Requests
+	}
+	return n
+}
+
+// stored waits until nothing waits to be stored.
+func (g *gateway) storedUsage(t *testing.T) {
+	t.Helper()
+	eventually(t, "usage stored", func() error {
+		if _, err := g.get("/api/usage/live"); err != nil { // what was counted since the last look becomes a row
+			return err
+		}
+		text, err := g.get("/api/status")
+		var s struct {
+			Usage struct {
+				Up       bool
+				Unstored int
+				Error    string
+			}
+		}
+		if err == nil {
+			err = json.Unmarshal([]byte(text), &s)
+		}
+		if err == nil && s.Usage.Up && s.Usage.Unstored == 0 {
+			return nil
+		}
+		return fmt.Errorf("%+v, %w", s.Usage, err)
+	})
+}
+
+const usageKey = "correct-horse-battery-staple-of-acme"
+
+// usageConfig has routes with all outcomes.
+func usageConfig(t *testing.T, usage string) string {
+	t.Helper()
+	return usage + twin(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/fail":
+			w.WriteHeader(500)
+		case "/missing":
+			w.WriteHeader(404)
+		case "/cut":
+			w.Header().Set("Content-Length", "100")
+			fmt.Fprint(w, "short")
+			panic(http.ErrAbortHandler)
+		}
+		fmt.Fprint(w, "answer to ", r.URL.Path)
+	})) + fmt.Sprintf(`
+consumer "acme" {
+  api_key { sha256 = "%x" }
+}
+route "keyed" {
+  hosts   = ["keyed.test"]
+  paths   = ["/c"]
+  service = "one"
+  auth "api_key" { header = "X-API-Key" }
+}
+route "limited" {
+  hosts   = ["limited.test"]
+  service = "one"
+  rate_limit {
+    rate  = "1/h"
+    burst = 3
+    by    = "route"
+  }
+}
+route "cached" {
+  hosts   = ["cached.test"]
+  service = "two"
+  cache { default_ttl = "1h" }
+}
+`, sha256.Sum256([]byte(usageKey)))
+}
+
+// TestUsage sends requests with all outcomes over all protocols: what is counted
+// is what came back, live, over a crash, over a restart and without a gateway.
+func TestUsage(t *testing.T) {
+	g := newGateway(t, usageConfig(t, "usage { flush = \"1s\" }\n")).start(t)
+	want := map[string]usageLine{}
+	traffic := func() {
+		for _, c := range g.clients(t) {
+			for _, r := range []struct{ host, service, path, key string }{
+				{"one", "one", "/a", ""}, {"one", "one", "/fail", ""}, {"one", "one", "/cut", ""}, {"two", "two", "/missing", ""}, {"two", "two", "/b", ""},
+				{"keyed", "one", "/c", usageKey}, {"keyed", "one", "/c", "wrong"}, {"limited", "one", "/d", ""}, {"cached", "two", "/e", ""}, {"keyed", "", "/nowhere", ""},
+			} {
+				req, err := http.NewRequestWithContext(t.Context(), "POST", c.scheme+"://"+r.host+".test"+r.path, strings.NewReader("12345"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if r.host == "cached" {
+					req.Method, req.Body, req.ContentLength = "GET", nil, 0
+				}
+				w := usageLine{Route: r.host, Service: r.service}
+				if r.service == "" {
+					w.Route = ""
+				}
+				if r.key != "" {
+					req.Header.Set("X-API-Key", r.key)
+				}
+				if r.key == usageKey {
+					w.Consumer = "acme"
+				}
+				resp, err := c.Do(req)
+				if err != nil {
+					t.Fatalf("%s %s: %v", c.name, req.URL, err)
+				}
+				body, broken := io.ReadAll(resp.Body)
+				_ = resp.Body.Close()
+				w.Status = fmt.Sprintf("%dxx", resp.StatusCode/100)
+				key := w.Consumer + " " + w.Route + " " + w.Status
+				if have, ok := want[key]; ok {
+					w = have
+				}
+				w.Requests++
+				w.BytesOut += int64(len(body))
+				if resp.StatusCode >= 500 || broken != nil {
+					w.Errors++
+				}
+				if resp.StatusCode == 429 {
+					w.Limited++
+				}
+				if strings.Contains(resp.Header.Get("Cache-Status"), "; hit") {
+					w.Hits++
+				}
+				want[key] = w
+			}
+		}
+	}
+	check := func(what string) {
+		t.Helper()
+		eventually(t, what, func() error { // an exchange ends after its answer
+			got := map[string]usageLine{}
+			lines, _ := g.usage(t, "--by", "consumer,route,service,status")
+			for _, l := range lines {
+				if l.Latency.P50 <= 0 || l.Latency.P99 < l.Latency.P50 || l.Latency.P99 > 20 {
+					return fmt.Errorf("latencies %+v", l)
+				}
+				l.Latency, l.BytesIn = struct{ P50, P99 float64 }{}, 0
+				got[l.Consumer+" "+l.Route+" "+l.Status] = l
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				return errors.New(d)
+			}
+			return nil
+		})
+	}
+	traffic()
+	if n := want[" limited 4xx"].Limited; n != 2 {
+		t.Errorf("%d requests were limited, so the test tests nothing", n)
+	}
+	if n := want[" cached 2xx"].Hits; n != 3 { // http and https are apart
+		t.Errorf("%d requests were answered from the cache", n)
+	}
+	check("live")
+	g.storedUsage(t)
+	check("stored")
+	g.stop(syscall.SIGKILL)
+	g.start(t)
+	check("after a crash")
+	traffic()
+	check("stored and live")
+	g.stop(syscall.SIGTERM) // flushes
+	check("without a gateway")
+	if _, note := g.usage(t); !strings.Contains(note, "no gateway is running: this is from") {
+		t.Errorf("said %q", note)
+	}
+	g.start(t)
+	check("after a restart")
+}
+
+// TestUsageCrash kills the gateway while it counts: what it had stored is there,
+// and nothing twice.
+func TestUsageCrash(t *testing.T) {
+	g := newGateway(t, usageConfig(t, "usage { flush = \"1s\" }\n")).start(t)
+	sent, before := int64(0), int64(0)
+	c := g.clients(t)[3]
+	for range 4 {
+		g.storedUsage(t)
+		before = g.used(t)
+		for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); sent++ {
+			send(t, c, "http://one.test/a")
+		}
+		g.stop(syscall.SIGKILL)
+		if n := g.used(t); n < before || n > sent {
+			t.Errorf("%d requests after a crash, want %d to %d", n, before, sent)
+		}
+		g.start(t)
+		sent = g.used(t) // what it lost is lost
+		c = g.clients(t)[3]
+	}
+	if before == 0 {
+		t.Error("nothing was stored")
+	}
+}
+
+// TestUsageCommand is how a person asks.
+func TestUsageCommand(t *testing.T) {
+	g := newGateway(t, usageConfig(t, "usage {}\n")).start(t)
+	c := g.clients(t)[0]
+	for range 3 {
+		send(t, c, "https://one.test/a")
+	}
+	send(t, c, "https://keyed.test/c", "X-API-Key: "+usageKey)
+	eventually(t, "counted", func() error {
+		if n := g.used(t); n != 4 {
+			return fmt.Errorf("%d requests", n)
+		}
+		return nil
+	})
+	for _, tt := range []struct {
+		args string
+		code int
+		want []string
+	}{
+		{"", 0, []string{"CONSUMER  ROUTE  REQUESTS", "acme      keyed  1", "-         one    3", "together         4"}},
+		{"--by route --top 1", 0, []string{"ROUTE  REQUESTS", "one    3"}},
+		{"--consumer acme --by day", 0, []string{"DAY ", time.Now().UTC().Format("2006-01")}},
+		{"--route nowhere", 0, []string{"nothing was used"}},
+		{"--since 2026-01-01 --until 2026-02-01", 0, []string{"2026-01-01 00:00 to 2026-02-01 00:00 UTC", "nothing was used"}},
+		{"--by colour", 1, []string{`by: "colour" isn't one of consumer, route`}},
+		{"--since yesterday", 1, []string{`since: "yesterday" isn't a date like`}},
+		{"--csv --json", 1, []string{"csv json"}},
+		{"--status 200", 1, []string{`status: "200" isn't a class of status like 2xx`}},
+	} {
+		out, code := run(t, append([]string{"usage", "-config", g.config()}, strings.Fields(tt.args)...)...)
+		for _, want := range tt.want {
+			if code != tt.code || !strings.Contains(out, want) {
+				t.Errorf("usage %s = %d %s, want %d with %q", tt.args, code, out, tt.code, want)
+			}
+		}
+	}
+	out, _ := run(t, "usage", "-config", g.config(), "--csv", "--by", "consumer")
+	if list, err := csv.NewReader(strings.NewReader(out)).ReadAll(); err != nil || len(list) != 3 || list[2][0] != "acme" || list[2][1] != "1" {
+		t.Errorf("CSV %v, %v", list, err)
+	}
+	text, err := g.get("/api/usage?by=route&limit=1")
+	if err != nil || !strings.Contains(text, `"next": "`) {
+		t.Errorf("no cursor: %s, %v", text, err)
+	}
+	if _, err := g.get("/api/usage?by=nothing"); err == nil || !strings.HasPrefix(err.Error(), "400 ") {
+		t.Errorf("a wrong question: %v", err)
+	}
+	if text, err = g.get("/api/usage?format=csv"); err != nil || !strings.HasPrefix(text, "consumer,route,requests,") {
+		t.Errorf("CSV: %s, %v", text, err)
+	}
+	if text, err = g.get("/metrics"); err != nil || !strings.Contains(text, "sidegate_usage_database_up 1\n") || !strings.Contains(text, "sidegate_usage_series 2\n") {
+		t.Errorf("metrics lack usage, %v", err)
+	}
+	if out, _ = run(t, "status", "-config", g.config()); !strings.Contains(out, "usage    sqlite ") {
+		t.Errorf("status: %s", out)
+	}
+}
+
+func TestUsageOff(t *testing.T) {
+	g := newGateway(t, usageConfig(t, "")).start(t)
+	send(t, g.clients(t)[0], "https://one.test/a")
+	if out, code := run(t, "usage", "-config", g.config()); code != 1 || !strings.Contains(out, "usage isn't counted: add a usage block") {
+		t.Errorf("usage = %d %s", code, out)
+	}
+	if _, err := g.get("/api/usage"); err == nil || !strings.HasPrefix(err.Error(), "404 ") {
+		t.Errorf("/api/usage: %v", err)
+	}
+	g.stop(syscall.SIGTERM)
+	if out, code := run(t, "usage", "-config", g.config()); code != 1 || !strings.Contains(out, "usage isn't counted") {
+		t.Errorf("usage without a gateway = %d %s", code, out)
+	}
+	if _, err := os.Stat(filepath.Join(g.dir, "state", "usage.db")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("there is a database: %v", err)
+	}
+}
+
+// TestUsageDiskFull: a full disk costs no request and no count, and when there is
+// room again, all of it is stored. So does a database that is none.
+func TestUsageDiskFull(t *testing.T) {
+	real(t)
+	if os.Getuid() != 0 {
+		t.Skip("only root can mount")
+	}
+	g := newGateway(t, usageConfig(t, "usage { flush = \"1s\" }\n"))
+	state := filepath.Join(g.dir, "state")
+	if err := os.Mkdir(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", state, "tmpfs", 0, "size=400k"); err != nil {
+		t.Skipf("no tmpfs: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(state, syscall.MNT_DETACH) })
+	g.start(t)
+	c := g.clients(t)[3]
+	get := func(n int) {
+		for range n {
+			if resp, _ := send(t, c, "http://one.test/a"); resp.StatusCode != 200 {
+				t.Fatal(resp.Status)
+			}
+		}
+	}
+	get(5)
+	g.storedUsage(t)
+	fill := filepath.Join(state, "fill")
+	if err := os.WriteFile(fill, make([]byte, 1<<20), 0o600); err == nil {
+		t.Fatal("the disk isn't full")
+	}
+	get(5)
+	down := func(what, says string) {
+		t.Helper()
+		eventually(t, what, func() error {
+			get(1)
+			text, err := g.get("/api/status")
+			if err == nil && !strings.Contains(text, says) {
+				err = errors.New("status doesn't say so")
+			}
+			return err
+		})
+		if text, err := g.get("/metrics"); err != nil || !strings.Contains(text, "sidegate_usage_database_up 0\n") {
+			t.Errorf("metrics don't say so (%v)", err)
+		}
+	}
+	down("a full disk", "disk is full")
+	live := g.liveRequests(t)
+	if err := os.Remove(fill); err != nil {
+		t.Fatal(err)
+	}
+	g.storedUsage(t)
+	if n := g.used(t); n != live {
+		t.Errorf("%d requests are stored, want %d", n, live)
+	}
+
+	g.stop(syscall.SIGTERM)
+	path := filepath.Join(state, "usage.db")
+	if err := os.Rename(path, path+".good"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, strings.Repeat("this is no database\n", 100))
+	g.start(t)
+	c = g.clients(t)[3]
+	down("no database", "file is not a database")
+	if err := os.Rename(path+".good", path); err != nil {
+		t.Fatal(err)
+	}
+	g.storedUsage(t)
+	if n := g.used(t); n != live+g.liveRequests(t) {
+		t.Errorf("%d requests are stored, want %d", n, live+g.liveRequests(t))
+	}
+}
+
+// liveRequests is how many the gateway has counted since its start.
+func (g *gateway) liveRequests(t *testing.T) (n int64) {
+	t.Helper()
+	text, err := g.get("/api/usage/live")
+	var live struct{ Series []struct{ Requests int64 } }
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &live)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range live.Series {
+		n += s.Requests
+	}
+	return n
+}

@@ -1,0 +1,6 @@
+usage {
+  database = "mysql://root@db/usage"
+}
+route "r" {
+  respond {}
+}
