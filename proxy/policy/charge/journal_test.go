@@ -1,19 +1,23 @@
 package charge
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/charge/chargetest"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/policytest"
 )
 
@@ -52,6 +56,9 @@ func FuzzRecord(f *testing.F) {
 		if n := strings.Count(string(b), "\n"); n != 1 {
 			t.Fatalf("%d lines", n)
 		}
+		if whole, err := json.Marshal(&r); err != nil || !sameJSON(b[sumSize:], whole) {
+			t.Fatalf("%s isn't %s", b, whole)
+		}
 		got, ok := parseRecord(strings.TrimSuffix(string(b), "\n"))
 		if !ok || got.Units != units || strings.ToValidUTF8(consumer, "\ufffd") == consumer && got.Consumer != consumer {
 			t.Fatalf("%s is read as %+v, %v", b, got, ok)
@@ -61,6 +68,11 @@ func FuzzRecord(f *testing.F) {
 			t.Fatalf("%s is read", b)
 		}
 	})
+}
+
+func sameJSON(a, b []byte) bool {
+	var x, y any
+	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
 }
 
 func quiet() logrus.FieldLogger {
@@ -287,6 +299,44 @@ func TestGRPC(t *testing.T) {
 			r.settled(tt.want)
 		})
 	}
+}
+
+// TestTooOld: what can't be told for too long becomes a dead letter; a person who has
+// it told again has as much time.
+func TestTooOld(t *testing.T) {
+	r := newRig(t)
+	var up atomic.Bool
+	r.billing.Fault = func(*http.Request) chargetest.Fault {
+		if up.Load() {
+			return chargetest.Fault{}
+		}
+		return chargetest.Fault{Status: 500}
+	}
+	p := r.policy("meter = \"m\"\nmode = \"event\"")
+	r.get(p, 200)
+	dead := func(n int) {
+		t.Helper()
+		eventually(t, func() error {
+			if s := r.l.Status(); s.Dead != n {
+				return fmt.Errorf("%d are dead, want %d", s.Dead, n)
+			}
+			return nil
+		})
+	}
+	r.skip.Store(int64(167 * time.Hour))
+	dead(0)
+	r.skip.Store(int64(169 * time.Hour))
+	dead(1)
+	if list := r.l.List(Query{State: "dead"}).Charges; !strings.Contains(list[0].Reason, "for too long: it answers 500") {
+		t.Errorf("it is dead for %q", list[0].Reason)
+	}
+	if _, err := r.l.Retry(""); err != nil {
+		t.Fatal(err)
+	}
+	r.l.look(r.l.Now())
+	dead(0)
+	up.Store(true)
+	r.settled("1")
 }
 
 // TestLeaseEnds: what is left goes back when its time is over, and the next is asked
