@@ -280,6 +280,15 @@ route "orders-v2" {
     stale_while_revalidate = "30s"
     stale_if_error         = "10m"
   }
+  charge { # what an answer costs; the billing service keeps account of it
+    meter     = "search"
+    units     = "1" # or CEL: "int(response.headers['x-tokens'])", with an estimate before
+    service   = "billing"
+    path      = "/charges"
+    mode      = "reserve" # event: told afterwards; lease: blocks that are spent without asking
+    when_down = "owe"     # deny: 503; allow: served for nothing
+    credit    = "1000"    # as much of that as a consumer may have
+  }
   request {
     set    = { "X-Tenant" = "{consumer.name}" }
     add    = {}
@@ -348,6 +357,10 @@ route "hello" {
 cache { # for all routes' cache blocks together
   memory = "256MiB"
   disk   = "10GiB" # in the folder cache of state_dir; outlives a restart
+}
+charges {
+  spool    = "256MiB" # on the disk, for what billing services don't know yet
+  patience = "168h"   # until what they can't be told is a dead letter
 }
 counters {
   memory        = "64MiB" # for rate limits: 16 bytes for each client of each

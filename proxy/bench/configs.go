@@ -19,6 +19,7 @@ http {
     location = /large { root {{.Dir}}; }
     location = /text { root {{.Dir}}; default_type application/json; }
     location = /check { return 204; }
+    location /charges { return 200 "{}"; }
     location = /jwks { root {{.Dir}}; default_type application/jwk-set+json; }
   }
 }`

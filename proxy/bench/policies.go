@@ -49,6 +49,8 @@ func (b *bed) policyWorks() []work {
 		one("forward, no cache", "", "forward", nil, "nginx-each:forward"),
 		one("rate limit by address", "", "limit", nil, "nginx-each:limit", "haproxy-each:limit"),
 		one("quota by address", "", "quota", nil),
+		one("charge, mode event", "", "charge-event", nil),
+		one("charge, mode lease", "", "charge-lease", nil),
 		one("in flight by address", "", "flight", nil, "nginx-each:flight", "haproxy-each:flight"),
 		one("100,000 denied networks", "", "block", nil, "nginx-each:block", "haproxy-each:block"),
 		one("ban", "", "ban", nil),
@@ -244,6 +246,21 @@ policy "quota" {
     by    = "client_ip"
   }
 }
+policy "charge-event" {
+  charge {
+    meter   = "requests"
+    service = "backend"
+    mode    = "event"
+  }
+}
+policy "charge-lease" {
+  charge {
+    meter   = "requests"
+    service = "backend"
+    mode    = "lease"
+    lease   = "1000000"
+  }
+}
 policy "flight" {
   limits { requests_per_ip = 1000 }
 }
@@ -300,7 +317,7 @@ paths:
 // eachRoutes are the hosts of sidegateEachConf and the bundles of their routes.
 func eachRoutes() map[string]string {
 	routes := map[string]string{"bare": "", "packed": `"cache", "compress"`, "all": `"block", "key", "limit"`, "authorize": `"jwt", "authorize"`}
-	for _, name := range []string{"key", "basic", "jwt", "forward", "limit", "quota", "flight", "block", "waf", "validate", "shared", "ban", "cors", "compress", "cache"} {
+	for _, name := range []string{"key", "basic", "jwt", "forward", "limit", "quota", "charge-event", "charge-lease", "flight", "block", "waf", "validate", "shared", "ban", "cors", "compress", "cache"} {
 		routes[name] = `"` + name + `"`
 	}
 	return routes

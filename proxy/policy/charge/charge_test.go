@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ type rig struct {
 	server  *httptest.Server
 	l       *Ledger
 	stop    func()
+	skip    atomic.Int64 // how far the ledger's clock is ahead
 }
 
 func newRig(t *testing.T) *rig {
@@ -78,7 +80,8 @@ func conformance(t *testing.T) func(r *http.Request, body []byte) {
 func (r *rig) start() {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	r.l = NewLedger(Deps{Log: log, Path: r.dir})
+	now := func() time.Time { return time.Now().Add(time.Duration(r.skip.Load())) }
+	r.l = NewLedger(Deps{Log: log, Path: r.dir, Now: now})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	l := r.l

@@ -253,7 +253,7 @@ func (l *Ledger) look(now time.Time) {
 	l.state.forgetKeys(now.UnixMilli())
 	oldest := now.Add(-l.Config.Patience).UnixMilli()
 	for _, t := range l.targets {
-		for len(t.queue) > 0 && t.queue[0].At < oldest && !t.busy {
+		for len(t.queue) > 0 && t.queue[0].pendingSince() < oldest && !t.busy {
 			e := t.queue[0]
 			t.queue, e.queued = t.queue[1:], false
 			why := "the billing service couldn't be told for too long"
@@ -278,6 +278,14 @@ func (l *Ledger) look(now time.Time) {
 			delete(l.state.totals, k)
 		}
 	}
+}
+
+// pendingSince is from when on it is tried to tell of an entry.
+func (e *entry) pendingSince() int64 {
+	if e.isLease() {
+		return max(e.At, e.Until, e.since)
+	}
+	return max(e.At, e.since)
 }
 
 // farewell gives leases back, and tells what there is to tell as long as there is

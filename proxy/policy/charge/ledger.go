@@ -288,6 +288,7 @@ func (l *Ledger) writeOnce() error {
 	if anew {
 		list = l.state.snapshot() // with what is in b
 	}
+	room := l.Config.Spool
 	opened := l.Path != "" && l.file.dir != ""
 	l.mu.Unlock()
 	var err error
@@ -298,7 +299,7 @@ func (l *Ledger) writeOnce() error {
 		for i := range list {
 			b = appendRecord(b, &list[i])
 		}
-		if int64(len(b)) > l.Config.Spool {
+		if int64(len(b)) > room {
 			err = errFull
 		} else {
 			err = l.file.replace(b)

@@ -141,6 +141,7 @@ func (l *Ledger) Retry(id string) (int, error) {
 		if e.State != dead || id != "" && e.ID != id {
 			continue
 		}
+		e.since = l.Now().UnixMilli()
 		l.enqueue(l.log(&record{Type: isRetry, ID: e.ID}))
 		n++
 	}

@@ -24,6 +24,7 @@ type entry struct {
 
 	holders int    // exchanges that it is the charge of
 	served  int    // those of them that got an answer that costs
+	since   int64  // when a person had it told again; 0: nobody did
 	queued  bool   // it waits for its turn to be told
 	held    int64  // of a lease: by requests in flight; of a charge: of what it holds of from, or of the account
 	from    *entry // the lease that it is spent from; nil: none
