@@ -15,6 +15,7 @@ var layers = map[string][]string{
 	"proxy/sweep":                 nil,
 	"proxy/secret":                nil,
 	"proxy/linelog":               nil,
+	"proxy/tracing":               {"proxy/exchange", "proxy/secret"},
 	"proxy/balance":               nil,
 	"proxy/abuse":                 nil,
 	"proxy/memory":                nil,
@@ -32,11 +33,11 @@ var layers = map[string][]string{
 	"discovery/*":                 {"discovery", "proxy/secret"},
 	"tls":                         {"proxy/secret"},
 	"proxy/upstream":              {"proxy/exchange", "proxy/socket", "proxy/sweep", "proxy/balance", "proxy/gradient", "proxy/h1", "proxy/h2", "discovery"},
-	"proxy":                       {"proxy/abuse", "proxy/exchange", "proxy/memory", "proxy/socket", "proxy/sweep", "proxy/h1", "proxy/h2", "proxy/h3", "proxy/route", "proxy/policy", "proxy/upstream", "proxy/proxyproto", "proxy/linelog"},
+	"proxy":                       {"proxy/abuse", "proxy/exchange", "proxy/memory", "proxy/socket", "proxy/sweep", "proxy/h1", "proxy/h2", "proxy/h3", "proxy/route", "proxy/policy", "proxy/upstream", "proxy/proxyproto", "proxy/linelog", "proxy/tracing"},
 	"proxy/bench":                 nil,
 	"cmd/sidegate/internal/admin": {"proxy", "proxy/memory", "proxy/policy/ban", "proxy/policy/cache", "proxy/policy/quota", "proxy/secret", "proxy/upstream", "tls"},
 	"cmd/sidegate/internal/config": {
-		"proxy", "proxy/exchange", "proxy/policy", "proxy/policy/*", "proxy/route", "proxy/secret", "proxy/upstream", "discovery/*", "tls",
+		"proxy", "proxy/exchange", "proxy/policy", "proxy/policy/*", "proxy/route", "proxy/secret", "proxy/tracing", "proxy/upstream", "discovery/*", "tls",
 	},
 	"cmd/sidegate/internal/app": {
 		"proxy", "proxy/*", "proxy/policy/*", "discovery", "discovery/*", "tls", "systemd", "cmd/sidegate/internal/*",

@@ -16,6 +16,13 @@ access_log {        # off when the block is absent
 audit_log {         # what waf finds; off when the block is absent
   output = "stderr" # or a file
 }
+tracing {                                # absent: no traces
+  endpoint     = "http://127.0.0.1:4318" # OTLP over HTTP
+  sample       = 0.01                    # of the traces that don't begin with a trusted proxy
+  service_name = "edge"
+  timeout      = "10s"
+  # headers = { "Authorization" = env("OTLP_AUTHORIZATION") }
+}
 state_dir       = "/var/lib/sidegate" # certificates, last known instances
 drain           = "30s"               # how long shutdown waits for requests in flight
 memory_limit    = "2GiB"              # beside MemoryMax and MemoryHigh of the unit; 503 before it is used up

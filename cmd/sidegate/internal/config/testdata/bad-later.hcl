@@ -1,6 +1,5 @@
 sidecar "orders" {}
 usage {}
-tracing {}
 policy "p" {
   charge {}
 }
