@@ -7,6 +7,8 @@ import (
 	"encoding/hex"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"sync"
@@ -29,6 +31,7 @@ import (
 	headers "github.com/sidegate-proxy/sidegate/proxy/policy/request"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
+	"github.com/sidegate-proxy/sidegate/proxy/tracing"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 )
 
@@ -161,6 +164,11 @@ func guardedPolicies(t testing.TB) []policy.Named {
 // accessBed is a whole gateway in front of a backend: listener, handler, policies,
 // pool, metrics and access log. It returns a connection to it.
 func accessBed(t testing.TB, e *echo, policies []policy.Named) net.Conn {
+	return tracedBed(t, e, policies, nil)
+}
+
+// tracedBed is accessBed with traces; nil: without.
+func tracedBed(t testing.TB, e *echo, policies []policy.Named, tracer *tracing.Tracer) net.Conn {
 	s := sweep.New()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -195,7 +203,7 @@ func accessBed(t testing.TB, e *echo, policies []policy.Named) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.SetTable(&Table{Matcher: m, Log: log, Routes: []*Route{{
+	h.SetTable(&Table{Matcher: m, Log: log, Tracer: tracer, Routes: []*Route{{
 		Name: "r", Chain: policy.Compile(policies), Stats: h.Stats.Route("r", ""),
 		Shares: []Share{{Service: "s", Pool: plan.Pool("s"), Upto: 1, Stats: h.Stats.Route("r", "s")}},
 	}}})
@@ -256,6 +264,46 @@ func TestAccessAllocatesNothing(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(2000, func() { round(t, nc, request, buf, size, "") }); n != 0 {
 		t.Errorf("%v allocations for an exchange, want 0", n)
+	}
+}
+
+// traces is a sampler of that share, whose spans a collector takes that decodes
+// nothing.
+func traces(t testing.TB, sample float64) *tracing.Tracer {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(s.Close)
+	e := tracing.NewExporter(tracing.Deps{Log: quiet(), Transport: func(string) *http.Transport { return &http.Transport{} }})
+	cfg := tracing.Config{Endpoint: s.URL, Sample: sample}
+	e.Configure(&cfg, "")
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); e.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return e.Tracer(cfg)
+}
+
+// TestAllocTraced: neither a request whose trace isn't sampled costs an
+// allocation, nor one whose trace is; only the sender's batches do.
+func TestAllocTraced(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector has pools forget at random")
+	}
+	for _, sample := range []float64{0, 1} {
+		e := &echo{}
+		nc := tracedBed(t, e, guardedPolicies(t), traces(t, sample))
+		buf, request := make([]byte, 4096), []byte(accessRequest)
+		round(t, nc, request, buf, 0, "ok")
+		if head := e.saw(); !strings.Contains(head, "\r\nTraceparent: 00-") {
+			t.Fatalf("the backend saw:\n%s", head)
+		}
+		var size int
+		for range 300 {
+			size = round(t, nc, request, buf, 0, "ok")
+		}
+		if n := testing.AllocsPerRun(2000, func() { round(t, nc, request, buf, size, "") }); n != 0 {
+			t.Errorf("sample %v: %v allocations for an exchange", sample, n)
+		}
 	}
 }
 
@@ -362,6 +410,26 @@ func BenchmarkToken(b *testing.B) {
 		b.Run(bb.name, func(b *testing.B) {
 			nc := accessBed(b, &echo{}, bb.policies)
 			buf, request := make([]byte, 4096), []byte(strings.Replace(accessRequest, "X-API-Key: "+accessKey, "Authorization: Bearer "+token, 1))
+			b.ReportAllocs()
+			for b.Loop() {
+				round(b, nc, request, buf, 0, "ok")
+			}
+		})
+	}
+}
+
+func BenchmarkTraced(b *testing.B) {
+	for _, bb := range []struct {
+		name   string
+		sample float64
+	}{{"off", -1}, {"0", 0}, {"0.01", 0.01}, {"1", 1}} {
+		b.Run(bb.name, func(b *testing.B) {
+			var t *tracing.Tracer
+			if bb.sample >= 0 {
+				t = traces(b, bb.sample)
+			}
+			nc := tracedBed(b, &echo{}, nil, t)
+			buf, request := make([]byte, 4096), []byte(accessRequest)
 			b.ReportAllocs()
 			for b.Loop() {
 				round(b, nc, request, buf, 0, "ok")

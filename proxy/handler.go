@@ -57,6 +57,9 @@ func (h *Handler) Serve(x *exchange.Exchange) {
 	defer l.finish()
 
 	trusted := l.t.Trust.identify(x)
+	if l.t.Tracer != nil {
+		l.t.Tracer.Begin(x, trusted)
+	}
 	fault := x.Fault
 	if fault == nil {
 		fault = x.Canonicalise()
@@ -253,6 +256,17 @@ func (l *line) finish() {
 	if l.t.Log != nil {
 		l.t.Log.Log(x, x.Start.Add(took))
 	}
+	if x.Trace.Spans != nil {
+		l.t.Tracer.End(x, took, l.path())
+	}
+}
+
+// path is the pattern of the route's path, where it has one.
+func (l *line) path() string {
+	if l.r == nil {
+		return ""
+	}
+	return l.r.Path
 }
 
 // asFault is err as a fault; what isn't one yet is put down to from.

@@ -28,6 +28,20 @@ type Stats struct {
 type RouteStats struct {
 	Route, Service string
 	shards         []routeShard
+	examples       atomic.Pointer[examples] // of traced requests; nil: there was none
+}
+
+// examples are one traced request for each bucket of the latency histogram, the last.
+type examples struct {
+	mu   sync.Mutex // guards list
+	list [len(Buckets) + 1]Example
+}
+
+// Example is a traced request that took some time.
+type Example struct {
+	Trace [16]byte
+	Took  time.Duration
+	At    time.Time
 }
 
 type routeShard struct {
@@ -95,11 +109,30 @@ func (s *Stats) Count(r *RouteStats, x *exchange.Exchange, took time.Duration) {
 	if x.Upstream != 0 {
 		h.upstream.Add(uint64(x.Upstream))
 	}
-	h.buckets[bucket(took)].Add(1)
+	b := bucket(took)
+	h.buckets[b].Add(1)
+	if x.Trace.Spans != nil {
+		r.example(b, Example{x.Trace.ID, took, x.Start.Add(took)})
+	}
 	if x.Err != nil {
 		if c := s.faults[x.Err.Kind]; c != nil {
 			c.Add(1)
 		}
+	}
+}
+
+// example keeps an example, unless another one is being kept just now.
+func (r *RouteStats) example(bucket int, ex Example) {
+	e := r.examples.Load()
+	if e == nil {
+		e = &examples{}
+		if !r.examples.CompareAndSwap(nil, e) {
+			e = r.examples.Load()
+		}
+	}
+	if e.mu.TryLock() {
+		e.list[bucket] = ex
+		e.mu.Unlock()
 	}
 }
 
@@ -122,6 +155,7 @@ type RouteTotals struct {
 	UpstreamSeconds   float64 // of which waiting for backends
 	Requests          uint64
 	LatencyBuckets    [len(Buckets) + 1]uint64 // not cumulated
+	Examples          []Example                // traced requests, of several buckets
 }
 
 // Totals adds the shards up.
@@ -136,6 +170,15 @@ func (s *Stats) Totals() []RouteTotals {
 	for i, r := range routes {
 		t := &out[i]
 		t.Route, t.Service = r.Route, r.Service
+		if e := r.examples.Load(); e != nil {
+			e.mu.Lock()
+			for _, ex := range e.list {
+				if ex.Took > 0 {
+					t.Examples = append(t.Examples, ex)
+				}
+			}
+			e.mu.Unlock()
+		}
 		for j := range r.shards {
 			h := &r.shards[j]
 			for c := range h.classes {

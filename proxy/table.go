@@ -7,6 +7,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
+	"github.com/sidegate-proxy/sidegate/proxy/tracing"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 )
 
@@ -17,12 +18,14 @@ type Table struct {
 	Routes  []*Route // by the matcher's index
 	Trust   Trust
 	Log     *AccessLog        // nil: no access log
+	Tracer  *tracing.Tracer   // nil: requests aren't traced
 	HTTPS   map[string]string // by listener: the port of https that its requests are redirected to
 }
 
 // Route is a compiled route. Exactly one of Answer and Shares says who answers.
 type Route struct {
 	Name   string
+	Path   string // the pattern of its paths, where it has but one
 	Origin string // where it comes from: a file's place, a KV key, a registration
 	Chain  *policy.Chain
 	Answer policy.Requester

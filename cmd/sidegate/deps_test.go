@@ -36,13 +36,14 @@ var layers = map[string][]string{
 	"tls":                           {"proxy/secret"},
 	"proxy/upstream":                {"proxy/exchange", "proxy/socket", "proxy/sweep", "proxy/balance", "proxy/gradient", "proxy/h1", "proxy/h2", "discovery"},
 	"proxy/usage":                   {"proxy/exchange", "proxy/secret"},
+	"proxy/tracing":                 {"proxy/exchange", "proxy/secret"},
 	"proxy/usage/*":                 {"proxy/usage", "proxy/secret"},
-	"proxy":                         {"proxy/abuse", "proxy/exchange", "proxy/memory", "proxy/socket", "proxy/sweep", "proxy/h1", "proxy/h2", "proxy/h3", "proxy/route", "proxy/policy", "proxy/upstream", "proxy/proxyproto", "proxy/linelog", "proxy/tail", "proxy/usage"},
+	"proxy":                         {"proxy/abuse", "proxy/exchange", "proxy/memory", "proxy/socket", "proxy/sweep", "proxy/h1", "proxy/h2", "proxy/h3", "proxy/route", "proxy/policy", "proxy/upstream", "proxy/proxyproto", "proxy/linelog", "proxy/tail", "proxy/tracing", "proxy/usage"},
 	"proxy/bench":                   nil,
 	"cmd/sidegate/internal/admin":   {"cmd/sidegate/internal/traffic", "proxy", "proxy/memory", "proxy/policy/ban", "proxy/policy/cache", "proxy/policy/charge", "proxy/policy/quota", "proxy/secret", "proxy/tail", "proxy/upstream", "proxy/usage", "tls"},
 	"cmd/sidegate/internal/traffic": {"proxy"},
 	"cmd/sidegate/internal/config": {
-		"proxy", "proxy/exchange", "proxy/policy", "proxy/policy/*", "proxy/route", "proxy/secret", "proxy/upstream", "proxy/usage", "discovery/*", "tls",
+		"proxy", "proxy/exchange", "proxy/policy", "proxy/policy/*", "proxy/route", "proxy/secret", "proxy/tracing", "proxy/upstream", "proxy/usage", "discovery/*", "tls",
 	},
 	"cmd/sidegate/internal/app": {
 		"proxy", "proxy/*", "proxy/policy/*", "discovery", "discovery/*", "tls", "systemd", "cmd/sidegate/internal/*",

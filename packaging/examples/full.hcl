@@ -16,6 +16,13 @@ access_log {        # off when the block is absent
 audit_log {         # what waf finds; off when the block is absent
   output = "stderr" # or a file
 }
+tracing {                                # absent: no traces
+  endpoint     = "http://127.0.0.1:4318" # OTLP over HTTP
+  sample       = 0.01                    # of the traces that don't begin with a trusted proxy
+  service_name = "edge"
+  timeout      = "10s"
+  # headers = { "Authorization" = env("OTLP_AUTHORIZATION") }
+}
 usage {               # who uses what; off when the block is absent
   database       = "" # usage.db in state_dir
   flush          = "10s"

@@ -110,6 +110,9 @@ func (c *Chain) Preflight(x *exchange.Exchange) bool {
 // Response and Finish want to know. While it runs, the same number stands in
 // x.Seen, for whoever recovers from a policy's panic.
 func (c *Chain) Request(x *exchange.Exchange) (Verdict, int, error) {
+	if x.Trace.Spans != nil {
+		return c.tracedRequest(x)
+	}
 	for i := range c.requesters {
 		r := &c.requesters[i]
 		x.Seen = r.place + 1
@@ -136,7 +139,7 @@ func (c *Chain) Response(x *exchange.Exchange, seen int) error {
 		if r.place >= seen {
 			continue
 		}
-		if err := r.Response(x); err != nil && errs == nil {
+		if err := c.respond(x, r); err != nil && errs == nil {
 			errs = c.named(r.index, err) // alone, a fault stays one
 		} else if err != nil {
 			errs = errors.Join(errs, c.named(r.index, err))

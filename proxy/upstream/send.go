@@ -80,8 +80,10 @@ func (l *lease) tries(x *exchange.Exchange, begin int64) *exchange.Fault {
 		in.requests.Add(1)
 		p.counts.shard[shardOf(x)].tries.Add(1)
 
+		id, start := x.BeginTry()
 		c, reused, f := p.g.connect(in, l.s, x, fresh)
 		if f != nil {
+			x.EndTry(id, start, false, f)
 			if !l.unreached(x, f, now, reused) {
 				return f
 			}
@@ -93,6 +95,7 @@ func (l *lease) tries(x *exchange.Exchange, begin int64) *exchange.Fault {
 			now = p.g.now() // the connection's making isn't the instance's latency
 		}
 		progress, f := c.RoundTrip(x)
+		x.EndTry(id, start, reused, f)
 		if f == nil {
 			end := p.g.now()
 			if l.headCame(x, now, end) {

@@ -4,7 +4,7 @@
 //
 // # What lives how long
 //
-//	made once          log, counters (of metrics, what is remembered of them, usage, rate limits, quotas, requests in flight), charges, bans, the waf's rules, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, cached answers and which purges of the fleet they have seen, connections to auth services and what they said, sessions that were read or ended, encoders, sweeper, handler, server (sockets), pools,
+//	made once          log, counters (of metrics, what is remembered of them, usage, rate limits, quotas, requests in flight), charges, bans, the waf's rules, consumers and keys from outside the files, issuers' keys, what is known of tokens and passwords, cached answers and which purges of the fleet they have seen, connections to auth services and what they said, sessions that were read or ended, encoders, the sender of traces, sweeper, handler, server (sockets), pools,
 //	                   certificates, snapshots, the Consul client's place
 //	swapped at reload  the configuration file, the table, the listeners' settings
 //	fed from outside   instances (each into its own pool), consumers and keys (into the keyring), claims of
@@ -16,7 +16,7 @@
 //
 // # Goroutines
 //
-// Run starts, and awaits: the sweeper, the watch over memory, what remembers traffic, the fetching of issuers' keys, the access and audit logs' writers, the snapshots'
+// Run starts, and awaits: the sweeper, the watch over memory, what remembers traffic, the fetching of issuers' keys, the access and audit logs' writers, the sender of traces, the snapshots'
 // writer, the quotas' writer, the charges' writer and courier, the cache's on disk, what looks after the fleet's counters, what stores the usage, the bans' writer and their exchange with the fleet, that of the cache's purges, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
@@ -27,6 +27,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -66,6 +67,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/waf"
 	"github.com/sidegate-proxy/sidegate/proxy/sweep"
 	"github.com/sidegate-proxy/sidegate/proxy/tail"
+	"github.com/sidegate-proxy/sidegate/proxy/tracing"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 	"github.com/sidegate-proxy/sidegate/proxy/usage"
 	"github.com/sidegate-proxy/sidegate/systemd"
@@ -133,6 +135,7 @@ type App struct {
 	remembered discovery.Source // consul, with the last known instances behind it
 	accessLog  *linelog.Writer  // that of the first configuration: its output isn't changed by a reload
 	auditLog   *linelog.Writer  // likewise
+	traces     *tracing.Exporter
 	admin      *admin.Server
 
 	usage    *usage.Keeper // nil: there is no usage block
@@ -219,6 +222,10 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	if file.AccessLog != nil {
 		a.accessLog = linelog.New("access_log", file.AccessLog.Output, a.log)
 	}
+	a.traces = tracing.NewExporter(tracing.Deps{
+		Log: a.log.WithField("component", "tracing"), Version: opt.Version,
+		Transport: func(cas string) *http.Transport { return remote.Transport(cas, true) },
+	})
 	guard := waf.Deps{Log: a.log.WithField("component", "waf")}
 	if file.AuditLog != nil {
 		a.auditLog = linelog.New("audit_log", file.AuditLog.Output, a.log)
@@ -353,6 +360,7 @@ func (a *App) start(end *cleanups) error {
 		}
 		end.background("audit log", func(ctx context.Context) { a.auditLog.Run(ctx.Done(), out) })
 	}
+	end.background("tracing", a.traces.Run)
 	end.add("pools", func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()

@@ -17,6 +17,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/personal"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/remote"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
+	"github.com/sidegate-proxy/sidegate/proxy/tracing"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 	edgetls "github.com/sidegate-proxy/sidegate/tls"
 )
@@ -35,6 +36,7 @@ type ready struct {
 	billing   *charge.Plan // the services that take charges
 	certs     *edgetls.Plan
 	counting  *counting
+	tracingCA string // the roots of tracing.ca_file
 	problems  []admin.Problem
 	hosts     []string
 }
@@ -222,6 +224,11 @@ func (a *App) compile(d *draft) (*ready, error) {
 	if out.counting, err = a.planCounting(d.file); err != nil {
 		return nil, err
 	}
+	if d.file.Tracing != nil {
+		if out.tracingCA, err = remote.ReadCAs(d.file.Tracing.CAFile); err != nil {
+			return nil, fmt.Errorf("tracing: %w", err)
+		}
+	}
 	for i, p := range made.compiled {
 		a.connect(p, made.routes[i], out.pools)
 	}
@@ -229,7 +236,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 		p.Stats = a.stats.Route(p.Name, "")
 	}
 	out.table = &proxy.Table{
-		Matcher: matcher, Routes: append(made.compiled, own...), Trust: proxy.Trust(d.file.TrustedProxies), Log: a.logOf(d.file), HTTPS: redirects(d.file),
+		Matcher: matcher, Routes: append(made.compiled, own...), Trust: proxy.Trust(d.file.TrustedProxies), Log: a.logOf(d.file), Tracer: a.tracerOf(d.file), HTTPS: redirects(d.file),
 	}
 	out.problems = d.problems
 	return out, nil
@@ -241,6 +248,14 @@ func (a *App) logOf(file *config.File) *proxy.AccessLog {
 		return nil
 	}
 	return proxy.NewAccessLog(*file.AccessLog, file.Credentials(), a.accessLog)
+}
+
+// tracerOf is what traces a configuration's requests; nil: nothing.
+func (a *App) tracerOf(file *config.File) *tracing.Tracer {
+	if file.Tracing == nil {
+		return nil
+	}
+	return a.traces.Tracer(*file.Tracing)
 }
 
 // made are the routes that could be compiled, and what each became.
@@ -355,6 +370,9 @@ func servicesOf(r *config.Route) []string {
 // connect joins a compiled route with its pools and counters.
 func (a *App) connect(p *proxy.Route, r *config.Route, pools *upstream.Plan) {
 	p.Stats = a.stats.Route(r.Name, "")
+	if len(r.Paths) == 1 {
+		p.Path = r.Paths[0]
+	}
 	share := func(service string, upto uint32) {
 		p.Shares = append(p.Shares, proxy.Share{Service: service, Pool: pools.Pool(service), Upto: upto, Stats: a.stats.Route(r.Name, service)})
 	}

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"encoding/hex"
 	"regexp"
 	"time"
 
@@ -42,6 +43,7 @@ type descs struct {
 	invalid, invalidPassed, wrongResponses, unseenResponses             *prometheus.Desc
 	encoded, encodedIn, encodedOut, notEncoded, encoders                *prometheus.Desc
 	certificate, reloads, rejected, logDropped                          *prometheus.Desc
+	spans, exportFailures, spansWaiting                                 *prometheus.Desc
 }
 
 func newDescs() *descs {
@@ -114,6 +116,10 @@ func newDescs() *descs {
 		inspecting:    d("waf_inspection_seconds_total", "Time spent inspecting.", "route", "mode"),
 		wafBusy:       d("waf_overloads_total", "Requests that the waf had no room to inspect."),
 		auditDropped:  d("audit_log_dropped_total", "Lines that the audit log's output was too slow for, or failed for."),
+
+		spans:          d("tracing_spans_total", "Spans of sampled requests, by what became of them: sent to the collector, dropped because it was away or too slow, rejected by it.", "outcome"),
+		exportFailures: d("tracing_export_failures_total", "Requests to the collector that failed."),
+		spansWaiting:   d("tracing_queue_bytes", "Spans that wait to be sent to the collector."),
 
 		cacheAnswers:    d("cache_requests_total", "Requests to routes with a cache, by how they were answered: hit, stale (of the hits), miss, collapsed (by what another request fetched), validated (of the misses: the stored answer still held), error (stale, instead of an error), pass (nothing for the cache), refresh (without a client).", "route", "result"),
 		cacheStored:     d("cache_stored_total", "Answers that were stored.", "route"),
@@ -228,6 +234,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(d.unseenResponses, float64(v.Unseen), v.Route)
 	}
 	c.compress(d, count, gauge)
+	if n, on := a.traces.Counts(); on {
+		count(d.spans, float64(n.Sent), "sent")
+		count(d.spans, float64(n.Dropped), "dropped")
+		count(d.spans, float64(n.Rejected), "rejected")
+		count(d.exportFailures, float64(n.Failures))
+		gauge(d.spansWaiting, float64(n.Waiting))
+	}
 	if s := a.consulStatus(); s != nil {
 		gauge(d.consulUp, number(s.Connected))
 		gauge(d.consulAge, s.Age.Seconds())
@@ -261,7 +274,15 @@ func (c *collector) route(ch chan<- prometheus.Metric, d *descs, t *proxy.RouteT
 		sum += t.LatencyBuckets[i]
 		buckets[bound] = sum
 	}
-	ch <- prometheus.MustNewConstHistogram(d.duration, t.Requests, t.Seconds, buckets, t.Route, t.Service)
+	h := prometheus.MustNewConstHistogram(d.duration, t.Requests, t.Seconds, buckets, t.Route, t.Service)
+	if len(t.Examples) > 0 {
+		list := make([]prometheus.Exemplar, len(t.Examples))
+		for i, e := range t.Examples {
+			list[i] = prometheus.Exemplar{Value: e.Took.Seconds(), Labels: prometheus.Labels{"trace_id": hex.EncodeToString(e.Trace[:])}, Timestamp: e.At}
+		}
+		h = prometheus.MustNewMetricWithExemplars(h, list...)
+	}
+	ch <- h
 	ch <- prometheus.MustNewConstMetric(d.upstream, prometheus.CounterValue, t.UpstreamSeconds, t.Route, t.Service)
 	ch <- prometheus.MustNewConstMetric(d.in, prometheus.CounterValue, float64(t.BytesIn), t.Route, t.Service)
 	ch <- prometheus.MustNewConstMetric(d.out, prometheus.CounterValue, float64(t.BytesOut), t.Route, t.Service)

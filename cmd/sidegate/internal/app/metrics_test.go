@@ -3,6 +3,7 @@ package app
 import (
 	"bytes"
 	"cmp"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"go/ast"
@@ -10,13 +11,16 @@ import (
 	"go/token"
 	"io/fs"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"go.yaml.in/yaml/v3"
 )
 
 func TestMain(m *testing.M) {
@@ -193,5 +197,135 @@ func TestMetricsDocumented(t *testing.T) {
 	}
 	if want, err := os.ReadFile(path); err != nil || !bytes.Equal(want, b.Bytes()) {
 		t.Errorf("%s is out of date (%v): run go test with -update", path, err)
+	}
+}
+
+// metricName is one of ours in an expression; what is recorded has a colon before it.
+var metricName = regexp.MustCompile(`(^|[^:\w])((?:sidegate|process|go)_\w+)`)
+
+// checkExpression checks that the metrics of an expression are those of a gateway.
+func checkExpression(t *testing.T, known map[string]bool, where, expr string) {
+	t.Helper()
+	found := metricName.FindAllStringSubmatch(expr, -1)
+	if len(found) == 0 && !strings.HasPrefix(expr, "up{") && !strings.Contains(expr, ":sidegate_") {
+		t.Errorf("%s: %q names no metric", where, expr)
+	}
+	for _, m := range found {
+		name := m[2]
+		if base, ok := strings.CutSuffix(name, "_bucket"); ok {
+			name = base
+		}
+		if !known[name] {
+			t.Errorf("%s: there is no metric %s", where, m[2])
+		}
+	}
+}
+
+func knownMetrics(t *testing.T) map[string]bool {
+	known := map[string]bool{}
+	for _, m := range described(t) {
+		known[m.name] = true
+	}
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector())
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		known[f.GetName()] = true
+	}
+	return known
+}
+
+// TestMetricAlerts: the rules name metrics that there are, and each alert says what to
+// do; promtool tests them in cmd/sidegate/e2e.
+func TestMetricAlerts(t *testing.T) {
+	text, err := os.ReadFile("../../../../packaging/prometheus/alerts.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rules struct {
+		Groups []struct {
+			Name  string
+			Rules []struct {
+				Record, Alert, Expr, For string
+				Labels, Annotations      map[string]string
+			}
+		}
+	}
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	d.KnownFields(true)
+	if err := d.Decode(&rules); err != nil {
+		t.Fatal(err)
+	}
+	known, recorded, alerts := knownMetrics(t), map[string]bool{}, 0
+	for _, g := range rules.Groups {
+		for _, r := range g.Rules {
+			checkExpression(t, known, r.Record+r.Alert, r.Expr)
+			if r.Record != "" {
+				recorded[r.Record] = true
+				continue
+			}
+			for _, m := range regexp.MustCompile(`\w+:sidegate_\w+:\w+`).FindAllString(r.Expr, -1) {
+				if !recorded[m] {
+					t.Errorf("%s: nothing records %s", r.Alert, m)
+				}
+			}
+			alerts++
+			if r.For == "" || r.Labels["severity"] == "" || r.Annotations["summary"] == "" || len(r.Annotations["runbook"]) < 100 {
+				t.Errorf("%s lacks for, severity, summary or a runbook that helps", r.Alert)
+			}
+		}
+	}
+	if alerts < 20 {
+		t.Errorf("%d alerts", alerts)
+	}
+}
+
+// TestMetricDashboard: the dashboard is JSON, and what it shows there is.
+func TestMetricDashboard(t *testing.T) {
+	text, err := os.ReadFile("../../../../packaging/grafana/sidegate.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d struct {
+		Title, UID string
+		Panels     []struct {
+			ID          int
+			Type, Title string
+			Targets     []struct{ Expr string }
+		}
+		Templating struct {
+			List []struct{ Name, Type, Definition string }
+		}
+		Annotations struct{ List []struct{ Name, Expr string } }
+	}
+	if err := json.Unmarshal(text, &d); err != nil {
+		t.Fatal(err)
+	}
+	known, ids, shown := knownMetrics(t), map[int]bool{}, 0
+	for _, p := range d.Panels {
+		if ids[p.ID] || p.Title == "" || p.Type != "row" && len(p.Targets) == 0 {
+			t.Errorf("panel %d %q", p.ID, p.Title)
+		}
+		ids[p.ID] = true
+		for _, target := range p.Targets {
+			shown++
+			checkExpression(t, known, p.Title, target.Expr)
+		}
+	}
+	for _, v := range d.Templating.List {
+		if v.Type == "query" {
+			checkExpression(t, known, v.Name, v.Definition)
+		}
+	}
+	for _, a := range d.Annotations.List {
+		if a.Expr != "" {
+			checkExpression(t, known, a.Name, a.Expr)
+		}
+	}
+	if d.UID != "sidegate" || shown < 40 {
+		t.Errorf("%q shows %d expressions", d.UID, shown)
 	}
 }

@@ -70,6 +70,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	a.keysets.Wait(ctx)
 	a.keys.wait(ctx)
 	cancel()
+	a.traces.Configure(r.file.Tracing, r.tracingCA)
 	a.handler.SetTable(r.table)
 	a.abuse.Store(a.bans.Abuse(bansOf(r.table)))
 	if a.file.Cache != file.Cache {

@@ -39,6 +39,7 @@ func (c *checker) all() {
 	}
 	c.listeners()
 	c.accessLog()
+	c.tracing()
 	c.admin()
 	c.consul()
 	c.tls()

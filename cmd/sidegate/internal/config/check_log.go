@@ -45,6 +45,15 @@ func (c *checker) accessLog() {
 	}
 }
 
+// tracing checks where traces go.
+func (c *checker) tracing() {
+	if t := c.file.Tracing; t != nil && !c.broken[t] {
+		if err := t.Validate(); err != nil {
+			c.blame(t, "tracing", err)
+		}
+	}
+}
+
 // Credentials are the names of what auth reads keys, tokens and the like from.
 func (f *File) Credentials() proxy.Credentials {
 	var out proxy.Credentials

@@ -18,6 +18,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/policy/shared"
 	"github.com/sidegate-proxy/sidegate/proxy/route"
 	"github.com/sidegate-proxy/sidegate/proxy/secret"
+	"github.com/sidegate-proxy/sidegate/proxy/tracing"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 	"github.com/sidegate-proxy/sidegate/proxy/usage"
 	edgetls "github.com/sidegate-proxy/sidegate/tls"
@@ -31,6 +32,8 @@ type File struct {
 	AccessLog *proxy.AccessLogConfig `hcl:"access_log,block"`
 	// One line for each request in which waf has found an attack; without it there is none.
 	AuditLog *proxy.AuditLogConfig `hcl:"audit_log,block"`
+	// Distributed traces of requests, for an OpenTelemetry collector; without this block there are none, and traceparent passes as it comes.
+	Tracing *tracing.Config `hcl:"tracing,block"`
 	// Folder for certificates, the last known instances and the CLI's socket; $STATE_DIRECTORY unless given.
 	StateDir string `hcl:"state_dir,attr" default:"/var/lib/sidegate"`
 	// How long a shutdown waits for requests in flight.

@@ -1,5 +1,4 @@
 sidecar "orders" {}
-tracing {}
 service "s" {
   instances = ["127.0.0.1:1"]
 }
