@@ -138,6 +138,7 @@ function showLogin() {
         await look();
         show();
         main.focus();
+        glance().catch(() => {});
       } catch (error) {
         said.textContent = error instanceof Error ? sentence(error.message) : String(error);
         field.select();

@@ -1,5 +1,5 @@
 import { change, get, poll } from "../api.js";
-import { card, empty, h, link, put, set } from "../dom.js";
+import { card, empty, h, link, many, put, set } from "../dom.js";
 import { bytes, count, share } from "../format.js";
 import { plain } from "../table.js";
 import { tile } from "./lines.js";
@@ -33,7 +33,7 @@ function purge(c, polling) {
     e.preventDefault();
     try {
       const { purged } = await change("DELETE", "/api/cache", { url: url.value.trim() });
-      c.tell(`${count(purged)} answers are forgotten.`);
+      c.tell(`${many(purged, "answer")} forgotten.`);
     } catch (error) { c.tell(error instanceof Error ? error.message : String(error)); }
     polling.now();
   } }, h("label", { class: "field" }, "URL; with * at its end, all that begin so", url), h("button", null, "Forget"));
