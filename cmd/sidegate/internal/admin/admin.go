@@ -86,9 +86,7 @@ func New(d Deps) *Server { return &Server{Deps: d, stopping: make(chan struct{})
 
 // Start listens on the address and the socket. Stop ends it.
 func (s *Server) Start(address string, token secret.String, socket string) error {
-	if token != "" {
-		s.token, s.closed = sha256.Sum256([]byte(token.Reveal())), true
-	}
+	s.setToken(token)
 	var err error
 	if s.assets, err = assets(); err != nil {
 		return fmt.Errorf("the dashboard can't be read: %w", err)
@@ -112,6 +110,12 @@ func (s *Server) Start(address string, token secret.String, socket string) error
 	s.socket = server(s.routes(true))
 	s.serve(s.socket, unix)
 	return nil
+}
+
+func (s *Server) setToken(token secret.String) {
+	if token != "" {
+		s.token, s.closed = sha256.Sum256([]byte(token.Reveal())), true
+	}
 }
 
 func listenSocket(path string) (net.Listener, error) {
@@ -178,9 +182,9 @@ func (s *Server) routes(changes bool) http.Handler {
 	m.HandleFunc("GET /api/config", s.config)
 	m.HandleFunc("GET /api/explain", s.explain)
 	m.HandleFunc("GET /api/cache", func(w http.ResponseWriter, _ *http.Request) { s.json(w, 200, s.Gateway.Cache()) })
+	s.consumerRoutes(m, changes || s.closed)
 	s.lists(m)
 	s.dashboard(m)
-	s.consumerRoutes(m, changes)
 	if changes {
 		m.HandleFunc("POST /api/bans", s.addBan)
 		m.HandleFunc("DELETE /api/bans", s.removeBan)
