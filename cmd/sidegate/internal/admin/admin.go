@@ -90,9 +90,7 @@ func New(d Deps) *Server { return &Server{Deps: d, stopping: make(chan struct{})
 
 // Start listens on the address and the socket. Stop ends it.
 func (s *Server) Start(address string, token secret.String, socket string) error {
-	if token != "" {
-		s.token, s.closed = sha256.Sum256([]byte(token.Reveal())), true
-	}
+	s.setToken(token)
 	var err error
 	if s.assets, err = assets(); err != nil {
 		return fmt.Errorf("the dashboard can't be read: %w", err)
@@ -116,6 +114,12 @@ func (s *Server) Start(address string, token secret.String, socket string) error
 	s.socket = server(s.routes(true))
 	s.serve(s.socket, unix)
 	return nil
+}
+
+func (s *Server) setToken(token secret.String) {
+	if token != "" {
+		s.token, s.closed = sha256.Sum256([]byte(token.Reveal())), true
+	}
 }
 
 func listenSocket(path string) (net.Listener, error) {

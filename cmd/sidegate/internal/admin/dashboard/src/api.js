@@ -17,7 +17,7 @@ export const watch = { answered() {}, silent() {}, refused() {} };
  */
 async function ask(method, path, query = {}, more = {}) {
   const given = Object.entries(query).filter(([, value]) => value !== "" && value != null);
-  const url = given.length ? `${path}?${new URLSearchParams(given.map(([k, v]) => [k, String(v)]))}` : path;
+  const url = given.length ? `${path}${path.includes("?") ? "&" : "?"}${new URLSearchParams(given.map(([k, v]) => [k, String(v)]))}` : path;
   const timeout = AbortSignal.timeout(20_000);
   let response, text;
   try {

@@ -22,6 +22,9 @@ const charts = new Set();
 /** Draws all charts anew, after the colours have changed. */
 export const recolour = () => charts.forEach((draw) => draw());
 
+/** The distances that an axis may have. @param {number} base */
+const steps = (base) => [0, 1, 2, 3, 4].flatMap((power) => [1, 2, 5, 10, 20, 50, 100, 200, 500].map((n) => n * base ** power));
+
 /** Values without a neighbour, which no line shows. @param {uPlot} u @param {number} line */
 function alone(u, line) {
   const list = u.data[line];
@@ -33,10 +36,10 @@ function alone(u, line) {
  * @param {string} title
  * @param {Line[]} lines
  * @param {(value: number) => string} unit
- * @param {boolean} [whole] there are no halves
+ * @param {number} [base] of what the axis goes by: 1000 for counts without halves, 1024 for bytes
  * @returns {{element: HTMLElement, show(data: (number | null)[][], least?: number): void, stop(): void}}
  */
-export function chart(title, lines, unit, whole) {
+export function chart(title, lines, unit, base) {
   const place = h("div", { class: "plot", role: "img", "aria-label": title });
   const values = lines.map(() => h("b"));
   const legend = h("div", { class: "legend" }, lines.map((l, i) => h("span", null, h("i", { class: `line ${l.color.slice(2)}`, "aria-hidden": "true" }), l.label, " ", values[i])));
@@ -64,7 +67,7 @@ export function chart(title, lines, unit, whole) {
       scales: { x: { range: (_, first, last) => [Math.min(first, last - least), last] }, y: { range: (_, __, max) => [0, max > 0 ? max * 1.1 : 1] } },
       axes: [
         { ...axis, size: 30, space: 70, values: (_, list) => list.map((t) => clock(new Date(t * 1000)).slice(0, 5)) },
-        { ...axis, size: 64, space: 34, incrs: whole ? [1, 2, 5].flatMap((n) => [1, 10, 100, 1e3, 1e4, 1e5, 1e6].map((e) => n * e)).sort((a, b) => a - b) : undefined, values: (_, list) => list.map((v) => v ? unit(v) : "0") },
+        { ...axis, size: 64, space: 34, incrs: base ? steps(base) : undefined, values: (_, list) => list.map((v) => v ? unit(v) : "0") },
       ],
       series: [{}, ...lines.map((l) => ({ stroke: colour(l.color), width: 1.5, dash: l.dash, fill: l.fill ? colour(l.color).replace(/rgb\((.*)\)/, "rgba($1, 0.13)") : undefined, points: { show: true, size: 4, filter: alone }, spanGaps: false }))],
       hooks: { setCursor: [(u) => say(u.cursor.idx ?? null)] },

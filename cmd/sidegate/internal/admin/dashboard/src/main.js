@@ -138,6 +138,7 @@ function showLogin() {
         await look();
         show();
         main.focus();
+        glance().catch(() => {});
       } catch (error) {
         said.textContent = error instanceof Error ? sentence(error.message) : String(error);
         field.select();
@@ -189,6 +190,7 @@ async function glance() {
   say("services", o.services.down, "instances get no requests");
   say("certificates", o.certificates.failed, "certificates with an error");
   say("configuration", (o.config.rejected_by ? 1 : 0) + o.problem_count, "problems");
+  say("charges", o.charges?.dead ?? 0, "dead letters");
   note.hidden = o.ready.ready && !o.ready.reason;
   note.textContent = o.ready.ready ? `Serving, but: ${o.ready.reason}.` : `Not ready: ${o.ready.reason || "starting"}.`;
 }

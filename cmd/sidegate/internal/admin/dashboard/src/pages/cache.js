@@ -1,5 +1,5 @@
 import { change, get, poll } from "../api.js";
-import { card, empty, h, link, put, set } from "../dom.js";
+import { card, empty, h, link, many, put, set } from "../dom.js";
 import { bytes, count, share } from "../format.js";
 import { plain } from "../table.js";
 import { tile } from "./lines.js";
@@ -13,6 +13,7 @@ export function cache(c) {
     const sum = (/** @type {string} */ name) => list.reduce((/** @type {number} */ n, /** @type {any} */ r) => n + (r[name] ?? 0), 0);
     const answered = sum("hits") + sum("misses") + sum("passed") + sum("collapsed");
     set(row, tile("Hit ratio", share(sum("hits") + sum("collapsed"), answered), `of ${count(answered)} requests`), tile("Answers stored", count(k.items)), tile("Memory", bytes(k.bytes)),
+      ...(k.disk?.most ? [tile("On disk", bytes(k.disk.used ?? 0), k.disk.problem || `of ${bytes(k.disk.most)}`, k.disk.problem ? "bad" : "")] : []),
       tile("From memory", bytes(sum("bytes")), "bytes that no service sent"), tile("Stale answers", count(sum("stale")), `${count(sum("errors"))} instead of errors`));
     set(rows, list.length ? plain("Routes", [
       { title: "Route", wide: true, cell: (r) => link(r.route, "routes", r.route) },
@@ -26,15 +27,22 @@ export function cache(c) {
   put(c.main, h("div", { class: "top" }, h("h1", null, "Cache")), said, row, card("By route", null, rows), c.changes ? card("Forget answers", null, purge(c, polling)) : null);
 }
 
+/** @type {Record<string, string>} */
+const examples = { url: "https://api.example.com/orders/*", host: "api.example.com", tag: "product-7", route: "orders" };
+
+/** What became of other nodes. @type {Record<string, string>} */
+const told = { all: ", and on all other nodes", waiting: "; the other nodes are told when Consul answers" };
+
 /** @param {import("../main.js").Context} c @param {{now(): void}} polling */
 function purge(c, polling) {
-  const url = h("input", { name: "url", required: true, autocomplete: "off", spellcheck: "false", placeholder: "https://api.example.com/orders/*", size: 44 });
+  const by = h("select", { name: "by", onchange: () => { url.placeholder = examples[by.value]; } }, [["url", "URL"], ["host", "Host"], ["tag", "Tag"], ["route", "Route"]].map(([value, text]) => h("option", { value }, text)));
+  const url = h("input", { name: "url", required: true, autocomplete: "off", spellcheck: "false", placeholder: examples.url, size: 44 });
   return h("form", { class: "line-up", onsubmit: async (/** @type {Event} */ e) => {
     e.preventDefault();
     try {
-      const { purged } = await change("DELETE", "/api/cache", { url: url.value.trim() });
-      c.tell(`${count(purged)} answers are forgotten.`);
+      const { purged, nodes } = await change("DELETE", "/api/cache", { [by.value]: url.value.trim() });
+      c.tell(`${many(purged, "answer")} forgotten here${told[nodes] ?? ""}.`);
     } catch (error) { c.tell(error instanceof Error ? error.message : String(error)); }
     polling.now();
-  } }, h("label", { class: "field" }, "URL; with * at its end, all that begin so", url), h("button", null, "Forget"));
+  } }, h("label", { class: "field" }, "By", by), h("label", { class: "field" }, "Which; a URL with * at its end: all that begin so", url), h("button", null, "Forget"));
 }

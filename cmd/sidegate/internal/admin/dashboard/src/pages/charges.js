@@ -16,10 +16,14 @@ export function charges(c) {
   /** @type {any[]} */
   let days = [];
   const csv = h("button", { type: "button", onclick: () => save(days) }, "Export CSV");
-  const body = h("div", { class: "listing" }, row, card("By consumer", [since, csv], totals), card("Billing services", null, services), card("Charges", [state, all], list));
+  const compared = h("div");
+  const comparing = h("button", { type: "button", onclick: () => compare(since.value, comparing, compared) }, "Compare with the billing services");
+  const body = h("div", { class: "listing" }, row, card("By consumer", [since, csv], totals), card("Billing services", comparing, services, compared), card("Charges", [state, all], list));
   const polling = poll(5000, async (signal) => {
     const s = await get("/api/charges/status", {}, signal);
-    body.hidden = false;
+    const unused = !s.services?.length && !s.counts?.length && !s.pending && !s.dead;
+    body.hidden = unused;
+    if (unused) return set(said, none());
     set(row, tile("Pending", count(s.pending), s.pending ? ["oldest ", when(s.oldest)] : ""), tile("Dead letters", count(s.dead), s.dead ? "a person has to look" : "", s.dead ? "bad" : ""),
       tile("Spool", bytes(s.spool.bytes), s.spool.failing ? s.spool.error : `of ${bytes(s.spool.limit)}`, s.spool.failing ? "bad" : ""));
     all.hidden = !c.changes || !s.dead;
@@ -40,17 +44,19 @@ export function charges(c) {
       { title: "Time", cell: (k) => h("time", { datetime: k.time, class: "nowrap" }, local(new Date(k.time))) },
       { title: "State", wide: true, cell: (k) => [badge(/** @type {any} */ ({ dead: "bad", refused: "warn", settled: "good", returned: "good" })[k.state] ?? "idle", k.state), h("span", { class: "two" }, k.reason)] },
       { title: "Consumer", wide: true, cell: (k) => k.consumer }, { title: "Meter", wide: true, cell: (k) => [k.meter, h("span", { class: "two" }, [k.kind === "lease" ? "lease" : k.mode, k.route].filter(Boolean).join(" · "))] },
-      { title: "Units", num: true, cell: (k) => units(k.units) }, { title: "Id", wide: true, cell: (k) => h("span", { class: "mono" }, k.id) },
+      { title: "Units", num: true, cell: (k) => units(k.units) }, { title: "Id", cell: (k) => h("span", { class: "mono" }, k.id) },
       ...(c.changes ? [{ title: "", cell: (/** @type {any} */ k) => k.state === "dead" ? h("button", { type: "button", class: "small", "aria-label": `Retry ${k.id}`, onclick: () => retry(c, { id: k.id }, polling) }, "Retry") : " " }] : []),
     ], l.charges) : empty("No charges."));
     set(said);
   }, (error) => {
     if (error.status === 404) body.hidden = true;
-    set(said, error.status === 404 ? empty("Nothing is charged: a charge block on a route turns it on.") : h("p", { class: "error" }, error.message));
+    set(said, error.status === 404 ? none() : h("p", { class: "error" }, error.message));
   });
   c.leave(polling.stop);
   put(c.main, h("div", { class: "top" }, h("h1", null, "Charges")), said, body);
 }
+
+const none = () => empty("Nothing is charged: a charge block on a route turns it on.");
 
 /** Days added up. Amounts have six decimals at most. @param {any[]} days */
 function byConsumer(days) {
@@ -63,6 +69,21 @@ function byConsumer(days) {
     sum.set(key, s);
   }
   return [...sum.values()].sort((a, b) => b.units - a.units);
+}
+
+/** Asks the billing services for what they know, and shows where that differs. @param {string} since @param {HTMLButtonElement} button @param {HTMLElement} place */
+async function compare(since, button, place) {
+  button.disabled = true;
+  try {
+    const r = await get("/api/charges/reconcile", { since });
+    set(place, ...(r.services ?? []).map((/** @type {any} */ s) => s.error ? h("p", { class: "error" }, `${s.service}: ${s.error}`)
+      : s.differences?.length ? plain(`Differences with ${s.service}`, [
+        { title: "Day", cell: (d) => d.day }, { title: "Consumer", wide: true, cell: (d) => d.consumer }, { title: "Meter", wide: true, cell: (d) => d.meter },
+        { title: "Ours", num: true, cell: (d) => units(d.ours) }, { title: "Theirs", num: true, cell: (d) => units(d.theirs) }, { title: "Pending", num: true, cell: (d) => units(d.pending) },
+      ], s.differences.slice(0, 200)) : h("p", null, badge("good", `${s.service}: ${count(s.compared)} totals are equal`))));
+    if (!r.services?.length) set(place, empty("There is nothing to compare."));
+  } catch (error) { set(place, h("p", { class: "error" }, error instanceof Error ? error.message : String(error))); }
+  button.disabled = false;
 }
 
 /** @param {import("../main.js").Context} c @param {Record<string, any>} what @param {{now(): void}} polling */

@@ -33,7 +33,7 @@ export function consumers(c) {
 function one(c, name) {
   const span = choice("24h", () => usage.now());
   const row = h("div", { class: "tiles" }), routes = h("div"), about = h("div"), csv = download(), said = h("div", { role: "status" });
-  const requests = chart("Requests", [{ label: "requests", color: "--blue", fill: true }, { label: "errors", color: "--red" }, { label: "rate limited", color: "--orange", dash: [6, 3] }], count);
+  const requests = chart("Requests", [{ label: "requests", color: "--blue", fill: true }, { label: "errors", color: "--red" }, { label: "rate limited", color: "--orange", dash: [6, 3] }], count, 1000);
   c.leave(requests.stop);
   requests.element.hidden = true;
   const usage = poll(10_000, async (signal) => {

@@ -14,8 +14,8 @@ import { bytes, count, rate, took } from "../format.js";
 export function lines(c, by, name) {
   const requests = chart("Requests", [{ label: "2xx, 3xx", color: "--blue", fill: true }, { label: "4xx", color: "--orange", dash: [6, 3] }, { label: "5xx, none", color: "--red" }], rate);
   const latency = chart("Latency", [{ label: "p50", color: "--blue" }, { label: "p90", color: "--violet", dash: [6, 3] }, { label: "p99", color: "--red" }], took);
-  const band = chart("Bandwidth", [{ label: "to clients", color: "--blue", fill: true }, { label: "from clients", color: "--orange", dash: [6, 3] }], (n) => `${bytes(n)}/s`);
-  const busy = by === "total" ? chart("In flight", [{ label: "requests", color: "--green", fill: true }], count, true) : null;
+  const band = chart("Bandwidth", [{ label: "to clients", color: "--blue", fill: true }, { label: "from clients", color: "--orange", dash: [6, 3] }], (n) => `${bytes(n)}/s`, 1024);
+  const busy = by === "total" ? chart("In flight", [{ label: "requests", color: "--green", fill: true }], count, 1000) : null;
   const all = [requests, latency, band, ...(busy ? [busy] : [])];
   const said = h("div", { role: "status" });
   const charts = h("div", { class: "charts", hidden: true }, all.map((x) => x.element));

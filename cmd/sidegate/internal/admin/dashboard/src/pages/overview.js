@@ -6,7 +6,7 @@ import { classes, lines, tile, tiles } from "./lines.js";
 
 /** The gateway at a glance. @param {import("../main.js").Context} c */
 export function overview(c) {
-  const row = h("div", { class: "tiles" }), cards = h("div", { class: "cards" }), said = h("div", { role: "status" });
+  const row = h("div", { class: "tiles" }), cards = h("div", { class: "columns" }), said = h("div", { role: "status" });
   const { element, spans } = lines(c, "total");
   put(c.main, h("div", { class: "top" }, h("h1", null, "Overview"), h("div", { class: "aside" }, spans)), said, row, element, cards);
   const boxes = [card("State", null), card("Services", link("All services", "services")), card("Certificates", link("All certificates", "certificates")),
@@ -72,8 +72,7 @@ function fill([state, services, certs, config, fleet, listeners, auth], o) {
     ["Charges", o.charges ? (o.charges.dead || o.charges.failing || o.charges.down?.length ? badge("bad", many(o.charges.dead, "dead letter")) : badge("good", `${count(o.charges.pending)} pending`)) : null],
   ]));
   set(listeners, plain("Listeners", [
-    { title: "Name", cell: (l) => l.name },
-    { title: "Address", cell: (l) => [h("span", { class: "nowrap" }, l.address), h("span", { class: "two" }, [l.tls ? "TLS" : "plain", ...l.protocols ?? []].join(" "))] },
+    { title: "Listener", wide: true, cell: (l) => [l.name, h("span", { class: "two" }, `${l.address} ${[l.tls ? "TLS" : "plain", ...l.protocols ?? []].join(" ")}`)] },
     { title: "Open", num: true, cell: (l) => count(l.connections) },
     { title: "In flight", num: true, cell: (l) => count(l.busy) },
     { title: "Refused", num: true, cell: (l) => count(l.refused + l.handshakes) },
