@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -29,7 +30,31 @@ func main() {
 		if !errors.Is(err, errReported) {
 			fmt.Fprintln(os.Stderr, "sidegate:", err)
 		}
+		if errors.As(err, new(usageError)) || strings.HasPrefix(err.Error(), "unknown command") { // cobra's own, of no type
+			os.Exit(2)
+		}
 		os.Exit(1)
+	}
+}
+
+// usageError is a command line that makes no sense.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// usage has what is wrong with a command line end in 2.
+func usage(c *cobra.Command) {
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return usageError{err}
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		usage(sub)
 	}
 }
 
@@ -46,9 +71,10 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		runCommand(), validateCommand(), routesCommand(), explainCommand(), statusCommand(), banCommand(), cacheCommand(), quotaCommand(), keyCommand(),
+		initCommand(), runCommand(), validateCommand(), doctorCommand(), routesCommand(), explainCommand(), statusCommand(), banCommand(), cacheCommand(), quotaCommand(), keyCommand(),
 		fmtCommand(), caCommand(), demoCommand(), versionCommand(),
 	)
+	usage(root)
 	return root
 }
 
