@@ -42,8 +42,10 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// usage has what is wrong with a command line end in 2.
+// usage has what is wrong with a command line end in 2, and keeps files out of
+// completions where none are meant.
 func usage(c *cobra.Command) {
+	noFiles(c)
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
@@ -71,7 +73,7 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		initCommand(), runCommand(), validateCommand(), doctorCommand(), routesCommand(), explainCommand(), statusCommand(), banCommand(), cacheCommand(), quotaCommand(), keyCommand(),
+		initCommand(), runCommand(), validateCommand(), doctorCommand(), routesCommand(), completes(explainCommand(), first(routeURLs)), statusCommand(), banCommand(), cacheCommand(), quotaCommand(), keyCommand(),
 		fmtCommand(), caCommand(), demoCommand(), versionCommand(),
 	)
 	usage(root)

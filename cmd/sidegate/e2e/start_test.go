@@ -520,3 +520,68 @@ route "a" {
 		}
 	}
 }
+
+// TestCompletion: a shell is offered what the running gateway knows, and without
+// one nothing, in particular no files.
+func TestCompletion(t *testing.T) {
+	g := newGateway(t, `
+consumer "acme" {}
+consumer "anvil" {}
+route "orders" {
+  hosts = ["orders.test"]
+  paths = ["/orders/*", "/x/{id}"]
+  auth "api_key" {}
+  ban {}
+  respond { status = 204 }
+}
+`)
+	words := func(args ...string) string {
+		t.Helper()
+		out, code := run(t, append([]string{"__complete"}, args...)...)
+		if code != 0 {
+			t.Errorf("complete %q ended with %d: %s", args, code, out)
+		}
+		list, rest, _ := strings.Cut(out, ":4\n") // cobra: no files
+		if !strings.HasPrefix(rest, "Completion ended") {
+			t.Errorf("complete %q = %s", args, out)
+		}
+		return strings.Join(strings.Fields(list), " ")
+	}
+	for i, running := range []bool{false, true} {
+		if running {
+			g.start(t)
+			if out, code := run(t, "ban", "add", "192.0.2.7", "-config", g.config()); code != 0 {
+				t.Fatal(out)
+			}
+		}
+		for _, tt := range []struct {
+			args []string
+			want [2]string // without a gateway, with one
+		}{
+			{[]string{"key", "create", "-config", g.config(), "a"}, [2]string{"", "acme anvil"}},
+			{[]string{"key", "create", "-config", g.config(), "an"}, [2]string{"", "anvil"}},
+			{[]string{"key", "create", "-config", g.config(), "acme", ""}, [2]string{}},
+			{[]string{"ban", "remove", "-config", g.config(), ""}, [2]string{"", "192.0.2.7"}},
+			{[]string{"explain", "-config", g.config(), "https://"}, [2]string{"", "https://orders.test/orders/ https://orders.test/x/"}},
+			{[]string{"status", ""}, [2]string{}},
+			{[]string{"routes", ""}, [2]string{}},
+		} {
+			if got := words(tt.args...); got != tt.want[i] {
+				t.Errorf("complete %q = %q, want %q (running: %v)", tt.args, got, tt.want[i], running)
+			}
+		}
+	}
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		out, code := run(t, "completion", shell)
+		if code != 0 || !strings.Contains(out, "__complete") {
+			t.Errorf("completion %s ended with %d: %.200s", shell, code, out)
+		}
+		path, err := exec.LookPath(shell)
+		if err != nil {
+			continue // not installed
+		}
+		if out, err := exec.Command(path, "-n", write(t, filepath.Join(t.TempDir(), shell), out)).CombinedOutput(); err != nil {
+			t.Errorf("%s -n: %v, %s", shell, err, out)
+		}
+	}
+}

@@ -294,7 +294,7 @@ func TestRights(t *testing.T) {
 		uid, gid int
 		mode     fs.FileMode
 		read     bool
-	}{{0, 0, 0o640, false}, {0, 5678, 0o640, true}, {1234, 0, 0o600, true}, {0, 0, 0o644, true}, {1234, 5678, 0o044, false}} {
+	}{{0, 0, 0o640, false}, {0, 5678, 0o640, true}, {1234, 0, 0o600, true}, {0, 0, 0o644, true}, {1234, 5678, 0o044, false}, {0, 5678, 0o600, false}} {
 		set(key, tt.uid, tt.gid, tt.mode)
 		if err := who.may(key, 4); (err == nil) != tt.read {
 			t.Errorf("%d:%d %04o: %v", tt.uid, tt.gid, tt.mode, err)
