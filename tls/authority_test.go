@@ -139,8 +139,8 @@ func TestNames(t *testing.T) {
 		"localhost": true, "a.localhost": true, "127.0.0.1": true, "::1": true, "printer": true, "db.internal": true,
 		"nas.home.arpa": true, "x.test": true, "x.local": true, "example.com": false, "internal.com": false, "homearpa.net": false,
 	} {
-		if got := privateName(name); got != want {
-			t.Errorf("privateName(%q) = %v", name, got)
+		if got := PrivateName(name); got != want {
+			t.Errorf("PrivateName(%q) = %v", name, got)
 		}
 	}
 	for host, want := range map[string]string{

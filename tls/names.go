@@ -24,8 +24,8 @@ func normalName(host string) string {
 	return strings.ToLower(strings.TrimSuffix(host, "."))
 }
 
-// privateName reports whether only the local authority can certify a name.
-func privateName(name string) bool {
+// PrivateName reports whether only the local authority can certify a name.
+func PrivateName(name string) bool {
 	if _, err := netip.ParseAddr(name); err == nil {
 		return true
 	}
@@ -104,7 +104,7 @@ func newHostSet(hosts []string) *hostSet {
 			s.bad = append(s.bad, h)
 		case strings.HasPrefix(name, "*."):
 			s.wild[name] = struct{}{}
-		case !privateName(name):
+		case !PrivateName(name):
 			s.public[name] = struct{}{}
 		}
 	}

@@ -150,7 +150,7 @@ func (p *Plan) warn() {
 		}
 	}
 	for h := range p.hosts.wild {
-		if !privateName(h) && !p.files.covers(h) && p.id.ask == "" {
+		if !PrivateName(h) && !p.files.covers(h) && p.id.ask == "" {
 			p.warnings = append(p.warnings, fmt.Sprintf("host %s: no certificate file covers it, and the challenges here can't certify a wildcard; the local authority's is served", h))
 		}
 	}

@@ -100,7 +100,7 @@ func (m *Manager) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, err
 			return c, nil
 		}
 	}
-	if privateName(name) {
+	if PrivateName(name) {
 		return m.authority.certificate(name)
 	}
 	return m.unknown(l, name, hello)

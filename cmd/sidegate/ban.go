@@ -21,7 +21,7 @@ func banCommand() *cobra.Command {
 		Long:  "A ban holds on every route that has a ban block. It is of one IPv4 address, or of the /64 of an IPv6 one.",
 		Args:  cobra.NoArgs,
 	}
-	c.AddCommand(banListCommand(), banAddCommand(), banRemoveCommand())
+	c.AddCommand(banListCommand(), banAddCommand(), completes(banRemoveCommand(), first(bannedAddresses)))
 	return c
 }
 

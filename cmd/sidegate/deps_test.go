@@ -48,6 +48,10 @@ var layers = map[string][]string{
 	"cmd/sidegate/internal/app": {
 		"proxy", "proxy/*", "proxy/policy/*", "discovery", "discovery/*", "tls", "systemd", "cmd/sidegate/internal/*",
 	},
+	"cmd/sidegate/internal/setup": {"cmd/sidegate/internal/app", "cmd/sidegate/internal/config", "tls"},
+	"cmd/sidegate/internal/doctor": {
+		"cmd/sidegate/internal/admin", "cmd/sidegate/internal/app", "cmd/sidegate/internal/config", "discovery/consul", "proxy/memory", "proxy/policy/shared", "tls",
+	},
 	"cmd/sidegate":     {"cmd/sidegate/internal/*", "discovery/*", "tls", "proxy/upstream", "proxy/usage", "proxy/policy/ban", "proxy/policy/cache", "proxy/policy/charge", "proxy/policy/quota"},
 	"cmd/sidegate/e2e": nil,
 }

@@ -28,7 +28,8 @@ state_dir. A key is named by its id, the first digits of its SHA-256:
   printf %s "$KEY" | sha256sum | cut -c1-12`,
 		Args: cobra.NoArgs,
 	}
-	c.AddCommand(keyCreateCommand(), keyListCommand(), keyRotateCommand(), keyRevokeCommand())
+	c.AddCommand(completes(keyCreateCommand(), first(consumerNames)), completes(keyListCommand(), first(consumerNames)),
+		completes(keyRotateCommand(), first(keyIDs)), completes(keyRevokeCommand(), first(keyIDs)))
 	return c
 }
 

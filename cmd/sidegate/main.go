@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -29,7 +30,33 @@ func main() {
 		if !errors.Is(err, errReported) {
 			fmt.Fprintln(os.Stderr, "sidegate:", err)
 		}
+		if errors.As(err, new(usageError)) || strings.HasPrefix(err.Error(), "unknown command") { // cobra's own, of no type
+			os.Exit(2)
+		}
 		os.Exit(1)
+	}
+}
+
+// usageError is a command line that makes no sense.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// misuse has what is wrong with a command line end in 2, and keeps files out of
+// completions where none are meant.
+func misuse(c *cobra.Command) {
+	noFiles(c)
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return usageError{err}
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		misuse(sub)
 	}
 }
 
@@ -46,9 +73,10 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		runCommand(), validateCommand(), routesCommand(), explainCommand(), statusCommand(), topCommand(), banCommand(), cacheCommand(), quotaCommand(), usageCommand(), chargesCommand(), keyCommand(),
+		initCommand(), runCommand(), validateCommand(), doctorCommand(), routesCommand(), completes(explainCommand(), first(routeURLs)), statusCommand(), topCommand(), banCommand(), cacheCommand(), quotaCommand(), usageCommand(), chargesCommand(), keyCommand(),
 		fmtCommand(), caCommand(), demoCommand(), versionCommand(),
 	)
+	misuse(root)
 	return root
 }
 

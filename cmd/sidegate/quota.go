@@ -20,7 +20,7 @@ func quotaCommand() *cobra.Command {
 		Short: "Show and change what clients have used of their quotas",
 		Args:  cobra.NoArgs,
 	}
-	c.AddCommand(quotaListCommand(), quotaSetCommand())
+	c.AddCommand(completes(quotaListCommand(), first(quotaClients)), completes(quotaSetCommand(), quotaWords))
 	return c
 }
 

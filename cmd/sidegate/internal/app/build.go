@@ -218,7 +218,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 		out.hosts = append(out.hosts, r.Hosts...)
 	}
 	slices.Sort(out.hosts)
-	if out.certs, err = a.certs.Plan(certificates(d.file), slices.Compact(out.hosts)); err != nil {
+	if out.certs, err = a.certs.Plan(certificates(d.file), certified(d.file, slices.Compact(out.hosts))); err != nil {
 		return nil, err
 	}
 	if out.counting, err = a.planCounting(d.file); err != nil {
@@ -352,6 +352,15 @@ func certificates(file *config.File) *edgetls.Settings {
 		}
 	}
 	return &s
+}
+
+// certified are the hosts that certificates are for: none, where no listener has
+// TLS.
+func certified(file *config.File, hosts []string) []string {
+	if !slices.ContainsFunc(file.Listeners, func(l *proxy.ListenerConfig) bool { return l.TLS }) {
+		return nil
+	}
+	return hosts
 }
 
 // servicesOf names the services that a route sends requests to.
