@@ -16,6 +16,8 @@ const (
 	// them, and stuck how long for one who stands still, whoever else does.
 	slowest = 10 * time.Second
 	stuck   = 30 * time.Second
+	// manySlow is how long, in all, it is waited for many.
+	manySlow = time.Minute
 	// mostBehind is how many bytes of an answer that isn't kept in memory wait for the
 	// slowest reader.
 	mostBehind = 1 << 20
@@ -55,6 +57,7 @@ type fill struct {
 	closed  bool // of which we have let go
 	readers map[*reader]struct{}
 	at      map[int64]int // how many of them read in each chunk
+	waited  time.Duration // for those who are behind
 	pulse   *time.Timer   // looks after those who wait
 	done    chan struct{} // closed when nobody reads from source for us any more
 }
@@ -243,6 +246,7 @@ func (f *fill) trim() {
 		if !waits {
 			return
 		}
+		f.waited += goneEvery
 		if waited += goneEvery; f.base != from {
 			waited, from = 0, f.base
 		}
@@ -287,8 +291,8 @@ func (f *fill) alone() bool {
 	return true
 }
 
-// cutOff breaks off those for whom the others have waited long enough. If most are
-// behind, that is nobody's fault.
+// cutOff breaks off those for whom the others have waited long enough. If many are
+// behind that is nobody's fault, for a while.
 func (f *fill) cutOff(hard bool) {
 	half, ahead := f.base+mostBehind/2, 0
 	for r := range f.readers {
@@ -297,7 +301,7 @@ func (f *fill) cutOff(hard bool) {
 		}
 	}
 	for r := range f.readers {
-		if r.at < half && 2*ahead >= len(f.readers) {
+		if r.at < half && (10*ahead >= 9*len(f.readers) || f.waited >= manySlow) {
 			r.blame += goneEvery
 		}
 		if r.blame >= slowest || hard && r.at < f.base+chunkSize {

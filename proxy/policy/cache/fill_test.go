@@ -16,7 +16,7 @@ import (
 // all, with one request; what is kept for them is bounded, and who stands still is
 // broken off.
 func TestPasses(t *testing.T) {
-	const waiters, size = 200, 5 << 20
+	const waiters, size = 1000, 5 << 20
 	s := NewStore(StoreConfig{})
 	p := newPolicy(t, s, `wait = "1m"`)
 	body := bytes.Repeat([]byte("0123456789abcdef"), size/16)
@@ -35,11 +35,18 @@ func TestPasses(t *testing.T) {
 	}
 	var joined, done sync.WaitGroup
 	read := func(b io.Reader) error {
-		got, err := io.ReadAll(b)
-		if err == nil && !bytes.Equal(got, body) {
-			err = fmt.Errorf("%d other bytes", len(got))
+		room, at := make([]byte, 16<<10), 0
+		for {
+			n, err := b.Read(room)
+			if at+n > size || !bytes.Equal(room[:n], body[at:at+n]) {
+				return fmt.Errorf("other bytes at %d", at)
+			}
+			if at += n; err == io.EOF && at == size {
+				return nil
+			} else if err != nil {
+				return fmt.Errorf("at %d: %w", at, err)
+			}
 		}
-		return err
 	}
 	joined.Add(waiters)
 	for range waiters {
