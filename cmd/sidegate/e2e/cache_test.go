@@ -283,9 +283,12 @@ func TestCacheCollapses(t *testing.T) {
 		_, _ = w.Write(part)
 	})
 	_, client := cacheGateway(t, h)
-	const clients = 1000
+	client.Timeout = time.Minute
 	for _, path := range []string{"/length", "/chunked", "/large"} {
-		part := halves[path]
+		part, clients := halves[path], 1000
+		if path == "/large" {
+			clients = 100 // 5 GB in all are more than the kernel of a small machine buffers: it drops, and waits
+		}
 		got := make(chan error, clients)
 		streamed := make(chan struct{}, clients)
 		one := func() {
