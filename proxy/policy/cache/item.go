@@ -66,6 +66,9 @@ func (it *item) born() int64 {
 }
 
 func (it *item) setBorn(since int64) {
+	if since < 0 {
+		since -= int64(time.Millisecond - 1) // rather older than younger
+	}
 	ms := min(max(since/int64(time.Millisecond), -1<<39), 1<<39-1) // 17 years
 	it.bornHigh, it.bornLow = int8(ms>>32), uint32(ms)
 }
