@@ -106,6 +106,17 @@ func TestCacheParts(t *testing.T) {
 					t.Errorf("%d requests to the service, want 1", n)
 				}
 				mu.Unlock()
+				// What may be far behind is asked for as it is.
+				for _, field := range []string{"bytes=-3", "bytes=2000000-2000002"} {
+					if resp, body := send(t, c, at+"/far"+own, "Range: "+field); resp.StatusCode != 206 || body != text[7:10] { // as the service says
+						t.Errorf("%s: %s, %d bytes, %v", field, resp.Status, len(body), resp.Header)
+					}
+				}
+				mu.Lock()
+				if got := fmt.Sprintf("%q", asked["/far"+own]); got != `["bytes=-3" "bytes=2000000-2000002"]` {
+					t.Errorf("the service is asked for %s", got)
+				}
+				mu.Unlock()
 				// What isn't stored, or is too large, is asked for as a whole once.
 				for _, path := range []string{"/large", "/private"} {
 					resp, body := send(t, c, at+path+own, "Range: bytes=1000-1999")

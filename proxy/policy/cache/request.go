@@ -230,8 +230,8 @@ func (l *look) board(e *entry) (f *flight, started bool) {
 		x.Cached = exchange.CacheMiss
 		l.depart(l.start(false), e, compares)
 		return nil, true
-	case x.Request.Has(exchange.Range) && (!rules.Parts(&x.Request) || l.p.store.marked(l.hash, l.rangeMark(), l.now)):
-		// Only whole answers are stored, and this one isn't, or is too large.
+	case x.Request.Has(exchange.Range) && (!rules.Near(&x.Request, l.p.MaxObject) || l.p.store.marked(l.hash, l.rangeMark(), l.now)):
+		// Only whole answers are stored, and this one isn't, or is too large, or may be.
 		l.p.counts.passed.Add(1)
 		x.Cached = exchange.CachePassed
 		x.ResponseEdits.Add(cacheStatus, statusName+"; fwd=uri-miss")
