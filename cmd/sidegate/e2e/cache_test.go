@@ -283,6 +283,7 @@ func TestCacheCollapses(t *testing.T) {
 		_, _ = w.Write(part)
 	})
 	_, client := cacheGateway(t, h)
+	client.Timeout = 3 * time.Minute // /large is 5 GB in all
 	const clients = 1000
 	for _, path := range []string{"/length", "/chunked", "/large"} {
 		part := halves[path]

@@ -1,22 +1,38 @@
-// Package cache is the policy that answers from memory what a service has answered
-// before, as RFC 9111 has it for a shared cache. What may be stored and used is
-// decided in package rules; this package keeps the answers, has one request at a
-// time fetch each, and puts them into exchanges. It compresses nothing, and keeps
-// nothing on disk.
+// Package cache is the policy that answers from memory, and from disk, what a service
+// has answered before, as RFC 9111 has it for a shared cache. What may be stored and
+// used is decided in package rules; this package keeps the answers, has one request at
+// a time fetch each, and puts them into exchanges.
 //
-//	cache.go    the block, and the policy
-//	request.go  a request: found, waited for, or sent on
-//	response.go a response of the service: stored, validated, or neither
-//	answer.go   a stored answer becomes the response of an exchange
-//	key.go      what an answer is found by
-//	store.go    the answers, in memory that is bounded, and what is on its way
-//	fill.go     an answer that is on its way, read by many
-//	counts.go   what routes have counted
-//	purge.go    what an operator makes it forget
+//	cache.go     the block, and the policy
+//	request.go   a request: found, waited for, or sent on
+//	response.go  a response of the service: stored, validated, or neither
+//	answer.go    a stored answer becomes the response of an exchange
+//	key.go       what an answer is found by
+//	store.go     the answers, within bounds: stored, replaced, forgotten
+//	item.go      one of them, and how exchanges see it
+//	shard.go     the index
+//	queue.go     who goes when there is no more room (W-TinyLFU)
+//	walk.go      all of them, for operators, and what is attached to one
+//	flight.go    what is on its way
+//	fill.go      the body of that, read by many
+//	disk.go      the part on disk: bounds, what goes, the worker
+//	diskfile.go  a file: its format, and reading it
+//	diskwrite.go writing it
+//	diskscan.go  what is there after a start
+//	counts.go    what routes have counted
+//	purge.go     what an operator makes it forget
+//
+// # Goroutines
 //
 // An answer is stored by the goroutine of the request that fetches it, if it was
 // there with its head. Otherwise one more goroutine reads it at the speed of the
 // service, so that no slow client holds up those who wait for the same; it ends
 // before the exchange does, which waits for it, and hangs up on the service if it
-// takes long.
+// takes long. Store.Run is the disk's worker, which all writing goes through; files
+// are read by the requests that ask for them.
+//
+// # Locks
+//
+// In this order, where more than one is held: a fill's, disk.names, disk.scan, a
+// shard's, disk.mu.
 package cache

@@ -12,8 +12,10 @@ const (
 	// patience is how long an answer is still read and stored when nobody waits for it
 	// any more.
 	patience = 5 * time.Second
-	// slowest is how long the others wait for who is a long way behind.
+	// slowest is how long, in all, the others wait for who is a long way behind most of
+	// them, and stuck how long for one who stands still, whoever else does.
 	slowest = 10 * time.Second
+	stuck   = 30 * time.Second
 	// mostBehind is how many bytes of an answer that isn't kept in memory wait for the
 	// slowest reader.
 	mostBehind = 1 << 20
@@ -40,7 +42,8 @@ type fill struct {
 	entry  *entry // what became of it, set before done is closed; nil: it isn't stored
 
 	mu      sync.Mutex // guards what follows
-	more    sync.Cond  // some has come, or gone, or the end
+	more    sync.Cond  // some has come, or the end
+	less    sync.Cond  // there is room for more
 	chunks  [][]byte   // from base on, each full but the last
 	base    int64
 	size    int64 // that has come
@@ -53,6 +56,7 @@ type fill struct {
 	spool   *spool
 	closed  bool // of which we have let go
 	readers map[*reader]struct{}
+	at      map[int64]int // how many of them read in each chunk
 	pulse   *time.Timer   // looks after those who wait
 	done    chan struct{} // closed when nobody reads from source for us any more
 }
@@ -61,9 +65,9 @@ type fill struct {
 func (k *keeping) newFill(source exchange.Body, e *entry, b []byte) *fill {
 	s := k.store
 	f := &fill{
-		source: source, store: s, flight: k.flight, length: e.length, most: k.most, inMem: min(k.most, s.largest()), readers: map[*reader]struct{}{}, done: make(chan struct{}),
+		source: source, store: s, flight: k.flight, length: e.length, most: k.most, inMem: min(k.most, s.largest()), readers: map[*reader]struct{}{}, at: map[int64]int{}, done: make(chan struct{}),
 	}
-	f.more.L = &f.mu
+	f.more.L, f.less.L = &f.mu, &f.mu
 	if s.disk.takes() {
 		f.inMem = min(f.inMem, max(small, s.most.Load()/256))
 		if e.length > f.inMem {
@@ -233,23 +237,33 @@ func (f *fill) trim() {
 	if f.size-f.base <= mostBehind || f.ended {
 		return
 	}
-	t := time.AfterFunc(slowest, f.cutOff)
-	defer t.Stop()
+	var t *time.Timer
+	waited, from, waits := time.Duration(0), f.base, true
+	t = time.AfterFunc(goneEvery, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if !waits {
+			return
+		}
+		if waited += goneEvery; f.base != from {
+			waited, from = 0, f.base
+		}
+		f.cutOff(waited >= stuck)
+		t.Reset(goneEvery)
+	})
 	for f.size-f.base > mostBehind && !f.direct {
 		f.more.Broadcast() // they are to read what is there
-		f.more.Wait()
+		f.less.Wait()
 		f.shiftRead()
 		f.direct = f.alone()
 	}
+	waits = false
+	t.Stop()
 }
 
-// shiftRead lets go of what all have read, or can read in the file.
+// shiftRead lets go of what all have read.
 func (f *fill) shiftRead() {
-	least := f.size
-	for r := range f.readers {
-		least = min(least, r.at)
-	}
-	for len(f.chunks) > 1 && f.base+chunkSize <= least {
+	for len(f.chunks) > 1 && f.at[f.base/chunkSize] == 0 {
 		f.shift()
 	}
 }
@@ -275,17 +289,26 @@ func (f *fill) alone() bool {
 	return true
 }
 
-// cutOff breaks off those for whom the others have waited long enough.
-func (f *fill) cutOff() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+// cutOff breaks off those for whom the others have waited long enough. If most are
+// behind, that is nobody's fault.
+func (f *fill) cutOff(hard bool) {
+	half, ahead := f.base+mostBehind/2, 0
 	for r := range f.readers {
-		if r.at < f.base+mostBehind/2 {
+		if r.at >= half {
+			ahead++
+		}
+	}
+	for r := range f.readers {
+		if r.at < half && 2*ahead >= len(f.readers) {
+			r.blame += goneEvery
+		}
+		if r.blame >= slowest || hard && r.at < f.base+chunkSize {
 			r.cut = true
 			r.leave()
 		}
 	}
 	f.more.Broadcast()
+	f.less.Signal()
 }
 
 // reader reads an answer on its way, from its beginning.
@@ -297,6 +320,7 @@ type reader struct {
 
 	// Guarded by f.mu.
 	closed, cut, waits bool
+	blame              time.Duration // that the others have waited for it
 	fromFile           *fileChunks
 }
 
@@ -335,13 +359,12 @@ func (r *reader) Read(p []byte) (int, error) {
 		<-f.done
 		return f.source.Read(p)
 	}
-	n := copy(p, f.chunks[(r.at-f.base)/chunkSize][(r.at-f.base)%chunkSize:])
-	r.at += int64(n)
+	c := f.chunks[(r.at-f.base)/chunkSize][(r.at-f.base)%chunkSize:]
+	n := min(len(p), len(c))
+	r.move(n)
 	end := r.at == f.size && f.ended && f.err == io.EOF
-	if f.passing {
-		f.more.Broadcast() // there may be room now
-	}
 	f.mu.Unlock()
+	copy(p, c) // what has come never changes
 	if end {
 		return n, io.EOF
 	}
@@ -364,7 +387,7 @@ func (r *reader) late(p []byte) (int, error) {
 	}
 	m := copy(p, b[r.at-n*chunkSize:])
 	f.mu.Lock()
-	r.at += int64(m)
+	r.move(m)
 	end := r.at == f.size && f.ended && f.err == io.EOF
 	f.mu.Unlock()
 	if end {
@@ -386,10 +409,7 @@ func (r *reader) Next() ([]byte, bool) {
 		c := f.chunks[i]
 		b = c[(r.at-f.base)%chunkSize : len(c) : len(c)]
 	}
-	r.at += int64(len(b))
-	if f.passing {
-		f.more.Broadcast()
-	}
+	r.move(len(b))
 	return b, r.at == f.size && f.ended && f.err == io.EOF
 }
 
@@ -410,9 +430,33 @@ func (r *reader) Close() error {
 	return f.source.Close()
 }
 
+// move says that it has read n bytes.
+func (r *reader) move(n int) {
+	was, now := r.at/chunkSize, (r.at+int64(n))/chunkSize
+	r.at += int64(n)
+	if _, ok := r.f.readers[r]; ok && was != now {
+		r.f.at[now]++
+		r.f.past(was)
+	}
+}
+
+// past says that one reader less is in a chunk.
+func (f *fill) past(chunk int64) {
+	if f.at[chunk]--; f.at[chunk] == 0 {
+		delete(f.at, chunk)
+		f.less.Signal()
+	}
+}
+
 // leave takes it from the readers.
 func (r *reader) leave() {
-	delete(r.f.readers, r)
+	if _, ok := r.f.readers[r]; ok {
+		delete(r.f.readers, r)
+		r.f.past(r.at / chunkSize)
+		if len(r.f.readers) < 2 {
+			r.f.less.Signal() // the owner may be alone now
+		}
+	}
 	r.f.letGo()
 }
 
@@ -484,5 +528,6 @@ func (f *fill) reader(x *exchange.Exchange, owner bool) *reader {
 	}
 	r := &reader{f: f, x: x, owner: owner}
 	f.readers[r] = struct{}{}
+	f.at[0]++
 	return r
 }

@@ -66,11 +66,10 @@ func (it *item) born() int64 {
 }
 
 func (it *item) setBorn(since int64) {
-	ms := since / int64(time.Millisecond)
-	if since < 0 { // it was made before the store: nothing may seem younger than it is
-		ms = (since - int64(time.Millisecond) + 1) / int64(time.Millisecond)
+	if since < 0 {
+		since -= int64(time.Millisecond - 1) // rather older than younger
 	}
-	ms = min(max(ms, -1<<39), 1<<39-1) // 17 years
+	ms := min(max(since/int64(time.Millisecond), -1<<39), 1<<39-1) // 17 years
 	it.bornHigh, it.bornLow = int8(ms>>32), uint32(ms)
 }
 
