@@ -155,6 +155,7 @@ func (c protocolClient) codings(t *testing.T, g *gateway, s *codedService, servi
 	if resp, body := send(t, c, at, "Accept-Encoding: identity"); body != s.text || resp.Header.Get("Vary") != "Accept-Encoding" || resp.Header.Get("Etag") != `"v1"` {
 		t.Fatalf("the first: %d bytes, %v", len(body), resp.Header)
 	}
+	c.stored(t, at)
 	for range 3 {
 		for _, coding := range append(contentCodings, "identity") {
 			resp, body := send(t, c, at, "Accept-Encoding: "+coding)
@@ -429,6 +430,7 @@ func TestCacheCodingsDisk(t *testing.T) {
 		t.Fatalf("the first: %d bytes, %v", len(body), resp.Header)
 	}
 	get("/packed/br")
+	c.stored(t, "http://coded-one.test/plain")
 	eventually(t, "both are in files", func() error {
 		if n := len(g.cacheFiles(t)); n != 2 {
 			return fmt.Errorf("%d files", n)

@@ -36,6 +36,17 @@ func partsOf(t *testing.T, resp *http.Response, body string) (places []string, t
 	}
 }
 
+// stored waits until what was fetched just now is stored.
+func (c protocolClient) stored(t *testing.T, url string) {
+	t.Helper()
+	eventually(t, "all of it is stored", func() error {
+		if resp, _ := send(t, c, url, "Cache-Control: only-if-cached", "Accept-Encoding: identity"); resp.StatusCode != 200 {
+			return fmt.Errorf("%s", resp.Status)
+		}
+		return nil
+	})
+}
+
 // TestCacheParts: parts of what is stored, and of what isn't yet, over each
 // protocol: RFC 9110, 14.2 and 15.3.7.
 func TestCacheParts(t *testing.T) {
@@ -81,12 +92,7 @@ func TestCacheParts(t *testing.T) {
 				if resp.StatusCode != 206 || body != text[1000:2000] || resp.Header.Get("Content-Range") != fmt.Sprintf("bytes 1000-1999/%d", len(text)) || resp.ContentLength != 1000 {
 					t.Errorf("a part of what isn't stored: %s, %d bytes, %v", resp.Status, len(body), resp.Header)
 				}
-				eventually(t, "all of it is stored", func() error {
-					if resp, _ := send(t, c, at+"/a"+own, "Cache-Control: only-if-cached"); resp.StatusCode != 200 {
-						return fmt.Errorf("%s", resp.Status)
-					}
-					return nil
-				})
+				c.stored(t, at+"/a"+own)
 				resp, body = send(t, c, at+"/a"+own, "Range: bytes=5000-5009, 100-199,-10,150-160, 99999999-", "Accept-Encoding: gzip")
 				places, texts := partsOf(t, resp, body)
 				want := []string{text[5000:5010], text[100:200], text[len(text)-10:]}
@@ -104,6 +110,17 @@ func TestCacheParts(t *testing.T) {
 				mu.Lock()
 				if n := len(asked["/a"+own]); n != 1 {
 					t.Errorf("%d requests to the service, want 1", n)
+				}
+				mu.Unlock()
+				// What may be far behind is asked for as it is.
+				for _, field := range []string{"bytes=-3", "bytes=2000000-2000002"} {
+					if resp, body := send(t, c, at+"/far"+own, "Range: "+field); resp.StatusCode != 206 || body != text[7:10] { // as the service says
+						t.Errorf("%s: %s, %d bytes, %v", field, resp.Status, len(body), resp.Header)
+					}
+				}
+				mu.Lock()
+				if got := fmt.Sprintf("%q", asked["/far"+own]); got != `["bytes=-3" "bytes=2000000-2000002"]` {
+					t.Errorf("the service is asked for %s", got)
 				}
 				mu.Unlock()
 				// What isn't stored, or is too large, is asked for as a whole once.

@@ -251,6 +251,25 @@ func TestEncoded(t *testing.T) {
 	}
 }
 
+// TestMissEncodes: what nobody else has asked for yet isn't kept in a coding.
+func TestMissEncodes(t *testing.T) {
+	for _, waiting := range []int32{0, 1} {
+		p := newPolicy(t, nil, "")
+		p.Recoded(coder{})
+		x := policytest.Exchange(t, "GET https://api.example.com/a")
+		x.Start = time.Now()
+		_, _ = p.Request(x)
+		x.Cache.(*task).flight.waiting.Store(waiting)
+		x.Tries = 1
+		policytest.Answer(x, 200, "body", "Cache-Control: max-age=100")
+		_ = p.Response(x)
+		if (x.Stored != nil) != (waiting > 0) {
+			t.Errorf("%d wait: %v", waiting, x.Stored)
+		}
+		p.Finish(x)
+	}
+}
+
 // TestDecoded: what comes coded is stored without it, and as it came beside.
 func TestDecoded(t *testing.T) {
 	p := newPolicy(t, nil, "")

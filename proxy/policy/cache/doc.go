@@ -7,6 +7,8 @@
 //	request.go   a request: found, waited for, or sent on
 //	response.go  a response of the service: stored, validated, or neither
 //	answer.go    a stored answer becomes the response of an exchange
+//	part.go      parts of one
+//	encodings.go codings of one, which the route's policy.Coder makes, and takes off
 //	key.go       what an answer is found by
 //	store.go     the answers, within bounds: stored, replaced, forgotten
 //	item.go      one of them, and how exchanges see it

@@ -171,6 +171,10 @@ func (l *look) key(base, v string) string {
 // something else.
 const mostLooks = 3
 
+// mostAhead is how far from the beginning the part may begin for which a whole answer
+// is fetched: its client waits for what comes before.
+const mostAhead = 8 << 20
+
 func (l *look) answer() (policy.Verdict, error) {
 	for range mostLooks {
 		e := l.find()
@@ -231,8 +235,8 @@ func (l *look) board(e *entry) (f *flight, started bool) {
 		x.Cached = exchange.CacheMiss
 		l.depart(l.start(false), e, compares)
 		return nil, true
-	case x.Request.Has(exchange.Range) && (!rules.Parts(&x.Request) || l.p.store.marked(l.hash, l.rangeMark(), l.now)):
-		// Only whole answers are stored, and this one isn't, or is too large.
+	case x.Request.Has(exchange.Range) && (!rules.Near(&x.Request, min(l.p.MaxObject, mostAhead)) || l.p.store.marked(l.hash, l.rangeMark(), l.now)):
+		// Only whole answers are stored, and this one isn't, or is too large, or may be.
 		l.p.counts.passed.Add(1)
 		x.Cached = exchange.CachePassed
 		x.ResponseEdits.Add(cacheStatus, statusName+"; fwd=uri-miss")

@@ -262,13 +262,17 @@ func (t *task) store(x *exchange.Exchange, e *entry, public bool, coding string)
 		b = append([]byte(nil), b...)
 		x.ResponseBody = exchange.Bytes(b)
 		_ = body.Close() // all of it is here
-		l.stored(k.complete(e, b), nil)
+		if whole := k.complete(e, b); t.wanted() {
+			l.stored(whole, nil)
+		}
 		return b
 	}
 	f := k.newFill(body, e, b)
 	f.sized = sized
 	x.ResponseBody = f.reader(x, true)
-	l.stored(e, f)
+	if raw != nil || t.wanted() {
+		l.stored(e, f)
+	}
 	k.share(e, f)
 	go f.run(func(parts [][]byte, size int64, p *spool) {
 		whole := *e
@@ -286,6 +290,10 @@ func (t *task) store(x *exchange.Exchange, e *entry, public bool, coding string)
 	}, func() { k.refused(e.status, "there is no room for it, or it didn't come whole") })
 	return nil
 }
+
+// wanted reports whether others wait for the same, so that a coding is worth to be
+// kept already. What nobody asks for again is encoded while it passes.
+func (t *task) wanted() bool { return t.flight.waiting.Load() > 0 }
 
 // keeping is all that storing an answer takes when its exchange may be busy: it
 // holds no view into that.

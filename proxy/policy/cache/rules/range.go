@@ -79,6 +79,23 @@ func Parts(h *exchange.Head) bool {
 	return ok && exchange.EqualFold(unit, "bytes")
 }
 
+// Near reports whether the parts that a request asks for, in bytes, begin within the
+// first most bytes, whatever the answer's length: then little is lost by fetching what
+// comes before them. The last bytes of what isn't known may be anywhere.
+func Near(h *exchange.Head, most int64) bool {
+	unit, set, ok := strings.Cut(h.Get(exchange.Range), "=")
+	if !ok || !exchange.EqualFold(unit, "bytes") {
+		return false
+	}
+	for spec := range strings.SplitSeq(set, ",") {
+		first, _, _ := strings.Cut(strings.Trim(spec, " \t"), "-")
+		if from, ok := position(first); !ok || from >= most {
+			return false
+		}
+	}
+	return true
+}
+
 // span is what one range of the list asks for; of no length, if that isn't there
 // (RFC 9110, 14.1.2).
 func span(spec string, size int64) (s Span, valid bool) {

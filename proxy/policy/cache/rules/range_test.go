@@ -56,6 +56,16 @@ func TestRange(t *testing.T) {
 	}
 }
 
+func TestNear(t *testing.T) {
+	for in, want := range map[string]bool{
+		"bytes=0-1": true, "bytes=99-": true, "Bytes=0-1, 50-60": true, "bytes=100-": false, "bytes=0-1,100-200": false, "bytes=-1": false, "bytes=0-1,-1": false, "items=0-1": false, "bytes=": false, "": false, "bytes=99999999999999999999-": false,
+	} {
+		if got := Near(head("Range: "+in), 100); got != want {
+			t.Errorf("%s: %v", in, got)
+		}
+	}
+}
+
 // FuzzRange: what we give is what net/http gives of the same content, but that we
 // give the whole of it where it says 416 to what isn't valid, or 200 to what asks for
 // more than all; and what it gives in overlapping parts, we give once.
