@@ -71,19 +71,23 @@ func profileArgs(tool, dir, file string, _ int) []string {
 // backend core 1, but for sidegate-2, which has both.
 func kinds() map[string]kind {
 	return map[string]kind{
-		"backend":           {"nginx", backendConf, "backend.conf", nginxArgs, "1", "1", false},
-		"redis":             {"redis-server", redisConf, "redis.conf", redisArgs, "1", "1", false},
-		"nginx":             {"nginx", nginxConf, "nginx.conf", nginxArgs, "0", "1", false},
-		"haproxy":           {"haproxy", haproxyConf, "haproxy.conf", haproxyArgs, "0", "1", false},
-		"varnish":           {"varnishd", varnishConf, "varnish.vcl", varnishArgs, "0", "1", false},
-		"caddy":             {"caddy", caddyConf, "Caddyfile", caddyArgs, "0", "1", false},
-		"sidegate":          {"sidegate", sidegateConf, "sidegate.hcl", sidegateArgs, "0", "1", false},
-		"sidegate-profile":  {"sidegate", sidegateConf, "sidegate-profile.hcl", profileArgs, "0", "1", true},
-		"sidegate-policies": {"sidegate", sidegateConf, "sidegate-policies.hcl", sidegateArgs, "0", "1", true},
-		"nginx-each":        {"nginx", nginxEachConf, "nginx-each.conf", nginxArgs, "0", "1", false},
-		"haproxy-each":      {"haproxy", haproxyEachConf, "haproxy-each.conf", haproxyArgs, "0", "1", false},
-		"sidegate-each":     {"sidegate", sidegateEachConf, "sidegate-each.hcl", sidegateArgs, "0", "1", false},
-		"sidegate-2":        {"sidegate", sidegateConf, "sidegate-2.hcl", sidegateArgs, "0,1", "2", false},
+		"backend":            {"nginx", backendConf, "backend.conf", nginxArgs, "1", "1", false},
+		"redis":              {"redis-server", redisConf, "redis.conf", redisArgs, "1", "1", false},
+		"nginx":              {"nginx", nginxConf, "nginx.conf", nginxArgs, "0", "1", false},
+		"haproxy":            {"haproxy", haproxyConf, "haproxy.conf", haproxyArgs, "0", "1", false},
+		"caddy":              {"caddy", caddyConf, "Caddyfile", caddyArgs, "0", "1", false},
+		"sidegate":           {"sidegate", sidegateConf, "sidegate.hcl", sidegateArgs, "0", "1", false},
+		"sidegate-profile":   {"sidegate", sidegateConf, "sidegate-profile.hcl", profileArgs, "0", "1", true},
+		"sidegate-policies":  {"sidegate", sidegateConf, "sidegate-policies.hcl", sidegateArgs, "0", "1", true},
+		"nginx-each":         {"nginx", nginxEachConf, "nginx-each.conf", nginxArgs, "0", "1", false},
+		"haproxy-each":       {"haproxy", haproxyEachConf, "haproxy-each.conf", haproxyArgs, "0", "1", false},
+		"sidegate-json":      {"sidegate", sidegateConf, "sidegate-json.hcl", sidegateArgs, "0", "1", false},
+		"sidegate-combined":  {"sidegate", sidegateConf, "sidegate-combined.hcl", sidegateArgs, "0", "1", false},
+		"sidegate-trace":     {"sidegate", sidegateConf, "sidegate-trace.hcl", sidegateArgs, "0", "1", false},
+		"sidegate-trace-all": {"sidegate", sidegateConf, "sidegate-trace-all.hcl", sidegateArgs, "0", "1", false},
+		"sidegate-each":      {"sidegate", sidegateEachConf, "sidegate-each.hcl", sidegateArgs, "0", "1", false},
+		"sidegate-2":         {"sidegate", sidegateConf, "sidegate-2.hcl", sidegateArgs, "0,1", "2", false},
+		"varnish":            {"varnishd", varnishConf, "varnish.vcl", varnishArgs, "0", "1", false},
 	}
 }
 

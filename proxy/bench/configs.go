@@ -20,6 +20,7 @@ http {
     location = /text { root {{.Dir}}; default_type application/json; }
     location = /check { return 204; }
     location /charges { return 200 "{}"; }
+    location = /v1/traces { return 200; }
     location = /jwks { root {{.Dir}}; default_type application/jwk-set+json; }
   }
 }`
@@ -131,6 +132,25 @@ state_dir = "{{.Dir}}/state-{{.Name}}"
 log { level = "warn" }
 admin { address = "127.0.0.1:0" }
 {{if .Policies}}access_log { output = "{{.Dir}}/{{.Name}}-access.log" }{{end}}
+{{if eq .Name "sidegate-json"}}access_log { output = "{{.Dir}}/{{.Name}}-access.log" }{{end}}
+{{if eq .Name "sidegate-combined"}}
+access_log {
+  output = "{{.Dir}}/{{.Name}}-access.log"
+  format = "combined"
+}
+{{end}}
+{{if eq .Name "sidegate-trace"}}
+tracing {
+  endpoint = "http://127.0.0.1:{{.Backend}}"
+  sample   = 0.01
+}
+{{end}}
+{{if eq .Name "sidegate-trace-all"}}
+tracing {
+  endpoint = "http://127.0.0.1:{{.Backend}}"
+  sample   = 1
+}
+{{end}}
 tls {
   certificate {
     cert_file = "{{.Cert}}"

@@ -36,6 +36,10 @@ func works() []work {
 		{name: "1 MiB responses, TLS 1.3", goal: "1.0, -", tool: "wrk", tls: true, path: "/large", conns: 16, run: tls},
 		{name: "HTTP/1.1 plain, with API key, rate limit and access log", goal: "1.15, under 1, -", tool: "wrk", path: "/small", conns: 64, headers: []string{"X-API-Key: " + apiKey},
 			run: []string{"sidegate-policies:plain", "sidegate:plain", "nginx:policies", "haproxy:policies"}},
+		{name: "HTTP/1.1 plain, access log in JSON", tool: "wrk", path: "/small", conns: 64, run: []string{"sidegate-json:plain", "sidegate:plain", "nginx-each:log"}},
+		{name: "HTTP/1.1 plain, access log combined", tool: "wrk", path: "/small", conns: 64, run: []string{"sidegate-combined:plain", "sidegate:plain", "nginx-each:log"}},
+		{name: "HTTP/1.1 plain, traces of 1 %", tool: "wrk", path: "/small", conns: 64, run: []string{"sidegate-trace:plain", "sidegate:plain"}},
+		{name: "HTTP/1.1 plain, traces of all", tool: "wrk", path: "/small", conns: 64, run: []string{"sidegate-trace-all:plain", "sidegate:plain"}},
 		{name: "HTTP/1.1 plain, two cores against one", goal: "1.11 (1.8 x the throughput)", tool: "wrk", path: "/small", conns: 64, run: []string{"sidegate-2:plain", "sidegate:plain"}},
 	}
 }

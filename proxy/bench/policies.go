@@ -69,7 +69,7 @@ func (b *bed) policyWorks() []work {
 }
 
 // eachPorts are the peers' servers, one for each policy.
-var eachPorts = []string{"key", "basic", "jwt", "forward", "limit", "flight", "block", "all", "gzip", "cache", "packed"}
+var eachPorts = []string{"key", "basic", "jwt", "forward", "limit", "flight", "block", "all", "gzip", "cache", "packed", "log"}
 
 const apiPassword = "correct-horse-battery-staple"
 
@@ -101,6 +101,7 @@ http {
   geo $denied { default 0; include {{.Dir}}/denied.nginx; }
   server { listen 127.0.0.1:{{.Ports.plain}} backlog=4096; location / { proxy_pass http://backend; } }
   server { listen 127.0.0.1:{{.Ports.key}} backlog=4096; location / { if ($consumer = "") { return 401; } proxy_pass http://backend; } }
+  server { listen 127.0.0.1:{{.Ports.log}} backlog=4096; access_log {{.Dir}}/nginx-log.log combined; location / { proxy_pass http://backend; } }
   server { listen 127.0.0.1:{{.Ports.basic}} backlog=4096; auth_basic api; auth_basic_user_file {{.Dir}}/passwords.nginx; location / { proxy_pass http://backend; } }
   server {
     listen 127.0.0.1:{{.Ports.forward}} backlog=4096;

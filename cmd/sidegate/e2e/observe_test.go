@@ -129,6 +129,43 @@ func TestLogRotation(t *testing.T) {
 	g.stop(syscall.SIGTERM)
 }
 
+// TestLogrotate: the tool itself, in both of its ways.
+func TestLogrotate(t *testing.T) {
+	real(t)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "access.log")
+	g := newGateway(t, fmt.Sprintf("access_log { output = %q }\n", path)+twin(t, hello())).start(t)
+	c := g.client(true)
+	for i, how := range []string{fmt.Sprintf("postrotate\n kill -USR1 %d\n endscript", g.cmd.Process.Pid), "copytruncate"} {
+		before, after := fmt.Sprintf("/before-%d", i), fmt.Sprintf("/after-%d", i)
+		logs := func(p string) {
+			t.Helper()
+			if _, err := fetch(c, "https://one.test"+p); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, p, func() error {
+				if pathsIn(t, path)[p] != 1 {
+					return errors.New("none")
+				}
+				return nil
+			})
+		}
+		logs(before)
+		conf := write(t, filepath.Join(dir, "logrotate.conf"), fmt.Sprintf("%s {\n rotate 5\n nocompress\n %s\n}\n", path, how))
+		if out, err := exec.Command(tool(t, "logrotate"), "-f", "-s", filepath.Join(dir, "state"), conf).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		eventually(t, "new file", func() error { _, err := os.Stat(path); return err })
+		logs(after)
+		if seen := pathsIn(t, path); seen[before] != 0 {
+			t.Errorf("%s: %v", how, seen)
+		}
+		if seen := pathsIn(t, path+".1"); seen[before] != 1 || seen[after] != 0 {
+			t.Errorf("%s: rotated %v", how, seen)
+		}
+	}
+}
+
 // TestLogDiskFull: a full disk costs no request; with room again, what was kept
 // meanwhile is written, and no line is cut.
 func TestLogDiskFull(t *testing.T) {
