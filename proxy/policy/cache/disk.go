@@ -331,7 +331,7 @@ func (d *disk) unlinkLater(n name) { d.enqueue(0, func() { d.unlink([]name{n}) }
 func (d *disk) settled() {
 	if d.open.Load() {
 		d.names.Lock()
-		d.names.Unlock() //nolint:staticcheck // waiting is all it is for
+		defer d.names.Unlock() // waiting is all it is for
 	}
 }
 

@@ -97,10 +97,9 @@ const headerFixed = 8 + 8 + 8 + 4*4 + 2 + 2 + 4*2
 
 // header is what a file says of its answer.
 type header struct {
-	item           *item // without body
-	born           time.Time
-	head           *exchange.Head
-	length, fields int
+	item *item // without body
+	born time.Time
+	head *exchange.Head
 }
 
 // parseHeader reads a header, whose checksum has been looked at.

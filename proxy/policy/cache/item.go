@@ -266,8 +266,6 @@ func (e *entry) fields() *exchange.Head {
 	return e.head
 }
 
-func (e *entry) size() int64 { return e.length }
-
 func (e *entry) age(now time.Time) time.Duration { return max(0, now.Sub(e.born)) }
 
 // route and service are what the key of an answer says.
