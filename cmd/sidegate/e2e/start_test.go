@@ -437,7 +437,7 @@ service "a" { instances = ["127.0.0.1:%[5]d"] }
 	if out, code := run(t, "doctor", "-config", config, "-nosuch"); code != 2 {
 		t.Errorf("a wrong flag ended with %d: %s", code, out)
 	}
-	if out, code := run(t, "doctor", "-config", filepath.Join(dir, "none")); code != 1 || !strings.Contains(out, "there is no file") {
+	if out, code := run(t, "doctor", "-config", filepath.Join(dir, "none")); code != 1 || !strings.Contains(out, "sidegate init") {
 		t.Errorf("without a configuration: %d, %s", code, out)
 	}
 }
