@@ -60,9 +60,8 @@ func TestGuides(t *testing.T) {
 
 // machine is a place of its own to run a guide in.
 type machine struct {
-	dir  string // on the host
-	pid  int    // of a process in its namespaces
-	said string // by the last commands
+	dir string // on the host
+	pid int    // of a process in its namespaces
 }
 
 // systemctl stands for systemd: it does what the unit has, and no more.
