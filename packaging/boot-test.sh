@@ -159,6 +159,12 @@ check "isn't started by the installation" '! systemctl is-active --quiet sidegat
 check "has made its user, without a login" 'getent passwd sidegate | grep -q :/usr/sbin/nologin$'
 check "has the configuration as a conffile" 'dpkg-query -W -f "\${Conffiles}" sidegate | grep -q " /etc/sidegate/sidegate.hcl "'
 check "accepts its own configuration" 'sidegate validate'
+check "its pages, completions, schema and guides are there" '
+    zcat /usr/share/man/man8/sidegate-doctor.8.gz | grep -q "^.SH OPTIONS" &&
+        grep -q __complete /usr/share/bash-completion/completions/sidegate &&
+        grep -q json-schema.org /usr/share/doc/sidegate/schema.json && test -s /usr/share/doc/sidegate/edge.md'
+check "init replaces nothing by itself" '! sidegate init -service a=127.0.0.1:8080 && sidegate init -force -service a=127.0.0.1:8080 && mv /etc/sidegate/sidegate.hcl.old /etc/sidegate/sidegate.hcl'
+check "doctor finds nothing that fails" 'sidegate doctor'
 check "the unit is without faults" 'out=$(systemd-analyze verify --man=no sidegate.service 2>&1); echo "$out"; test -z "$out"'
 check "the unit's exposure is 1.5 at most" 'systemd-analyze security --no-pager --threshold=15 sidegate.service | tail -n 1'
 check "enable --now starts it" 'systemctl enable --now sidegate || { journalctl -u sidegate --no-pager | tail; exit 1; }'
@@ -168,6 +174,7 @@ check "answers HTTP/2 on 443" 'test "$(curl -sk --http2 -o /dev/null -w %{http_v
 check "listens for HTTP/3 on UDP 443" 'ss -Hlun "sport = :443" | grep -q .'
 check "redirects from 80 to https" 'curl -s -o /dev/null -w "%{http_code} %{redirect_url}" http://localhost/x?y | grep -qx "308 https://localhost/x?y"'
 check "has a whole backlog" 'ss -Hltn "sport = :443" | awk "{ exit !(\$3 >= 4096) }"'
+check "doctor sees the gateway, and its user" 'out=$(sidegate doctor); echo "$out"; echo "$out" | grep -q "443/tcp is served by the running gateway" && echo "$out" | grep -q "is the user sidegate.s"'
 check "admin answers on loopback" 'curl -sf http://127.0.0.1:9901/readyz'
 check "runs as sidegate, not root" "test \"\$(ps -o user= -p $pid)\" = sidegate"
 check "has CAP_NET_BIND_SERVICE and nothing else" "grep -q '^CapEff:.0000000000000400\$' /proc/$pid/status && grep -q '^CapBnd:.0000000000000400\$' /proc/$pid/status"

@@ -1,6 +1,7 @@
 package tls
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -18,6 +19,8 @@ import (
 type Deps struct {
 	Log      logrus.FieldLogger
 	StateDir string
+	// SealDir is where the key is that seals what is kept in KV; "": StateDir.
+	SealDir string
 	// KV is where storage = "consul" keeps things; nil: it isn't available.
 	KV KV
 	// Now is the clock; nil: time.Now. certmagic's renewals have their own.
@@ -32,6 +35,7 @@ type Manager struct {
 	log        logrus.FieldLogger
 	now        func() time.Time
 	dir        string
+	sealDir    string
 	kv         KV
 	poll       time.Duration
 	authority  *authority
@@ -63,7 +67,7 @@ func NewManager(d Deps) (*Manager, error) {
 		return nil, errors.New("tls: Log and StateDir are required")
 	}
 	m := &Manager{
-		log: d.Log.WithField("component", "tls"), now: d.Now, dir: d.StateDir, kv: d.KV, poll: d.PollFiles,
+		log: d.Log.WithField("component", "tls"), now: d.Now, dir: d.StateDir, sealDir: cmp.Or(d.SealDir, d.StateDir), kv: d.KV, poll: d.PollFiles,
 		challenges: newChallenges(), book: newBook(), lookups: make(chan struct{}, 8),
 	}
 	if m.now == nil {

@@ -68,7 +68,7 @@ func (p *Plan) checkStorage(storage string) error {
 		return errors.New(`storage = "consul" is not available yet: there is no consul block to take it from`)
 	}
 	p.id.storage = "consul"
-	seal, err := newSealer(p.m.dir)
+	seal, err := newSealer(p.m.sealDir)
 	if err != nil {
 		return fmt.Errorf("storage: %w", err)
 	}

@@ -115,7 +115,7 @@ func (b *beginning) answer(c *cobra.Command) error {
 		if !interactive(c.InOrStdin()) {
 			return errors.New("nobody to ask: say with flags what to route to, for example -service hello=127.0.0.1:8080; see sidegate init -help")
 		}
-		return setup.Ask(c.InOrStdin(), c.OutOrStdout(), &b.Answers)
+		return b.ask(c)
 	}
 	for _, text := range b.services {
 		s, err := setup.ParseService(text)
@@ -143,6 +143,20 @@ func (b *beginning) answer(c *cobra.Command) error {
 		return errors.New("-consul-token-file is of no use without -consul")
 	}
 	return nil
+}
+
+// ask has a person answer. Whoever is asked may end it by Ctrl-C, which the reading
+// of a line doesn't heed; the process ends then, and the goroutine with it.
+func (b *beginning) ask(c *cobra.Command) error {
+	done := make(chan error, 1)
+	go func() { done <- setup.Ask(c.InOrStdin(), c.OutOrStdout(), &b.Answers) }()
+	select {
+	case err := <-done:
+		return err
+	case <-c.Context().Done():
+		fmt.Fprintln(c.OutOrStdout())
+		return errors.New("interrupted; nothing was written")
+	}
 }
 
 func (b *beginning) say(out io.Writer, dir string, unit bool, files []setup.File) error {

@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -327,6 +328,34 @@ func TestInitAsks(t *testing.T) {
 	if err != nil || !strings.Contains(string(got), `hosts   = ["web.test"]`) {
 		t.Errorf("%v, %s", err, got)
 	}
+
+	// Ctrl-C amid the questions.
+	dir = filepath.Join(t.TempDir(), "etc")
+	c = exec.Command(bin, "init", "-dir", dir)
+	said = &lockedBuffer{}
+	c.Stdin, c.Stdout, c.Stderr = tty, said, said
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { done <- c.Wait() }()
+	eventually(t, "the first question", func() error {
+		if !strings.Contains(said.String(), "Number") {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	if err := c.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		if _, missing := os.Stat(dir); err == nil || missing == nil || !strings.Contains(said.String(), "nothing was written") {
+			t.Errorf("interrupted: %v, %s", err, said)
+		}
+	case <-time.After(20 * time.Second):
+		_ = c.Process.Kill()
+		t.Fatalf("it goes on: %s", said)
+	}
 }
 
 // terminal is a terminal, and the other end of it.
@@ -437,7 +466,7 @@ service "a" { instances = ["127.0.0.1:%[5]d"] }
 	if out, code := run(t, "doctor", "-config", config, "-nosuch"); code != 2 {
 		t.Errorf("a wrong flag ended with %d: %s", code, out)
 	}
-	if out, code := run(t, "doctor", "-config", filepath.Join(dir, "none")); code != 1 || !strings.Contains(out, "there is no file") {
+	if out, code := run(t, "doctor", "-config", filepath.Join(dir, "none")); code != 1 || !strings.Contains(out, "sidegate init") {
 		t.Errorf("without a configuration: %d, %s", code, out)
 	}
 }

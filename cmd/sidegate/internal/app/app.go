@@ -82,6 +82,8 @@ type Options struct {
 	Env     func(string) (string, bool) // nil: the process's
 	// Ready is called once the gateway serves; nil: nobody.
 	Ready func()
+
+	sealDir string // where the fleet's key is, for what works on a state_dir that goes again; "": state_dir
 }
 
 // ConfigError is a configuration that isn't right. Its text is what the user
@@ -206,7 +208,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
 	a.remembered = a.snapshots.Wrap("consul", a.consul)
 	a.keys = newKeyStore(a.log.WithField("component", "keys"), filepath.Join(file.StateDir, keysFile), a.consul, a.snapshots, opt.Env)
-	deps := edgetls.Deps{Log: a.log, StateDir: file.StateDir}
+	deps := edgetls.Deps{Log: a.log, StateDir: file.StateDir, SealDir: opt.sealDir}
 	if file.Consul != nil {
 		deps.KV = placeStore{a.consul}
 	}
@@ -467,7 +469,7 @@ func Validate(opt Options) (summary string, err error) {
 	}
 	defer os.RemoveAll(temp)
 	dry := *file
-	dry.StateDir = temp
+	dry.StateDir, opt.sealDir = temp, file.StateDir
 	a, err := assemble(opt, &dry)
 	if err != nil {
 		return "", err

@@ -433,7 +433,7 @@ func offline(ctx context.Context, opt Options, f func(*proxy.Table) error) error
 	}
 	defer os.RemoveAll(temp)
 	dry := *file
-	dry.StateDir, dry.Log.Level = temp, "error"
+	dry.StateDir, dry.Log.Level, opt.sealDir = temp, "error", file.StateDir
 	a, err := assemble(opt, &dry)
 	if err != nil {
 		return err

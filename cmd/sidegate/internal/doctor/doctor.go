@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -165,6 +166,9 @@ func (d *doctor) configuration() (*config.File, []Finding) {
 	opt := d.Options.Options
 	opt.Stderr = &said
 	file, err := app.Load(opt)
+	if _, missing := os.Stat(opt.Config); errors.Is(missing, fs.ErrNotExist) {
+		return nil, []Finding{{"configuration", Fail, "there is no " + opt.Config, "sidegate init writes a first one; -config says where it is."}}
+	}
 	if err != nil {
 		return nil, configErrors(err)
 	}
@@ -176,11 +180,7 @@ func (d *doctor) configuration() (*config.File, []Finding) {
 	} else {
 		found = append(found, Finding{"configuration", OK, summary, ""})
 	}
-	for _, w := range strings.Split(said.String(), "\n") {
-		if _, text, ok := strings.Cut(w, "warning: "); ok {
-			found = append(found, Finding{"configuration", Warn, text, ""})
-		}
-	}
+	found = append(found, diagnosed(said.String())...)
 	if r := d.Running; r != nil && r.Config.RejectedBy != "" {
 		found = append(found, Finding{"configuration", Fail, fmt.Sprintf("the running gateway, pid %d, hasn't taken over the newest files: %s", r.PID, firstLine(r.Config.RejectedBy)), "Mend the files; it looks at them again by itself."})
 	}
@@ -193,14 +193,32 @@ func configErrors(err error) []Finding {
 	if !errors.As(err, &diags) {
 		return []Finding{{"configuration", Fail, oneLine(err.Error()), "Run sidegate validate."}}
 	}
-	var found []Finding
-	for line := range strings.Lines(diags.Text) {
-		if before, text, ok := strings.Cut(line, "error: "); ok && !strings.HasPrefix(line, " ") {
-			found = append(found, Finding{"configuration", Fail, oneLine(before + text), "sidegate validate shows the place."})
-		}
-	}
+	found := diagnosed(diags.Text)
 	if found == nil {
 		found = []Finding{{"configuration", Fail, firstLine(diags.Text), "Run sidegate validate."}}
+	}
+	return found
+}
+
+// diagnosed takes apart what validate prints: the place and what is wrong in a
+// line, the source below it, and then, indented, what to do.
+func diagnosed(text string) []Finding {
+	var found []Finding
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\n")
+		if rest, indented := strings.CutPrefix(line, "  "); indented {
+			if len(found) > 0 && !strings.HasPrefix(rest, " ") && !strings.HasPrefix(rest, "see also ") {
+				f := &found[len(found)-1]
+				f.Advice = oneLine(f.Advice + " " + rest)
+			}
+			continue
+		}
+		for word, level := range map[string]Level{"error: ": Fail, "warning: ": Warn} {
+			if place, text, ok := strings.Cut(line, word); ok && !strings.Contains(place, "error: ") && !strings.Contains(place, "warning: ") {
+				found = append(found, Finding{"configuration", level, oneLine(place + text), ""})
+				break
+			}
+		}
 	}
 	return found
 }

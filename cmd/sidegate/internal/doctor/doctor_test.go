@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -329,6 +330,30 @@ func TestBounded(t *testing.T) {
 	expect(t, found, "odd", OK, "a?[2J b")
 }
 
+// TestDiagnosed: what validate prints for people has its advice with it.
+func TestDiagnosed(t *testing.T) {
+	got := diagnosed(`a.hcl:2:3: error: unknown argument "host" in route "a"
+    2 |   host = ["error: x"]
+      |   ^^^^
+  see also a.hcl:1:1:
+    1 | route "a" {
+      | ^^^^^
+  Did you mean "hosts"?
+  Or not?
+
+a.hcl:4:1: warning: it works
+warning: cert_file a.pem expired
+`)
+	want := []Finding{
+		{"configuration", Fail, `a.hcl:2:3: unknown argument "host" in route "a"`, `Did you mean "hosts"? Or not?`},
+		{"configuration", Warn, "a.hcl:4:1: it works", ""},
+		{"configuration", Warn, "cert_file a.pem expired", ""},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("diagnosed() = %+v", got)
+	}
+}
+
 // TestBroken: a configuration that can't be loaded is told with its places.
 func TestBroken(t *testing.T) {
 	d := at(t, "rout \"a\" {}\ntls {\n  certificate {\n    cert_file = \"none.pem\"\n    key_file = \"none.key\"\n  }\n}\n")
@@ -336,5 +361,5 @@ func TestBroken(t *testing.T) {
 	expect(t, found, "configuration", Fail, "sidegate.hcl:3:1")
 	expect(t, found, "configuration", Fail, "there is no file")
 	d.Config = filepath.Join(t.TempDir(), "none")
-	expect(t, d.examine(t.Context()), "configuration", Fail, "there is no file")
+	expect(t, d.examine(t.Context()), "configuration", Fail, "there is no "+d.Config)
 }

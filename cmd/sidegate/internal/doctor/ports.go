@@ -51,7 +51,7 @@ func (d *doctor) port(ctx context.Context, what, network, address string) Findin
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return fail("%s: %s/%s: no interface of this machine has that address", "Write an address that `ip address` shows, or none for all.", what, address, network)
 	default:
-		return fail("%s: %s/%s: %v", "", what, address, network, err)
+		return fail("%s: %s/%s: %v", "Write an address of this machine and a port, like 10.0.0.1:443, or :443 for all addresses.", what, address, network, err)
 	}
 }
 

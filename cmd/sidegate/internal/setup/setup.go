@@ -123,7 +123,7 @@ func (a *Answers) config(dir string, token bool) string {
 	t.line("#")
 	t.line("# A running gateway takes over what is right by itself. Other files *.hcl in this")
 	t.line("# folder are read, too. Every block and argument:")
-	t.line("# /usr/share/doc/sidegate/reference.md")
+	t.line("# /usr/share/doc/sidegate/reference.md; guides are beside it.")
 	t.line("")
 	if a.StateDir != "" {
 		t.line("state_dir = %s # certificates, the last known instances, the CLI's socket", quote(a.StateDir))
