@@ -406,11 +406,11 @@ func (t *task) compare(x *exchange.Exchange) {
 	h, old := &x.Response, &t.stale.Validators
 	tag, length := h.Get(exchange.ETag), x.ResponseLength
 	if t.stale.recoded { // the service has another coding
-		tag, length = rules.WeakTag(tag), t.stale.size()
+		tag, length = rules.WeakTag(tag), t.stale.length
 	}
 	same := (!h.Has(exchange.ETag) || tag == old.ETag) &&
 		(!h.Has(exchange.LastModified) || h.Get(exchange.LastModified) == old.LastModified) &&
-		(!h.Has(exchange.ContentLength) || length == t.stale.size())
+		(!h.Has(exchange.ContentLength) || length == t.stale.length)
 	if !same {
 		s.drop(t.stale)
 		return

@@ -42,7 +42,7 @@ func TestAttach(t *testing.T) {
 		case "forgotten":
 			s.forget(url)
 		case "purged":
-			if n, _ := s.Purge(url); n != 1 {
+			if n, _ := s.Purge(Purge{URLs: []string{url}}); n != 1 {
 				t.Errorf("%d are purged", n)
 			}
 		case "dropped":
