@@ -7,6 +7,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/discovery/consul"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
+	"github.com/sidegate-proxy/sidegate/proxy/policy/cache"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/quota"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ratelimit"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
@@ -53,6 +54,9 @@ func ConsulNeeds(file *config.File) []Need {
 	}
 	if uses(file, func(c any) bool { _, ok := c.(*ban.Config); return ok }) {
 		list = append(list, need("key", "write", bansPrefix(kv), "bans that hold on all nodes", true))
+	}
+	if uses(file, func(c any) bool { _, ok := c.(*cache.Config); return ok }) {
+		list = append(list, need("key", "write", purgesPrefix(kv), "purges that hold on all nodes", true))
 	}
 	if uses(file, func(c any) bool { _, ok := c.(*apikey.Config); return ok }) {
 		list = append(list, need("key", "read", keysPrefix(kv), "API keys that were made by command", false),
