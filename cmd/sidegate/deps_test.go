@@ -38,7 +38,7 @@ var layers = map[string][]string{
 	"proxy/bench":                 nil,
 	"cmd/sidegate/internal/admin": {"proxy", "proxy/memory", "proxy/policy/ban", "proxy/policy/cache", "proxy/policy/quota", "proxy/secret", "proxy/upstream", "proxy/usage", "tls"},
 	"cmd/sidegate/internal/config": {
-		"proxy", "proxy/exchange", "proxy/policy", "proxy/policy/*", "proxy/route", "proxy/secret", "proxy/upstream", "proxy/usage", "discovery/*", "tls",
+		"proxy", "proxy/exchange", "proxy/policy", "proxy/policy/*", "proxy/route", "proxy/secret", "proxy/upstream", "proxy/usage", "proxy/usage/postgres", "discovery/*", "tls",
 	},
 	"cmd/sidegate/internal/app": {
 		"proxy", "proxy/*", "proxy/policy/*", "discovery", "discovery/*", "tls", "systemd", "cmd/sidegate/internal/*",

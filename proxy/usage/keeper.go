@@ -24,7 +24,10 @@ type KeeperDeps struct {
 	// Open opens the store; it is asked when there is something to store or to
 	// read, and again after a failure.
 	Open func(context.Context) (Store, error)
-	Now  func() time.Time // nil: time.Now
+	// Early opens it without that, too: something may be in it that is to be
+	// delivered or added up.
+	Early bool
+	Now   func() time.Time // nil: time.Now
 }
 
 // Keeper brings what a Counter has counted into a store, and answers questions
@@ -172,7 +175,7 @@ func (k *Keeper) waiting() string {
 
 // flush gives pending rows to the store. Who calls it has the turn.
 func (k *Keeper) flush(ctx context.Context) error {
-	if len(k.wait.rows) == 0 && (k.store == nil || k.store.Status().Spooled == 0) {
+	if len(k.wait.rows) == 0 && (k.store == nil && !k.Early || k.store != nil && k.store.Status().Spooled == 0) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -189,7 +192,7 @@ func (k *Keeper) flush(ctx context.Context) error {
 		k.shut()
 	}
 	k.mu.Lock()
-	if k.status.Unstored = len(k.wait.rows); err == nil {
+	if k.status.Unstored = len(k.wait.rows); err == nil && len(rows) > 0 {
 		k.status.Stored = k.Now()
 	}
 	k.mu.Unlock()

@@ -1,17 +1,26 @@
 package config
 
-import "net/url"
+import (
+	"net/url"
+	"strings"
 
-// usage checks where usage is kept.
+	"github.com/sidegate-proxy/sidegate/proxy/usage/postgres"
+)
+
+// usage checks where usage is kept. The URL is never shown: it has a password.
 func (c *checker) usage() {
 	u := c.file.Usage
 	if u == nil || c.broken[u] || u.Database == "" {
 		return
 	}
-	parsed, err := url.Parse(u.Database.Reveal()) // never shown: it has a password
-	if err != nil || parsed.Scheme != "postgres" && parsed.Scheme != "postgresql" || parsed.Path == "" || parsed.Path == "/" {
-		c.errorf(u, "database", `Write it like "postgres://sidegate@db.internal/sidegate", or take it out: SQLite in state_dir.`, "usage: database isn't the URL of a PostgreSQL database")
+	const advice = `Write it like "postgres://sidegate@db.internal/sidegate", or take it out: SQLite in state_dir.`
+	parsed, err := url.Parse(u.Database.Reveal())
+	if err != nil || parsed.Scheme != "postgres" && parsed.Scheme != "postgresql" || strings.Trim(parsed.Path, "/") == "" {
+		c.errorf(u, "database", advice, "usage: database isn't the URL of a PostgreSQL database")
 		return
 	}
-	c.errorf(u, "database", "Take it out: SQLite in state_dir.", "usage: PostgreSQL is not available yet")
+	if _, err := postgres.Parse(u.Database); err != nil {
+		_, why, _ := strings.Cut(err.Error(), "`: ") // behind the URL
+		c.errorf(u, "database", advice, "usage: database: %s", why)
+	}
 }
