@@ -74,6 +74,7 @@ func kinds() map[string]kind {
 		"nginx-each":        {"nginx", nginxEachConf, "nginx-each.conf", nginxArgs, "0", "1", false},
 		"haproxy-each":      {"haproxy", haproxyEachConf, "haproxy-each.conf", haproxyArgs, "0", "1", false},
 		"sidegate-each":     {"sidegate", sidegateEachConf, "sidegate-each.hcl", sidegateArgs, "0", "1", false},
+		"sidegate-usage":    {"sidegate", sidegateEachConf, "sidegate-usage.hcl", sidegateArgs, "0", "1", false},
 		"sidegate-2":        {"sidegate", sidegateConf, "sidegate-2.hcl", sidegateArgs, "0,1", "2", false},
 	}
 }

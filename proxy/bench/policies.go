@@ -52,6 +52,10 @@ func (b *bed) policyWorks() []work {
 		one("rate limit of all nodes, in Redis", "", "shared", nil),
 		one("cors", "", "cors", []string{"Origin: https://app.example.com"}),
 		one("API key, rate limit, 100,000 networks", "1.15, -, -", "all", key, "nginx-each:all", "haproxy-each:all"),
+		{
+			name: "HTTP/1.1 plain, API key, usage counted", goal: "1.02", tool: "wrk", path: "/small", conns: 64, headers: key,
+			run: []string{"sidegate-usage:plain@key", "sidegate-each:plain@key"},
+		},
 		one("a hit of the cache", "0.6, 1.0", "cache", nil, "nginx-each:cache"),
 		text("20 kB of JSON, gzip", "", "compress", "gzip", "nginx-each:gzip", "haproxy-each:gzip"),
 		text("20 kB of JSON, br against gzip", "", "compress", "br, gzip;q=0.5", "nginx-each:gzip"),
@@ -190,6 +194,7 @@ listener "plain" {
 }
 service "backend" { instances = ["127.0.0.1:{{.Backend}}"] }
 redis { address = "127.0.0.1:{{.Redis}}" }
+{{if eq .Name "sidegate-usage"}}usage {}{{end}}
 consumer "acme" {
   api_key { sha256 = "{{.APIKeySum}}" }
   basic {
