@@ -517,3 +517,95 @@ func TestUsageFleet(t *testing.T) {
 		t.Errorf("%s requests in the database, %v", sum, err)
 	}
 }
+
+// TestOwnUsage: consumers see what they have used and what is left, and nothing
+// of each other.
+func TestOwnUsage(t *testing.T) {
+	const otherKey = "wrong-donkey-battery-staple-of-umbrella"
+	g := newGateway(t, usageConfig(t, "usage {}\n")+fmt.Sprintf(`
+plan "gold" { quota = "100/day" }
+consumer "umbrella" {
+  plan = "gold"
+  api_key { sha256 = "%x" }
+}
+policy "known" {
+  auth "api_key" { header = "X-API-Key" }
+  quota {
+    limit = "10/month"
+    name  = "calls"
+  }
+}
+route "api" {
+  hosts   = ["api.test"]
+  service = "one"
+  use     = ["known"]
+}
+route "me" {
+  hosts = ["api.test"]
+  paths = ["/usage"]
+  auth "api_key" { header = "X-API-Key" }
+  usage {}
+}
+`, sha256.Sum256([]byte(otherKey)))).start(t)
+	type answer struct {
+		Consumer, Plan string
+		Rows           []usageLine
+		Quotas         []struct {
+			Quota, Period     string
+			Limit, Used, Left int64
+		}
+	}
+	own := func(c protocolClient, key, query string) answer {
+		t.Helper()
+		resp, body := send(t, c, c.scheme+"://api.test/usage"+query, "X-API-Key: "+key)
+		var a answer
+		if err := json.Unmarshal([]byte(body), &a); err != nil || resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "application/json" || resp.Header.Get("Cache-Control") != "no-store" {
+			t.Fatalf("%s %s (%v)", resp.Status, body, err)
+		}
+		return a
+	}
+	clients := g.clients(t)
+	first := own(clients[0], otherKey, "")
+	if d := cmp.Diff(fmt.Sprintf("%+v", first), "{Consumer:umbrella Plan:gold Rows:[] Quotas:[{Quota:plan Period:day Limit:100 Used:0 Left:100}]}"); d != "" {
+		t.Errorf("before anything was used: %s", d)
+	}
+	for i, c := range clients {
+		for range 2 {
+			send(t, c, c.scheme+"://api.test/a", "X-API-Key: "+usageKey)
+		}
+		send(t, c, c.scheme+"://api.test/a", "X-API-Key: "+otherKey)
+		send(t, c, c.scheme+"://api.test/a", "X-API-Key: nobody's")
+		used := int64(i + 1)
+		eventually(t, c.name, func() error {
+			a, b := own(c, usageKey, "?route=api"), own(c, otherKey, "?route=api&by=route,day")
+			got := fmt.Sprintf("%s %s %v %s %s %v", a.Consumer, a.Plan, a.Quotas, b.Consumer, b.Plan, b.Quotas)
+			want := fmt.Sprintf("acme  [{name:calls month 10 %d %d}] umbrella gold [{plan day 100 %d %d}]", 2*used, 10-2*used, used, 100-used)
+			if len(a.Rows) != 1 || len(b.Rows) != 1 || a.Rows[0].Requests != 2*used || b.Rows[0].Requests != used || b.Rows[0].Route != "api" || a.Rows[0].Consumer != "" || got != want {
+				return fmt.Errorf("%+v, %+v; want %s", a, b, want)
+			}
+			return nil
+		})
+	}
+	for _, tt := range []struct {
+		method, query, key string
+		status             int
+		kind, says         string
+	}{
+		{"GET", "", "nobody's", 401, "unauthenticated", ""},
+		{"POST", "", usageKey, 405, "method-not-allowed", ""},
+		{"GET", "?consumer=umbrella", usageKey, 400, "invalid-request", "has a parameter that there isn't"},
+		{"GET", "?by=consumer", usageKey, 400, "invalid-request", "query.by"},
+		{"GET", "?by=route,service", usageKey, 400, "invalid-request", "query.by"},
+		{"GET", "?since=<script>", usageKey, 400, "invalid-request", "query.since"},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), tt.method, "https://api.test/usage"+tt.query, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, body := sendWith(t, clients[1], req, "X-API-Key: "+tt.key)
+		wantProblem(t, resp, body, tt.status, tt.kind)
+		if !strings.Contains(body, tt.says) || strings.Contains(body, "umbrella") || strings.Contains(body, "script") {
+			t.Errorf("%s %s: %s", tt.method, tt.query, body)
+		}
+	}
+}

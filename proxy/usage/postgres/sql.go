@@ -25,6 +25,7 @@ CREATE TABLE sidegate_usage (
   latency bytea NOT NULL,    -- histograms
   PRIMARY KEY (span, open, start, consumer, route, service, class)
 );
+CREATE INDEX sidegate_usage_consumer ON sidegate_usage (consumer, span, start);
 CREATE TABLE sidegate_usage_runs ( -- which batches are in the other table
   run text PRIMARY KEY,      -- of a gateway
   node text NOT NULL,        -- its host

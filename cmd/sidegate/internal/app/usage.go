@@ -34,6 +34,7 @@ func (a *App) countUsage(file *config.File) *usage.Counter {
 	}
 	deps.Open = func(ctx context.Context) (usage.Store, error) { return place.open(ctx, deps.Log) }
 	a.usage = usage.NewKeeper(*file.Usage, place.name(), deps)
+	a.own = &ownUsage{app: a, waiting: make(chan struct{}, ownAtOnce)}
 	return deps.Counter
 }
 

@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/sidegate-proxy/sidegate/proxy/usage/postgres"
@@ -23,4 +24,18 @@ func (c *checker) usage() {
 		_, why, _ := strings.Cut(err.Error(), "`: ") // behind the URL
 		c.errorf(u, "database", advice, "usage: database: %s", why)
 	}
+}
+
+// ownUsage checks a route that tells consumers what they have used.
+func (c *checker) ownUsage(r *Route, what string) {
+	if c.whole && c.file.Usage == nil {
+		c.errorf(r, "usage", "Add usage {} at the top.", "%s: usage: it isn't counted who uses what", what)
+	}
+	auth := func(list []Block) bool {
+		return slices.ContainsFunc(list, func(b Block) bool { return b.Kind.Name == "auth" })
+	}
+	if !c.whole || auth(r.Policies) || slices.ContainsFunc(c.file.Bundles, func(b *Bundle) bool { return slices.Contains(r.Use, b.Name) && auth(b.Policies) }) {
+		return
+	}
+	c.errorf(r, "usage", `Add auth "api_key" { header = "X-API-Key" }, or another auth block.`, "%s: usage: it is that of whoever is calling, and the route doesn't find out who that is", what)
 }
