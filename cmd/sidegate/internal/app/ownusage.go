@@ -54,7 +54,7 @@ var ownParameters = map[string]string{
 	"route":  "must be the name of a route",
 	"status": "must be a class like 2xx",
 	"top":    "must be a number",
-	"limit":  "must be a number up to 10000",
+	"limit":  "must be a number up to 100000",
 	"cursor": "must be the next of an answer",
 }
 
