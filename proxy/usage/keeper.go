@@ -154,8 +154,12 @@ func (k *Keeper) round(ctx context.Context) {
 	}
 	k.leave()
 	for err == nil && waiting == "" && (!now.Before(k.fold) || k.fold.Sub(now) > foldEvery) && ctx.Err() == nil {
-		if more, failed := k.foldSome(ctx); failed != nil || !more {
-			err, k.fold = failed, now.Add(foldEvery)
+		more, failed := k.foldSome(ctx)
+		switch {
+		case failed != nil:
+			waiting, k.fold = failed.Error(), now.Add(k.cfg.Flush)
+		case !more:
+			k.fold = now.Add(foldEvery)
 		}
 	}
 	if ctx.Err() == nil {
@@ -253,7 +257,7 @@ func (k *Keeper) outcome(err error, waiting string) {
 	case err != nil && k.status.Up:
 		log.WithError(err).Error("usage can't be stored: it is counted in memory meanwhile, which a crash would lose")
 	case waiting != "" && k.status.Up:
-		log.WithField("error", waiting).Warn("the usage database is away: what is counted waits on the disk")
+		log.WithField("error", waiting).Warn("the usage database is away: what is counted is kept meanwhile")
 	}
 	if k.status.Error = waiting; waiting == "" {
 		k.status.Up, k.status.Since = true, time.Time{}

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -133,10 +134,17 @@ func short(err error) error {
 	if errors.As(err, &c) {
 		err = c.Unwrap()
 	}
-	if text := err.Error(); strings.Contains(text, "\n") {
-		return errors.New(strings.Join(strings.Fields(text), " "))
+	text := err.Error()
+	if !strings.Contains(text, "\n") {
+		return err
 	}
-	return err
+	var lines []string // of each address, with TLS and without
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return errors.New(strings.Join(lines, "; "))
 }
 
 func (s *Store) hangUp() {
