@@ -43,7 +43,7 @@ var layers = map[string][]string{
 	"cmd/sidegate/internal/admin":   {"cmd/sidegate/internal/traffic", "proxy", "proxy/memory", "proxy/policy/ban", "proxy/policy/cache", "proxy/policy/charge", "proxy/policy/quota", "proxy/secret", "proxy/tail", "proxy/upstream", "proxy/usage", "tls"},
 	"cmd/sidegate/internal/traffic": {"proxy"},
 	"cmd/sidegate/internal/config": {
-		"proxy", "proxy/exchange", "proxy/policy", "proxy/policy/*", "proxy/route", "proxy/secret", "proxy/tracing", "proxy/upstream", "proxy/usage", "discovery/*", "tls",
+		"proxy", "proxy/exchange", "proxy/policy", "proxy/policy/*", "proxy/route", "proxy/secret", "proxy/tracing", "proxy/upstream", "proxy/usage", "proxy/usage/postgres", "discovery/*", "tls",
 	},
 	"cmd/sidegate/internal/app": {
 		"proxy", "proxy/*", "proxy/policy/*", "discovery", "discovery/*", "tls", "systemd", "cmd/sidegate/internal/*",

@@ -58,7 +58,7 @@ hour or a day is shown with all of it; the first line says from when to when.`,
 
 // values is the question as the admin API has it.
 func (f *usageFlags) values() url.Values {
-	v := url.Values{"by": {f.by}, "since": {f.since}, "limit": {"10000"}, "consumer": f.consumers, "route": f.routes, "service": f.services, "status": f.classes}
+	v := url.Values{"by": {f.by}, "since": {f.since}, "limit": {"100000"}, "consumer": f.consumers, "route": f.routes, "service": f.services, "status": f.classes}
 	if f.until != "" {
 		v.Set("until", f.until)
 	}

@@ -81,12 +81,13 @@ func kinds() map[string]kind {
 		"sidegate-policies":  {"sidegate", sidegateConf, "sidegate-policies.hcl", sidegateArgs, "0", "1", true},
 		"nginx-each":         {"nginx", nginxEachConf, "nginx-each.conf", nginxArgs, "0", "1", false},
 		"haproxy-each":       {"haproxy", haproxyEachConf, "haproxy-each.conf", haproxyArgs, "0", "1", false},
+		"sidegate-each":      {"sidegate", sidegateEachConf, "sidegate-each.hcl", sidegateArgs, "0", "1", false},
+		"sidegate-usage":     {"sidegate", sidegateEachConf, "sidegate-usage.hcl", sidegateArgs, "0", "1", false},
+		"sidegate-2":         {"sidegate", sidegateConf, "sidegate-2.hcl", sidegateArgs, "0,1", "2", false},
 		"sidegate-json":      {"sidegate", sidegateConf, "sidegate-json.hcl", sidegateArgs, "0", "1", false},
 		"sidegate-combined":  {"sidegate", sidegateConf, "sidegate-combined.hcl", sidegateArgs, "0", "1", false},
 		"sidegate-trace":     {"sidegate", sidegateConf, "sidegate-trace.hcl", sidegateArgs, "0", "1", false},
 		"sidegate-trace-all": {"sidegate", sidegateConf, "sidegate-trace-all.hcl", sidegateArgs, "0", "1", false},
-		"sidegate-each":      {"sidegate", sidegateEachConf, "sidegate-each.hcl", sidegateArgs, "0", "1", false},
-		"sidegate-2":         {"sidegate", sidegateConf, "sidegate-2.hcl", sidegateArgs, "0,1", "2", false},
 		"varnish":            {"varnishd", varnishConf, "varnish.vcl", varnishArgs, "0", "1", false},
 	}
 }

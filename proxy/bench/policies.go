@@ -59,6 +59,10 @@ func (b *bed) policyWorks() []work {
 		one("rate limit of all nodes, in Redis", "", "shared", nil),
 		one("cors", "", "cors", []string{"Origin: https://app.example.com"}),
 		one("API key, rate limit, 100,000 networks", "1.15, -, -", "all", key, "nginx-each:all", "haproxy-each:all"),
+		{
+			name: "HTTP/1.1 plain, API key, usage counted", goal: "1.02", tool: "wrk", path: "/small", conns: 64, headers: key,
+			run: []string{"sidegate-usage:plain@key", "sidegate-each:plain@key"},
+		},
 		hit("1 KiB", "0.6, 1.0, 1.0", "cache", "/kib", 64, nil, "nginx-each:cache", "varnish:plain"),
 		hit("1 MiB", "-, 1.1, -", "cache", "/large", 16, nil, "nginx-each:cache", "varnish:plain"),
 		hit("20 kB of JSON, gzip", "-, 1.0, -", "packed", "/text", 64, []string{"Accept-Encoding: gzip"}, "nginx-each:packed", "varnish:plain"),
@@ -204,6 +208,7 @@ listener "plain" {
 }
 service "backend" { instances = ["127.0.0.1:{{.Backend}}"] }
 redis { address = "127.0.0.1:{{.Redis}}" }
+{{if eq .Name "sidegate-usage"}}usage {}{{end}}
 consumer "acme" {
   api_key { sha256 = "{{.APIKeySum}}" }
   basic {

@@ -16,7 +16,7 @@ type Config struct {
 	// A CEL condition over the request.
 	When string `hcl:"when,attr"`
 
-	// The service that answers. Exactly one of service, split, redirect and respond is given.
+	// The service that answers. Exactly one of service, split, redirect, respond and usage is given.
 	Service string `hcl:"service,attr"`
 	// Services and their shares of the requests.
 	Split map[string]int `hcl:"split,attr" min:"0"`
@@ -24,6 +24,9 @@ type Config struct {
 	Redirect *RedirectConfig `hcl:"redirect,block"`
 	// Answer with a fixed response.
 	Respond *RespondConfig `hcl:"respond,block"`
+
+	// Answer consumers with what they have used themselves, and what is left of their quotas; needs auth, and a usage block at the top.
+	Usage *UsageConfig `hcl:"usage,block"`
 
 	// Names of policy bundles.
 	Use []string `hcl:"use,attr"`
@@ -54,6 +57,9 @@ type RespondConfig struct {
 	// Header fields; Content-Type is text/plain; charset=utf-8 unless given.
 	Headers map[string]string `hcl:"headers,attr"`
 }
+
+// UsageConfig is a usage block of a route. It has no arguments.
+type UsageConfig struct{}
 
 // MirrorConfig is a mirror block.
 type MirrorConfig struct {

@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -26,7 +27,7 @@ func (r *Report) CSV(w io.Writer) error {
 		l := &r.Rows[i]
 		var record []string
 		for _, name := range names {
-			record = append(record, l.Name(name))
+			record = append(record, cell(l.Name(name)))
 		}
 		for _, n := range []int64{l.Requests, l.BytesIn, l.BytesOut, l.Errors, l.RateLimited, l.CacheHits} {
 			record = append(record, strconv.FormatInt(n, 10))
@@ -40,6 +41,15 @@ func (r *Report) CSV(w io.Writer) error {
 	}
 	out.Flush()
 	return out.Error()
+}
+
+// cell is a text that no spreadsheet takes for a formula: a consumer's name may
+// come from a token.
+func cell(s string) string {
+	if s != "" && strings.IndexByte("=+-@", s[0]) >= 0 {
+		return "'" + s
+	}
+	return s
 }
 
 // Name is what a row is told apart by: its time, consumer, route, service or

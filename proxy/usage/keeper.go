@@ -24,7 +24,10 @@ type KeeperDeps struct {
 	// Open opens the store; it is asked when there is something to store or to
 	// read, and again after a failure.
 	Open func(context.Context) (Store, error)
-	Now  func() time.Time // nil: time.Now
+	// Early opens it without that, too: something may be in it that is to be
+	// delivered or added up.
+	Early bool
+	Now   func() time.Time // nil: time.Now
 }
 
 // Keeper brings what a Counter has counted into a store, and answers questions
@@ -151,8 +154,12 @@ func (k *Keeper) round(ctx context.Context) {
 	}
 	k.leave()
 	for err == nil && waiting == "" && (!now.Before(k.fold) || k.fold.Sub(now) > foldEvery) && ctx.Err() == nil {
-		if more, failed := k.foldSome(ctx); failed != nil || !more {
-			err, k.fold = failed, now.Add(foldEvery)
+		more, failed := k.foldSome(ctx)
+		switch {
+		case failed != nil:
+			waiting, k.fold = failed.Error(), now.Add(k.cfg.Flush)
+		case !more:
+			k.fold = now.Add(foldEvery)
 		}
 	}
 	if ctx.Err() == nil {
@@ -172,7 +179,7 @@ func (k *Keeper) waiting() string {
 
 // flush gives pending rows to the store. Who calls it has the turn.
 func (k *Keeper) flush(ctx context.Context) error {
-	if len(k.wait.rows) == 0 && (k.store == nil || k.store.Status().Spooled == 0) {
+	if len(k.wait.rows) == 0 && (k.store == nil && !k.Early || k.store != nil && k.store.Status().Spooled == 0) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -189,7 +196,7 @@ func (k *Keeper) flush(ctx context.Context) error {
 		k.shut()
 	}
 	k.mu.Lock()
-	if k.status.Unstored = len(k.wait.rows); err == nil {
+	if k.status.Unstored = len(k.wait.rows); err == nil && len(rows) > 0 {
 		k.status.Stored = k.Now()
 	}
 	k.mu.Unlock()
@@ -250,7 +257,7 @@ func (k *Keeper) outcome(err error, waiting string) {
 	case err != nil && k.status.Up:
 		log.WithError(err).Error("usage can't be stored: it is counted in memory meanwhile, which a crash would lose")
 	case waiting != "" && k.status.Up:
-		log.WithField("error", waiting).Warn("the usage database is away: what is counted waits on the disk")
+		log.WithField("error", waiting).Warn("the usage database is away: what is counted is kept meanwhile")
 	}
 	if k.status.Error = waiting; waiting == "" {
 		k.status.Up, k.status.Since = true, time.Time{}

@@ -239,7 +239,7 @@ func TestKeeperTogether(t *testing.T) {
 						t.Error(err)
 					}
 				case 100:
-					b.round(ctx)
+					b.drain(ctx)
 				case 150:
 					b.Status()
 				}
@@ -291,7 +291,7 @@ func TestParseQueryErrors(t *testing.T) {
 		"since=1h&until=2h":                 "since: isn't before until",
 		"status=200":                        `status: "200" isn't a class`,
 		"top=-1":                            `top: "-1" isn't a number from 1`,
-		"limit=100000":                      "limit: ",
+		"limit=1000000":                     "limit: ",
 		"cursor=x":                          "cursor: isn't the next",
 		"sinse=1h":                          "sinse: there is no such parameter",
 		"since=999999999999d&consumer=a":    "isn't a date",
@@ -363,13 +363,18 @@ func TestPages(t *testing.T) {
 func TestCSV(t *testing.T) {
 	b := newBed(10)
 	b.Counter.Count(ended(`a "b", c`, "r", "s", 200), 100*time.Millisecond)
+	b.count("=1+1", 1)
 	var out bytes.Buffer
-	if err := b.ask(t, "by=consumer,status,day").CSV(&out); err != nil {
+	if err := b.ask(t, "by=consumer,status,day&consumer=a+%22b%22%2C+c").CSV(&out); err != nil {
 		t.Fatal(err)
 	}
 	want := "consumer,status,time,requests,bytes_in,bytes_out,errors,rate_limited,cache_hits,charged,mean,p50,p90,p99,max\n" +
 		`"a ""b"", c",2xx,2026-03-01T00:00:00Z,1,0,0,0,0,0,0,0.1001,0.1001,0.1001,0.1001,0.1001` + "\n"
 	if d := cmp.Diff(want, out.String()); d != "" {
 		t.Error(d)
+	}
+	out.Reset()
+	if err := b.ask(t, "by=consumer&consumer=%3D1%2B1").CSV(&out); err != nil || !strings.Contains(out.String(), "\n'=1+1,1,") {
+		t.Errorf("a formula: %s, %v", out.String(), err)
 	}
 }

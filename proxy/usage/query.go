@@ -22,7 +22,7 @@ type Reader interface {
 
 const (
 	limitRows = 1000
-	mostRows  = 10_000
+	mostRows  = 100_000
 	// mostGroups bounds what an answer is made of.
 	mostGroups = 250_000
 )

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/sidegate-proxy/sidegate/proxy/usage/postgres/pgtest"
 )
 
 // usageLine is a part of a row of sidegate usage.
@@ -417,4 +419,193 @@ func (g *gateway) liveRequests(t *testing.T) (n int64) {
 		n += s.Requests
 	}
 	return n
+}
+
+// TestUsageFleet has three gateways store in one PostgreSQL, which crashes and
+// comes back, as do they: nothing is lost, nothing counted twice.
+func TestUsageFleet(t *testing.T) {
+	real(t)
+	server := pgtest.New(t)
+	url := server.Database("fleet")
+	var fleet []*gateway
+	for range 3 {
+		g := newGateway(t, usageConfig(t, fmt.Sprintf("usage {\n  flush = \"1s\"\n  database = %q\n}\n", url))).start(t)
+		fleet = append(fleet, g)
+	}
+	sent := map[string]int64{}
+	traffic := func(n int) {
+		for i, g := range fleet {
+			c := g.clients(t)[3]
+			for range n * (i + 1) {
+				send(t, c, "http://one.test/a")
+				send(t, c, "http://keyed.test/c", "X-API-Key: "+usageKey)
+			}
+			sent[" one"] += int64(n * (i + 1))
+			sent["acme keyed"] += int64(n * (i + 1))
+		}
+	}
+	check := func(what string, g *gateway) {
+		t.Helper()
+		eventually(t, what, func() error {
+			got := map[string]int64{}
+			lines, note := g.usage(t)
+			for _, l := range lines {
+				got[l.Consumer+" "+l.Route] += l.Requests
+			}
+			if d := cmp.Diff(sent, got); d != "" {
+				return fmt.Errorf("%s%s", d, note)
+			}
+			return nil
+		})
+	}
+	// spooled waits until a gateway has everything on its disk.
+	spooled := func(g *gateway) {
+		t.Helper()
+		eventually(t, "usage on the disk", func() error {
+			if _, err := g.get("/api/usage/live"); err != nil {
+				return err
+			}
+			text, err := g.get("/api/status")
+			if err == nil && (!strings.Contains(text, `"unstored": 0`) || strings.Contains(text, `"spooled": 0`)) {
+				err = errors.New("there is more in memory")
+			}
+			return err
+		})
+	}
+	traffic(10)
+	for _, g := range fleet {
+		g.stored(t)
+	}
+	check("stored by all", fleet[0])
+
+	server.Kill()
+	traffic(10)
+	for _, g := range fleet {
+		spooled(g)
+	}
+	if text, err := fleet[1].get("/metrics"); err != nil || !strings.Contains(text, "sidegate_usage_database_up 0\n") || strings.Contains(text, "sidegate_usage_spooled_batches 0\n") {
+		t.Errorf("metrics don't say that batches wait (%v)", err)
+	}
+	if out, code := run(t, "status", "-config", fleet[1].config()); code != 0 || !strings.Contains(out, "NOT STORED for") || !strings.Contains(out, "batches on the disk") {
+		t.Errorf("status: %s", out)
+	}
+	if lines, note := fleet[1].usage(t); len(lines) == 0 || !strings.Contains(note, "the usage database can't be read") {
+		t.Errorf("without the database: %v, %s", lines, note)
+	}
+	fleet[0].stop(syscall.SIGKILL)
+	fleet[1].stop(syscall.SIGTERM)
+	fleet[0].start(t)
+	fleet[1].start(t)
+	traffic(10)
+	server.Start()
+	for _, g := range fleet {
+		g.stored(t)
+		eventually(t, "delivered", func() error {
+			left, err := filepath.Glob(filepath.Join(g.dir, "state", "usage-spool", "*.batch"))
+			if len(left) > 0 {
+				err = fmt.Errorf("%v wait", left)
+			}
+			return err
+		})
+	}
+	check("after the crash", fleet[2])
+	for _, g := range fleet {
+		g.stop(syscall.SIGTERM)
+	}
+	check("without a gateway", fleet[0])
+	if sum, err := pgtest.Query(url, "SELECT sum(requests) FROM sidegate_usage"); err != nil || sum != fmt.Sprint(sent[" one"]+sent["acme keyed"]) {
+		t.Errorf("%s requests in the database, %v", sum, err)
+	}
+}
+
+// TestOwnUsage: consumers see what they have used and what is left, and nothing
+// of each other.
+func TestOwnUsage(t *testing.T) {
+	const otherKey = "wrong-donkey-battery-staple-of-umbrella"
+	g := newGateway(t, usageConfig(t, "usage {}\n")+fmt.Sprintf(`
+plan "gold" { quota = "100/day" }
+consumer "umbrella" {
+  plan = "gold"
+  api_key { sha256 = "%x" }
+}
+policy "known" {
+  auth "api_key" { header = "X-API-Key" }
+  quota {
+    limit = "10/month"
+    name  = "calls"
+  }
+}
+route "api" {
+  hosts   = ["api.test"]
+  service = "one"
+  use     = ["known"]
+}
+route "me" {
+  hosts = ["api.test"]
+  paths = ["/usage"]
+  auth "api_key" { header = "X-API-Key" }
+  usage {}
+}
+`, sha256.Sum256([]byte(otherKey)))).start(t)
+	type answer struct {
+		Consumer, Plan string
+		Rows           []usageLine
+		Quotas         []struct {
+			Quota, Period     string
+			Limit, Used, Left int64
+		}
+	}
+	own := func(c protocolClient, key, query string) answer {
+		t.Helper()
+		resp, body := send(t, c, c.scheme+"://api.test/usage"+query, "X-API-Key: "+key)
+		var a answer
+		if err := json.Unmarshal([]byte(body), &a); err != nil || resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "application/json" || resp.Header.Get("Cache-Control") != "no-store" {
+			t.Fatalf("%s %s (%v)", resp.Status, body, err)
+		}
+		return a
+	}
+	clients := g.clients(t)
+	first := own(clients[0], otherKey, "")
+	if d := cmp.Diff(fmt.Sprintf("%+v", first), "{Consumer:umbrella Plan:gold Rows:[] Quotas:[{Quota:plan Period:day Limit:100 Used:0 Left:100}]}"); d != "" {
+		t.Errorf("before anything was used: %s", d)
+	}
+	for i, c := range clients {
+		for range 2 {
+			send(t, c, c.scheme+"://api.test/a", "X-API-Key: "+usageKey)
+		}
+		send(t, c, c.scheme+"://api.test/a", "X-API-Key: "+otherKey)
+		send(t, c, c.scheme+"://api.test/a", "X-API-Key: nobody's")
+		used := int64(i + 1)
+		eventually(t, c.name, func() error {
+			a, b := own(c, usageKey, "?route=api"), own(c, otherKey, "?route=api&by=route,day")
+			got := fmt.Sprintf("%s %s %v %s %s %v", a.Consumer, a.Plan, a.Quotas, b.Consumer, b.Plan, b.Quotas)
+			want := fmt.Sprintf("acme  [{name:calls month 10 %d %d}] umbrella gold [{plan day 100 %d %d}]", 2*used, 10-2*used, used, 100-used)
+			if len(a.Rows) != 1 || len(b.Rows) != 1 || a.Rows[0].Requests != 2*used || b.Rows[0].Requests != used || b.Rows[0].Route != "api" || a.Rows[0].Consumer != "" || got != want {
+				return fmt.Errorf("%+v, %+v; want %s", a, b, want)
+			}
+			return nil
+		})
+	}
+	for _, tt := range []struct {
+		method, query, key string
+		status             int
+		kind, says         string
+	}{
+		{"GET", "", "nobody's", 401, "unauthenticated", ""},
+		{"POST", "", usageKey, 405, "method-not-allowed", ""},
+		{"GET", "?consumer=umbrella", usageKey, 400, "invalid-request", "has a parameter that there isn't"},
+		{"GET", "?by=consumer", usageKey, 400, "invalid-request", "query.by"},
+		{"GET", "?by=route,service", usageKey, 400, "invalid-request", "query.by"},
+		{"GET", "?since=<script>", usageKey, 400, "invalid-request", "query.since"},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), tt.method, "https://api.test/usage"+tt.query, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, body := sendWith(t, clients[1], req, "X-API-Key: "+tt.key)
+		wantProblem(t, resp, body, tt.status, tt.kind)
+		if !strings.Contains(body, tt.says) || strings.Contains(body, "umbrella") || strings.Contains(body, "script") {
+			t.Errorf("%s %s: %s", tt.method, tt.query, body)
+		}
+	}
 }

@@ -54,3 +54,12 @@ func appendAddress(b []byte, x *exchange.Exchange) []byte {
 	copy(v6[:8], a[:8])
 	return netip.PrefixFrom(netip.AddrFrom16(v6), 64).AppendTo(b)
 }
+
+// Client is a consumer as the client of quotas by consumer.
+func Client(consumer string) string {
+	if len(consumer) > maxName {
+		sum := sha256.Sum256([]byte(consumer))
+		return "consumer=~" + hex.EncodeToString(sum[:16])
+	}
+	return "consumer=" + consumer
+}

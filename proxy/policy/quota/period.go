@@ -47,3 +47,8 @@ func (s *Store) now(p exchange.Period, t time.Time) int64 {
 	s.spans[p].Store(&span{start, endOf(p, start)})
 	return start
 }
+
+// Until is the end of the period that is going on.
+func Until(p exchange.Period, now time.Time) time.Time {
+	return time.Unix(endOf(p, startOf(p, now)), 0).UTC()
+}

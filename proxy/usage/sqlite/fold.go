@@ -34,7 +34,7 @@ func (s *Store) fold(span usage.Span, now int64, keep time.Duration) (more bool,
 	}
 	err = s.within(func() error {
 		var rows []usage.Row
-		err := s.rows(where+" ORDER BY span, open, start, consumer, route, service, class LIMIT ?", over, func(r *usage.Row) error {
+		err := s.rows("usage", where+" ORDER BY span, open, start, consumer, route, service, class LIMIT ?", over, func(r *usage.Row) error {
 			rows = append(rows, usage.Row{Start: r.Start, Key: r.Key})
 			rows[len(rows)-1].Counts.Add(&r.Counts)
 			return nil

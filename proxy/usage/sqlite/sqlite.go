@@ -287,24 +287,44 @@ func (s *Store) Read(ctx context.Context, q *usage.Filter, f func(*usage.Row) er
 		return err // nothing was ever written
 	}
 	for span := range q.Step + 1 {
-		where := []string{"span = ?", "start >= ?", "start < ?", "open = 1"}
-		args := []any{int64(span), q.Since, q.Until}
-		if span == q.Step {
-			where[3] = "open IN (0, 1)"
-		}
-		where, args = oneOf(where, args, "consumer", q.Consumers)
-		where, args = oneOf(where, args, "route", q.Routes)
-		where, args = oneOf(where, args, "service", q.Services)
-		var classes []int64
-		for _, c := range q.Classes {
-			classes = append(classes, int64(c))
-		}
-		where, args = oneOf(where, args, "class", classes)
-		if err := s.rows(strings.Join(where, " AND "), args, f); err != nil {
-			return err
+		for open := range int64(2) {
+			if open == 0 && span < q.Step {
+				continue // it is in the next span
+			}
+			if err := s.read(span, open, q, f); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// read calls f with the rows of a filter that are of a span, open or not. Those of
+// some consumers are looked up, start by start: there may be a million others.
+func (s *Store) read(span usage.Span, open int64, q *usage.Filter, f func(*usage.Row) error) error {
+	first, err := s.number("SELECT coalesce(min(start), -1) FROM usage WHERE span = ? AND open = ?", int64(span), open)
+	if err != nil || first < 0 {
+		return err
+	}
+	last, err := s.number("SELECT max(start) FROM usage WHERE span = ? AND open = ?", int64(span), open) // apart, each is one look
+	since, until := max(q.Since, first), min(q.Until, last+1)
+	if err != nil || since >= until {
+		return err
+	}
+	from, where, args := "usage", []string{"span = ?", "open = ?", "start >= ?", "start < ?"}, []any{int64(span), open, since, until}
+	if len(q.Consumers) > 0 {
+		from = "(WITH RECURSIVE t(s) AS (SELECT ? UNION ALL SELECT s + ? FROM t WHERE s + ? < ?) SELECT s FROM t) CROSS JOIN usage"
+		where, args = []string{"span = ?", "open = ?", "start = s"}, []any{span.Floor(since), span.Seconds(), span.Seconds(), until, int64(span), open}
+	}
+	where, args = oneOf(where, args, "consumer", q.Consumers)
+	where, args = oneOf(where, args, "route", q.Routes)
+	where, args = oneOf(where, args, "service", q.Services)
+	var classes []int64
+	for _, c := range q.Classes {
+		classes = append(classes, int64(c))
+	}
+	where, args = oneOf(where, args, "class", classes)
+	return s.rows(from, strings.Join(where, " AND "), args, f)
 }
 
 func oneOf[T any](where []string, args []any, column string, list []T) ([]string, []any) {
@@ -318,9 +338,9 @@ func oneOf[T any](where []string, args []any, column string, list []T) ([]string
 }
 
 // rows calls f with rows, one histogram for all.
-func (s *Store) rows(where string, args []any, f func(*usage.Row) error) error {
+func (s *Store) rows(from, where string, args []any, f func(*usage.Row) error) error {
 	var r usage.Row
-	return s.each("SELECT "+columns+" FROM usage WHERE "+where, args, func(st *sqlite3.Stmt) error {
+	return s.each("SELECT "+columns+" FROM "+from+" WHERE "+where, args, func(st *sqlite3.Stmt) error {
 		h := r.Latency
 		h.Reset()
 		r = usage.Row{

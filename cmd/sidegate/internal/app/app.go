@@ -141,6 +141,7 @@ type App struct {
 	admin      *admin.Server
 
 	usage    *usage.Keeper // nil: there is no usage block
+	own      *ownUsage     // likewise
 	counting *counting     // what the fleet counts by, of the configuration in force
 
 	// build is held while a configuration is made ready and put in force.

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -25,12 +26,13 @@ type making struct {
 	kinds      []policy.Kind
 	personal   *personal.Policy
 	conditions func() (*condition.Compiler, error)
-	logins     bool // some route has users log in
+	own        *ownUsage // nil: usage isn't counted
+	logins     bool      // some route has users log in
 }
 
 // making makes what the routes of a draft are compiled with, and plans what it needs.
 func (a *App) making(d *draft, out *ready) (*making, error) {
-	m := &making{bundles: map[string]*config.Bundle{}, logins: logsIn(d.file)}
+	m := &making{bundles: map[string]*config.Bundle{}, own: a.own, logins: logsIn(d.file)}
 	for _, b := range d.file.Bundles {
 		m.bundles[b.Name] = b
 	}
@@ -97,6 +99,10 @@ func (m *making) route(r *config.Route) (*proxy.Route, route.Rule, error) {
 		p.Answer, err = answer.Redirect(*r.Redirect)
 	case r.Respond != nil:
 		p.Answer, err = answer.Respond(*r.Respond)
+	case r.Usage != nil && m.own == nil:
+		err = errors.New("usage: it isn't counted who uses what: add usage {} at the top")
+	case r.Usage != nil:
+		p.Answer = answer.Usage(m.own)
 	}
 	if err != nil {
 		return nil, rule, err

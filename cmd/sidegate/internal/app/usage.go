@@ -5,18 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
 
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/admin"
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
+	"github.com/sidegate-proxy/sidegate/proxy/secret"
 	"github.com/sidegate-proxy/sidegate/proxy/usage"
+	"github.com/sidegate-proxy/sidegate/proxy/usage/postgres"
 	"github.com/sidegate-proxy/sidegate/proxy/usage/sqlite"
 )
-
-const usageFile = "usage.db" // in state_dir
 
 // countUsage makes what counts who uses what, and what keeps it; nil: nobody
 // asked for it. Nothing is opened yet.
@@ -24,19 +26,63 @@ func (a *App) countUsage(file *config.File) *usage.Counter {
 	if file.Usage == nil {
 		return nil
 	}
-	counter := usage.NewCounter(file.Usage.Series)
-	path := filepath.Join(file.StateDir, usageFile)
-	a.usage = usage.NewKeeper(*file.Usage, "sqlite "+path, usage.KeeperDeps{
-		Log: a.log.WithField("component", "usage"), Counter: counter,
-		Open: func(ctx context.Context) (usage.Store, error) {
-			s, err := sqlite.Open(ctx, path)
-			if err != nil {
-				return nil, err // a nil *Store isn't a nil Store
-			}
-			return s, nil
-		},
-	})
-	return counter
+	place := usagePlace(file)
+	deps := usage.KeeperDeps{Log: a.log.WithField("component", "usage"), Counter: usage.NewCounter(file.Usage.Series), Early: place.url != ""}
+	if place.url == "" {
+		_, err := os.Stat(place.path)
+		deps.Early = err == nil
+	}
+	deps.Open = func(ctx context.Context) (usage.Store, error) { return place.open(ctx, deps.Log) }
+	a.usage = usage.NewKeeper(*file.Usage, place.name(), deps)
+	a.own = &ownUsage{app: a, waiting: make(chan struct{}, ownAtOnce)}
+	return deps.Counter
+}
+
+// place is where the usage is kept.
+type place struct {
+	url   secret.String // of PostgreSQL; "": a file
+	path  string
+	spool string
+	most  int64
+}
+
+func usagePlace(file *config.File) place {
+	return place{file.Usage.Database, filepath.Join(file.StateDir, "usage.db"), filepath.Join(file.StateDir, "usage-spool"), file.Usage.Spool}
+}
+
+func (p *place) name() string {
+	if p.url != "" {
+		return postgres.Name(p.url)
+	}
+	return "sqlite " + p.path
+}
+
+func (p *place) open(ctx context.Context, log logrus.FieldLogger) (s usage.Store, err error) {
+	if p.url != "" {
+		s, err = postgres.Open(postgres.Deps{Log: log, URL: p.url, Dir: p.spool, Most: p.most})
+	} else {
+		s, err = sqlite.Open(ctx, p.path)
+	}
+	if err != nil {
+		return nil, err // a nil pointer isn't a nil Store
+	}
+	return s, nil
+}
+
+// view opens it without a gateway.
+func (p *place) view(ctx context.Context) (s usage.Store, err error) {
+	if p.url != "" {
+		s, err = postgres.Open(postgres.Deps{URL: p.url})
+	} else {
+		s, err = sqlite.View(ctx, p.path)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("nothing was counted yet: there is no %s", p.path)
+	case err != nil:
+		return nil, err
+	}
+	return s, nil
 }
 
 // usageStatus is how keeping the usage is; nil: it isn't counted.
@@ -76,16 +122,13 @@ func StoredUsage(ctx context.Context, opt Options, q *usage.Query) (r *usage.Rep
 	if file.Usage == nil {
 		return nil, "", admin.ErrNoUsage
 	}
-	path := filepath.Join(file.StateDir, usageFile)
-	s, err := sqlite.View(ctx, path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, "", fmt.Errorf("nothing was counted yet: there is no %s", path)
-	}
+	place := usagePlace(file)
+	s, err := place.view(ctx)
 	if err != nil {
 		return nil, "", err
 	}
 	r, err = q.Run(ctx, s)
-	return r, path, errors.Join(err, s.Close())
+	return r, place.name(), errors.Join(err, s.Close())
 }
 
 // usage shows how keeping the usage is, where it is counted.

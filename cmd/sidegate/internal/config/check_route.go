@@ -52,6 +52,9 @@ func (c *checker) route(r *Route) {
 			c.broken[r] = true
 		}
 	}
+	if r.Usage != nil {
+		c.ownUsage(r, what)
+	}
 	if r.Sunset != nil && !c.broken[r.Sunset] {
 		if _, err := sunset.New(*r.Sunset, time.Now); err != nil {
 			c.blame(r.Sunset, what+": sunset", err)
@@ -69,7 +72,7 @@ func (c *checker) answer(r *Route, what string, broken bool) {
 	for _, a := range []struct {
 		name string
 		set  bool
-	}{{"service", r.Service != ""}, {"split", len(r.Split) > 0}, {"redirect", r.Redirect != nil}, {"respond", r.Respond != nil}} {
+	}{{"service", r.Service != ""}, {"split", len(r.Split) > 0}, {"redirect", r.Redirect != nil}, {"respond", r.Respond != nil}, {"usage", r.Usage != nil}} {
 		if a.set || c.given(r, a.name) {
 			given = append(given, a.name)
 		}
@@ -78,12 +81,12 @@ func (c *checker) answer(r *Route, what string, broken bool) {
 	case len(given) == 0 && broken:
 		return
 	case len(given) == 0:
-		c.errorf(r, "", `Add service = "NAME", split, redirect or respond.`, "%s doesn't say who answers", what)
+		c.errorf(r, "", `Add service = "NAME", split, redirect, respond or usage.`, "%s doesn't say who answers", what)
 		return
 	case len(given) > 1:
 		c.broken[r] = true
 		c.diags.Add(Diagnostic{
-			Text:  fmt.Sprintf("%s has %s; exactly one of service, split, redirect and respond says who answers", what, and(given)),
+			Text:  fmt.Sprintf("%s has %s; exactly one of service, split, redirect, respond and usage says who answers", what, and(given)),
 			Range: c.at(r, given[1]), Also: c.at(r, given[0]), Advice: "Keep one of them.",
 		})
 		return
@@ -169,7 +172,7 @@ func (c *checker) use(of any, names []string, what string) {
 
 // forwards reports an argument that needs a backend on a route without one.
 func (c *checker) forwards(r *Route, name, what string) bool {
-	if r.Redirect == nil && r.Respond == nil {
+	if r.Redirect == nil && r.Respond == nil && r.Usage == nil {
 		return true
 	}
 	c.errorf(r, name, "Take it out.", "%s: %s needs a service, and this route answers by itself", what, name)

@@ -1,0 +1,6 @@
+usage {
+  database = "postgres://root:hunter2@db/usage?sslmode=nonsense"
+}
+route "r" {
+  respond {}
+}
