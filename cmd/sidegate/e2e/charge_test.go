@@ -176,6 +176,7 @@ func (g *gateway) chargeCommands(t *testing.T) {
 		{"charges list --state done --route tokens --limit 1", "settled tokens 100 \"acme\" tokens billing/charges", 0},
 		{"charges list --state dead", "no charges", 0},
 		{"charges list --state pending --meter leased", "active leased (lease) 100 \"acme\" lease billing/charges", 0},
+		{"charges list --state lost", "isn't pending, dead or done", 1},
 		{"charges show nobody", "there is no such charge", 1},
 		{"charges retry nobody", "there is no such charge", 1},
 		{"charges retry", "say which", 1},
