@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
@@ -304,77 +305,58 @@ func TestBeforeTheEnd(t *testing.T) {
 	}
 }
 
-// TestDown: what holds while the billing service doesn't answer.
+// TestDown: what holds while the billing service doesn't answer. In mode event that is
+// found out by the first request, which is charged.
 func TestDown(t *testing.T) {
-	eachMode(t, func(t *testing.T, mode string) {
-		for _, tt := range []struct {
-			down           string
-			served, denied int
-			charged        string
-		}{{"deny", 0, 20, "0"}, {"allow", 5, 15, "0"}, {"owe", 5, 15, "5"}} {
-			t.Run(tt.down, func(t *testing.T) {
-				r := newRig(t)
-				var up bool
-				var mu sync.Mutex
-				r.billing.Fault = func(*http.Request) chargetest.Fault {
-					mu.Lock()
-					defer mu.Unlock()
-					if up {
-						return chargetest.Fault{}
-					}
-					return chargetest.Fault{Status: 503}
-				}
-				block := "meter = \"m\"\nmode = \"" + mode + "\"\nwhen_down = \"" + tt.down + "\""
-				if tt.down != "deny" {
-					block += "\ncredit = \"5\""
-				}
-				p := r.policy(block)
-				before := 0
-				if mode == "event" { // it is told afterwards, and so found out
-					before = 1
-					r.get(p, 200)
-					eventually(t, func() error {
-						if !p.blocks[0].t.down.Load() {
-							return errors.New("it isn't down")
-						}
-						return nil
-					})
-				}
-				served, denied := 0, 0
-				for range 20 {
-					x := r.get(p, 200)
-					switch {
-					case x.Err == nil:
-						served++
-					case x.Err.Kind == exchange.ChargeUnavailable:
-						denied++
-					default:
-						t.Fatal(x.Err)
-					}
-				}
-				if mode == "event" && tt.down == "owe" {
-					served++ // the first one is owed, too
-					denied--
-				}
-				if served != tt.served && mode != "event" || denied != tt.denied && mode != "event" {
-					t.Errorf("%d served, %d denied; want %d, %d", served, denied, tt.served, tt.denied)
-				}
-				mu.Lock()
-				up = true
-				mu.Unlock()
-				want := tt.charged
-				if mode == "event" && tt.down != "owe" {
-					want = fmt.Sprint(before)
-				}
-				r.settled(want)
-				eventually(t, func() error { // and then it goes on
-					if x := r.get(p, 200); x.Err != nil {
-						return x.Err
-					}
-					return nil
-				})
-			})
+	for _, tt := range []struct {
+		mode, down string
+		served     int // of 20
+		charged    string
+	}{
+		{"reserve", "deny", 0, "0"}, {"reserve", "allow", 5, "0"}, {"reserve", "owe", 5, "5"},
+		{"lease", "deny", 0, "0"}, {"lease", "allow", 5, "0"}, {"lease", "owe", 5, "5"},
+		{"event", "deny", 0, "1"}, {"event", "allow", 5, "1"}, {"event", "owe", 4, "5"},
+	} {
+		t.Run(tt.mode+" "+tt.down, func(t *testing.T) { testDown(t, tt.mode, tt.down, tt.served, tt.charged) })
+	}
+}
+
+func testDown(t *testing.T, mode, down string, served int, charged string) {
+	r := newRig(t)
+	var up atomic.Bool
+	r.billing.Fault = func(*http.Request) chargetest.Fault {
+		if up.Load() {
+			return chargetest.Fault{}
 		}
+		return chargetest.Fault{Status: 503}
+	}
+	block := "meter = \"m\"\nmode = \"" + mode + "\"\nwhen_down = \"" + down + "\""
+	if down != "deny" {
+		block += "\ncredit = \"5\""
+	}
+	p := r.policy(block)
+	if mode == "event" {
+		r.get(p, 200)
+		eventually(t, func() error {
+			if !p.blocks[0].t.down.Load() {
+				return errors.New("it isn't down")
+			}
+			return nil
+		})
+	}
+	for i := range 20 {
+		x := r.get(p, 200)
+		if i < served && x.Err != nil || i >= served && (x.Err == nil || x.Err.Kind != exchange.ChargeUnavailable) {
+			t.Errorf("request %d: %v; %d are to be served", i, x.Err, served)
+		}
+	}
+	up.Store(true)
+	r.settled(charged)
+	eventually(t, func() error { // and then it goes on
+		if x := r.get(p, 200); x.Err != nil {
+			return x.Err
+		}
+		return nil
 	})
 }
 
