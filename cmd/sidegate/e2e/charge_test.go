@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -176,6 +177,7 @@ func (g *gateway) chargeCommands(t *testing.T) {
 		{"charges list --state done --route tokens --limit 1", "settled tokens 100 \"acme\" tokens billing/charges", 0},
 		{"charges list --state dead", "no charges", 0},
 		{"charges list --state pending --meter leased", "active leased (lease) 100 \"acme\" lease billing/charges", 0},
+		{"charges list --state lost", "isn't pending, dead or done", 1},
 		{"charges show nobody", "there is no such charge", 1},
 		{"charges retry nobody", "there is no such charge", 1},
 		{"charges retry", "say which", 1},
@@ -444,6 +446,7 @@ func TestChargeNodes(t *testing.T) {
 		b.ServeHTTP(w, r)
 	}))
 	s.TLS = &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
+	s.EnableHTTP2 = true
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	other, err := chargetest.New("")
@@ -481,8 +484,9 @@ consumer "acme" {
 		paidRoute("paid", "one", fmt.Sprintf("meter = \"m\"\nmode = \"lease\"\nlease = \"10\"\ntoken = file(%q)", token), "") +
 		strings.Replace(paidRoute("url", "one", "meter = \"u\"", ""), `service = "billing"`, fmt.Sprintf("url = %q\n path = \"/charges\"", plain.URL), 1)
 	var nodes []*gateway
-	for range 3 {
-		nodes = append(nodes, newGateway(t, config).start(t))
+	for i := range 3 {
+		protocol := []string{"https", "h2"}[i%2]
+		nodes = append(nodes, newGateway(t, strings.Replace(config, `"https"`, strconv.Quote(protocol), 1)).start(t))
 	}
 	for i, g := range nodes {
 		c := g.clients(t)[0]

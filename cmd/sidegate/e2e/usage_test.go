@@ -474,7 +474,7 @@ func TestUsageFleet(t *testing.T) {
 	}
 	traffic(10)
 	for _, g := range fleet {
-		g.stored(t)
+		g.storedUsage(t)
 	}
 	check("stored by all", fleet[0])
 
@@ -499,7 +499,7 @@ func TestUsageFleet(t *testing.T) {
 	traffic(10)
 	server.Start()
 	for _, g := range fleet {
-		g.stored(t)
+		g.storedUsage(t)
 		eventually(t, "delivered", func() error {
 			left, err := filepath.Glob(filepath.Join(g.dir, "state", "usage-spool", "*.batch"))
 			if len(left) > 0 {

@@ -97,7 +97,7 @@ func (l *Ledger) send(now time.Time, linger time.Duration) (wait time.Duration) 
 func (l *Ledger) tell(t *Target, linger time.Duration) {
 	size := batchMost
 	for {
-		if linger > 0 {
+		if linger > 0 && !l.enough(t, size) {
 			select {
 			case <-time.After(linger):
 			case <-l.ctx.Done():
@@ -131,6 +131,13 @@ func (l *Ledger) tell(t *Target, linger time.Duration) {
 		l.kickCourier() // which looks at when to go on
 		return
 	}
+}
+
+// enough reports whether a batch is full without waiting.
+func (l *Ledger) enough(t *Target, n int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(t.queue) >= n
 }
 
 // pick takes messages from the queue; without any, the target isn't busy any more.

@@ -264,6 +264,41 @@ func TestForgetsFiles(t *testing.T) {
 	}
 }
 
+// TestManyConsumers: days of many are forgotten, the oldest first, and those of today
+// that there is no room for are counted together.
+func TestManyConsumers(t *testing.T) {
+	s := newState()
+	s.most = 10
+	day := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	spend := func(days int, consumer string) {
+		r := record{At: day.AddDate(0, 0, days).UnixMilli(), Consumer: consumer, Meter: "m", To: "s"}
+		s.total(&r, 1, 1)
+	}
+	for i := range 6 {
+		spend(0, fmt.Sprint(i))
+		spend(1, fmt.Sprint(i))
+	}
+	if n := len(s.totals); n != 6 {
+		t.Errorf("%d totals with the oldest day gone, want 6", n)
+	}
+	for i := range 20 {
+		spend(1, fmt.Sprint(i))
+	}
+	sum := int64(0)
+	for k, v := range s.totals {
+		if sum += v.units; k.day != "2026-11-02" {
+			t.Errorf("there is %+v", k)
+		}
+	}
+	if n := len(s.totals); n != 11 || sum != 26 {
+		t.Errorf("%d totals of %d units, want 11 of 26", n, sum)
+	}
+	spend(2, "new")
+	if n := len(s.totals); n != 1 {
+		t.Errorf("%d totals on the next day", n)
+	}
+}
+
 // TestIDs: no two are the same, and their order is that of time.
 func TestIDs(t *testing.T) {
 	l := NewLedger(Deps{Log: quiet()})

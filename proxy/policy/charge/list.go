@@ -48,6 +48,15 @@ const pageMost = 1000
 // ErrUnknown is a charge that nobody knows, or remembers.
 var ErrUnknown = errors.New("there is no such charge: those that are over are remembered for a while")
 
+// Check says what is wrong with a query.
+func (q *Query) Check() error {
+	known := []string{"", "pending", dead, "done", asked, serving, settle, cancel, active, back, settled, cancelled, refused, returned}
+	if !slices.Contains(known, q.State) {
+		return fmt.Errorf("state: %.20q isn't pending, dead or done, nor a state", q.State)
+	}
+	return nil
+}
+
 // group is how a state is asked for.
 func group(state string) string {
 	switch state {

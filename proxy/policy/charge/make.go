@@ -49,6 +49,12 @@ func (l *Ledger) enter(x *exchange.Exchange, it *item, key string) (fault *excha
 	if x.Consumer != nil {
 		consumer = x.Consumer.Name
 	}
+	var away error // nobody is asked, and so nothing has to be on the disk before
+	if b.Mode == modeReserve {
+		if away = l.failing(); away == nil {
+			away = l.ready(b.t)
+		}
+	}
 	l.mu.Lock()
 	if e := l.flights[key]; e != nil && key != "" {
 		e.holders++
@@ -69,7 +75,7 @@ func (l *Ledger) enter(x *exchange.Exchange, it *item, key string) (fault *excha
 		r.Until = now.Add(b.Idempotency).UnixMilli()
 	}
 	var e *entry
-	if b.Mode == modeReserve {
+	if b.Mode == modeReserve && away == nil {
 		r.Type = isOpen
 		e = l.log(&r)
 	} else {
@@ -87,7 +93,11 @@ func (l *Ledger) enter(x *exchange.Exchange, it *item, key string) (fault *excha
 	round := l.round
 	l.mu.Unlock()
 	it.e = e
-	fault, free = l.try(b, e, round)
+	if away != nil {
+		fault, free = l.down(b, e, away)
+	} else {
+		fault, free = l.try(b, e, round)
+	}
 	l.mu.Lock()
 	e.fault, e.free = fault, free
 	l.mu.Unlock()
@@ -114,13 +124,9 @@ func (l *Ledger) share(it *item) (fault *exchange.Fault, free bool) {
 // try finds out whether a charge can be made.
 func (l *Ledger) try(b *block, e *entry, r *round) (fault *exchange.Fault, free bool) {
 	var err error
-	asked := false
 	switch b.Mode {
 	case modeReserve:
 		if err = l.flush(r); err == nil {
-			err = l.ready(b.t)
-		}
-		if asked = err == nil; asked {
 			m := message{
 				ID: e.ID, Kind: "reserve", Meter: e.Meter, Units: Amount(e.Units), Consumer: e.Consumer, Route: e.Route, RequestID: e.Request,
 				Time: stamp(e.At), ClientKey: e.Key,
@@ -145,7 +151,7 @@ func (l *Ledger) try(b *block, e *entry, r *round) (fault *exchange.Fault, free 
 		b.count.add(refusals, 0)
 		return b.refusal(no), false
 	}
-	return l.down(b, e, asked, err)
+	return l.down(b, e, err)
 }
 
 // spendFrom holds what a charge may cost of a lease.
@@ -180,12 +186,9 @@ func (b *block) refusal(no *Refusal) *exchange.Fault {
 }
 
 // down does what is to be done while a charge can't be made.
-func (l *Ledger) down(b *block, e *entry, told bool, err error) (fault *exchange.Fault, free bool) {
+func (l *Ledger) down(b *block, e *entry, err error) (fault *exchange.Fault, free bool) {
 	if b.WhenDown == downOwe && l.owes(b, e) {
 		return nil, false
-	}
-	if !told {
-		l.forget(e, "it couldn't be asked for") // nobody has heard of it: there is nothing to take back
 	}
 	if b.WhenDown == downAllow && l.give(b, e.Consumer, e.Units) {
 		b.count.add(given, e.Units)

@@ -226,7 +226,10 @@ func okay(status string) bool { return status == "" || status == "0" }
 func (p *Policy) decide(x *exchange.Exchange, t *task, it *item, out int64) {
 	b := it.b
 	sizes := condition.Sizes{In: max(0, x.RequestLength), Out: out}
-	if t.in != nil {
+	switch {
+	case x.Status == 101: // which is over, or it wouldn't be decided
+		sizes.In = x.BytesIn
+	case t.in != nil:
 		sizes.In = t.in.n.Load()
 	}
 	if b.when != nil && b.when.ReadsSizes() {

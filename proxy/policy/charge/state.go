@@ -11,7 +11,7 @@ import (
 const (
 	remembered  = 1000    // charges that are over, for people to look at
 	maxKeys     = 100_000 // clients' keys that are remembered
-	maxTotals   = 100_000 // days of consumers and meters
+	maxTotals   = 200_000 // days of consumers and meters
 	totalsLast  = 40 * 24 * time.Hour
 	keysInState = 64 // of the keys beyond their time that one look drops
 )
@@ -82,6 +82,8 @@ type state struct {
 	keys     map[string]usedKey
 	order    []string // of keys, by when they came
 	totals   map[totalKey]*total
+	most     int      // of totals
+	crowded  string   // the day that alone has as many
 	recent   []record // a ring
 	last     int      // the newest in it
 	deads    int
@@ -89,7 +91,7 @@ type state struct {
 
 func newState() state {
 	return state{
-		entries: map[string]*entry{}, accounts: map[accountKey]*account{}, keys: map[string]usedKey{}, totals: map[totalKey]*total{},
+		entries: map[string]*entry{}, accounts: map[accountKey]*account{}, keys: map[string]usedKey{}, totals: map[totalKey]*total{}, most: maxTotals,
 	}
 }
 
@@ -114,26 +116,38 @@ func (s *state) total(r *record, units, count int64) {
 
 func (s *state) dayTotal(k totalKey) *total {
 	t := s.totals[k]
-	if t == nil {
-		if len(s.totals) >= maxTotals {
-			s.dropDay()
+	if t == nil && len(s.totals) >= s.most {
+		if k.day != s.crowded {
+			s.dropDay(k.day)
 		}
+		if k.day == s.crowded {
+			k.consumer = together
+			t = s.totals[k]
+		}
+	}
+	if t == nil {
 		t = &total{}
 		s.totals[k] = t
 	}
 	return t
 }
 
-// dropDay forgets the totals of the oldest day.
-func (s *state) dropDay() {
-	oldest := ""
+// dropDay forgets the totals of the oldest day. If that is today, further consumers
+// of today are counted together.
+func (s *state) dropDay(today string) {
+	oldest := today
 	for k := range s.totals {
-		if oldest == "" || k.day < oldest {
-			oldest = k.day
-		}
+		oldest = min(oldest, k.day)
+	}
+	if oldest == today {
+		s.crowded = today
+		return
 	}
 	maps.DeleteFunc(s.totals, func(k totalKey, _ *total) bool { return k.day == oldest })
 }
+
+// together is the consumer that stands for those that there is no room for.
+const together = "others"
 
 // apply changes the state as r says, and returns the entry that it is about; nil:
 // none that is there any more.
