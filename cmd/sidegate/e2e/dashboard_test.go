@@ -225,10 +225,10 @@ func TestDashboardFigures(t *testing.T) {
 				t.Errorf("the tail shows %q of a query", hidden)
 			}
 		}
-		if _, err := p.run("document.querySelector('tbody button').click()"); err != nil {
+		if _, err := p.run("document.querySelectorAll('tbody button').forEach(b => b.click())"); err != nil {
 			t.Fatal(err)
 		}
-		p.await("a request's details", has("Request id"))
+		p.await("the requests' details, with the user agent as it came", has("Request id")+" && "+has(evil))
 		p.unharmed("tail")
 		p.shot("tail")
 		p.to("#/tail?status=5xx", "another filter", "document.querySelector('.badge.good')?.innerText.includes('live')")
