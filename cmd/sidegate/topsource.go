@@ -44,7 +44,7 @@ func (t *topSource) get(ctx context.Context, v topView) (*topPicture, error) {
 	if v.turned != (v.sort == 'n') {
 		order = "asc"
 	}
-	if err := ask(ctx, t.socket, fmt.Sprintf("/api/traffic?window=10s&by=%s&sort=%s&order=%s&limit=%d", by, sort, order, topRows), &a); err != nil {
+	if err := ask(ctx, t.socket, fmt.Sprintf("/api/traffic?latency=false&window=10s&by=%s&sort=%s&order=%s&limit=%d", by, sort, order, topRows), &a); err != nil {
 		return nil, err
 	}
 	p.total, p.window = a.Total.Recent, a.Window
