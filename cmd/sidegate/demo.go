@@ -99,7 +99,7 @@ func (d *demo) say(dir, path string, agent bool) {
 	p("sidegate %s runs. Two demo backends answer behind it; Ctrl-C ends all.", version)
 	p("")
 	p("  gateway        https://localhost:%s/   (http://%s/ redirects to it)", port, d.plain)
-	p("  status         http://%s/", d.admin)
+	p("  dashboard      http://%s/", d.admin)
 	p("  metrics        http://%s/metrics", d.admin)
 	p("  configuration  %s   (edit it: it is loaded again)", path)
 	p("")

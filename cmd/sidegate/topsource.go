@@ -44,7 +44,7 @@ func (t *topSource) get(ctx context.Context, v topView) (*topPicture, error) {
 	if v.turned != (v.sort == 'n') {
 		order = "asc"
 	}
-	if err := ask(ctx, t.socket, fmt.Sprintf("/api/traffic?window=10s&by=%s&sort=%s&order=%s&limit=%d", by, sort, order, topRows), &a); err != nil {
+	if err := ask(ctx, t.socket, fmt.Sprintf("/api/traffic?latency=false&window=10s&by=%s&sort=%s&order=%s&limit=%d", by, sort, order, topRows), &a); err != nil {
 		return nil, err
 	}
 	p.total, p.window = a.Total.Recent, a.Window
@@ -98,9 +98,9 @@ func (t *topSource) consumers(ctx context.Context, p *topPicture) error {
 	}
 	before := t.before
 	t.before = &now
-	rows := sumUsage(&now)
+	rows, seconds := sumUsage(&now), 0.0
 	if before != nil {
-		p.window = now.Now.Sub(before.Now).Seconds()
+		seconds = now.Now.Sub(before.Now).Seconds()
 		for name, old := range sumUsage(before) {
 			if r := rows[name]; r != nil && r.requests >= old.requests {
 				r.less(old)
@@ -108,9 +108,9 @@ func (t *topSource) consumers(ctx context.Context, p *topPicture) error {
 		}
 	}
 	for name, r := range rows {
-		row := topRow{name: name, all: r.all, window: p.window}
+		row := topRow{name: name, all: r.all, window: seconds}
 		if before != nil {
-			row.figures = r.figures(p.window)
+			row.figures = r.figures(seconds)
 		}
 		if name == "" {
 			row.name = "(nobody known)"

@@ -56,7 +56,6 @@ type topRow struct {
 	figures    traffic.Figures
 	window     float64
 	all        uint64 // requests since the start
-	bad        bool
 }
 
 // count is how many rows there are; p may be nil.

@@ -122,7 +122,7 @@ func TestDashboardLogin(t *testing.T) {
 		}
 	})
 	t.Run("logout", func(t *testing.T) {
-		p.to("#/overview", "the overview", has("since the start"))
+		p.to("#/overview", "the overview", has("in all"))
 		p.click(".side .foot button")
 		p.await("a login", "!!document.querySelector('#token')")
 		if resp, _ := g.request(t, "GET", "/api/overview", "", cookie); resp.StatusCode != 401 {
@@ -181,7 +181,7 @@ func TestDashboardKeyboard(t *testing.T) {
 	g.configure(t, dashboardConfig(t, s.Listener.Addr().String(), fmt.Sprintf("127.0.0.1:%d", ports(t, 4)[3])))
 	g.start(t)
 	p := g.openDashboard(t, newDevtools(t, "nobody.test"), "")
-	p.await("the overview", has("since the start"))
+	p.await("the overview", has("in all"))
 	at := func() string {
 		t.Helper()
 		v, err := p.run("(e => e == document.body ? '' : (e.ariaLabel || e.innerText || e.id).trim() + '|' + getComputedStyle(e).outlineStyle)(document.activeElement)")
@@ -216,7 +216,7 @@ func TestDashboardKeyboard(t *testing.T) {
 	p.press("Enter")
 	p.await("a day is chosen", "document.querySelector('[data-span=\"24h\"]').ariaPressed == 'true'")
 	p.open(p.base + "#/overview")
-	p.await("the overview again", has("since the start"))
+	p.await("the overview again", has("in all"))
 	until("Routes")
 	p.press("Enter")
 	p.await("the routes", "location.hash == '#/routes' && document.activeElement.id == 'main'")
@@ -310,7 +310,7 @@ func TestDashboardLarge(t *testing.T) {
 	}
 	p.await("the one that was looked for", "document.querySelectorAll('tbody tr').length == 1 && "+has("r09269.test"))
 	p.click("tbody a")
-	p.await("its page", "location.hash == '#/routes/r09269' && "+has("3 since the start"))
+	p.await("its page", "location.hash == '#/routes/r09269' && "+has("3 in all"))
 	p.to("#/services", "a part of the services", has("1 to 50 of 2,000"))
 	small("services")
 	p.to("#/certificates", "a part of the certificates", has("of 10,0")+" || "+has("certificates"))

@@ -74,6 +74,11 @@ func (s *Server) traffic(w http.ResponseWriter, r *http.Request) {
 		}
 		t.Count = len(list)
 		t.Rows, err = part(w, &l, list, trafficOrders())
+		if r.Form.Get("latency") == "false" {
+			for i := range t.Rows {
+				t.Rows[i].All.Latency = nil
+			}
+		}
 		return t, err
 	})(w, r)
 }

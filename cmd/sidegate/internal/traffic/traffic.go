@@ -6,7 +6,8 @@
 //
 // Memory is bounded: what is remembered of an interval is all of it together, and
 // the 50 routes and services with the most requests in it: 8 MB at the very most.
-// Of the last minute, all that had requests are known.
+// Of the last minute, all that had requests are known: 3 kB for each pair of route and
+// service that is never idle, 0.3 kB for each other.
 package traffic
 
 import (

@@ -181,3 +181,44 @@ func TestQuantile(t *testing.T) {
 		})
 	}
 }
+
+// BenchmarkMany is what 10,000 routes cost: each 5 seconds, and each time somebody
+// looks.
+func BenchmarkMany(b *testing.B) {
+	m := newBench()
+	for i := range 10_000 {
+		m.serve(fmt.Sprint("route-", i), fmt.Sprint("service-", i%2000), 1, 2, 3)
+	}
+	var list []proxy.RouteTotals
+	for _, t := range m.totals {
+		list = append(list, *t)
+	}
+	m.Totals = func() []proxy.RouteTotals { return append([]proxy.RouteTotals(nil), list...) }
+	m.pass(1)
+	count := func(n int) {
+		for i := range n {
+			list[i].Requests++
+			list[i].Classes[2]++
+		}
+	}
+	b.Run("tick, all busy", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			count(len(list))
+			m.pass(1)
+		}
+	})
+	b.Run("tick, few busy", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			count(100)
+			m.pass(1)
+		}
+	})
+	b.Run("now", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			m.Now(Route, time.Minute)
+		}
+	})
+}

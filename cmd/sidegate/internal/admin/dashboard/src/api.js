@@ -74,8 +74,8 @@ export function poll(every, load, failed) {
       await load(mine.signal);
     } catch (error) {
       if (mine.signal.aborted) return;
-      if (!(error instanceof ApiError)) throw error;
-      failed(error);
+      if (!(error instanceof ApiError)) reportError(error);
+      else if (error.status) failed(error); // silence is told of in the frame
     }
     if (!stopped && mine === control && !document.hidden) timer = setTimeout(turn, every);
   }

@@ -80,5 +80,5 @@ export function when(text, never = "never") {
 export function moment(text) {
   if (!known(text)) return "–";
   const d = new Date(/** @type {string} */ (text));
-  return h("span", null, h("span", { class: "nowrap" }, local(d)), " ", h("span", { class: "muted" }, "(", when(text), ")"));
+  return h("span", null, h("span", { class: "nowrap" }, local(d)), " ", h("span", { class: "muted nowrap" }, "(", when(text), ")"));
 }

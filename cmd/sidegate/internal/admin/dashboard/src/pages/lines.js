@@ -69,8 +69,8 @@ export function histogram(buckets, counts) {
 export function tiles(row, window) {
   const r = row.recent, a = row.all;
   return [
-    tile("Requests", rate(r.rate), `${count(a.requests)} since the start`),
-    tile("Errors (5xx, none)", r.requests ? percent(r.errors, r.requests) : "–", `${count(a.errors)} since the start`, r.errors / r.requests > 0.01 ? "bad" : ""),
+    tile("Requests", rate(r.rate), `${count(a.requests)} in all`),
+    tile("Errors (5xx, none)", r.requests ? percent(r.errors, r.requests) : "–", `${count(a.errors)} in all`, r.errors / r.requests > 0.01 ? "bad" : ""),
     tile("Latency p50", took(r.p50), `${took(a.p50)} in all`),
     tile("Latency p99", took(r.p99), `p90 ${took(r.p90)}`),
     tile("To clients", `${bytes(r.bytes_out / window || 0)}/s`, `${bytes(a.bytes_out)} in all`),

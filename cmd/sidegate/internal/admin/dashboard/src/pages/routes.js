@@ -13,7 +13,7 @@ export function routes(c) {
   const t = table({
     name: "routes", sort: "rate", desc: true, every: 5000, hint: "Name, host, path, service or file",
     load: async (query, signal) => {
-      const answer = await get("/api/traffic", { by: "route", ...query }, signal);
+      const answer = await get("/api/traffic", { by: "route", latency: false, ...query }, signal);
       window = answer.window;
       return { rows: answer.rows ?? [], count: answer.count };
     },
