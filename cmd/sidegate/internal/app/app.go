@@ -314,6 +314,19 @@ func (a *App) Run(ctx context.Context) error {
 	return nil
 }
 
+// startLog opens a log and writes it until the end; nil: there is none.
+func (a *App) startLog(end *cleanups, name string, w *linelog.Writer) error {
+	if w == nil {
+		return nil
+	}
+	out, err := w.Open()
+	if err != nil {
+		return err
+	}
+	end.background(name, func(ctx context.Context) { w.Run(ctx.Done(), out) })
+	return nil
+}
+
 // start brings everything up, in an order in which each part finds what it
 // needs.
 func (a *App) start(end *cleanups) error {
@@ -349,19 +362,11 @@ func (a *App) start(end *cleanups) error {
 		}
 	})
 	end.add("certificates", a.certs.Close)
-	if a.accessLog != nil {
-		out, err := a.accessLog.Open()
-		if err != nil {
-			return err
-		}
-		end.background("access log", func(ctx context.Context) { a.accessLog.Run(ctx.Done(), out) })
+	if err := a.startLog(end, "access log", a.accessLog); err != nil {
+		return err
 	}
-	if a.auditLog != nil {
-		out, err := a.auditLog.Open()
-		if err != nil {
-			return err
-		}
-		end.background("audit log", func(ctx context.Context) { a.auditLog.Run(ctx.Done(), out) })
+	if err := a.startLog(end, "audit log", a.auditLog); err != nil {
+		return err
 	}
 	end.background("tracing", a.traces.Run)
 	end.add("pools", func() {
