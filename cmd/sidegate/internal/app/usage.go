@@ -53,6 +53,7 @@ func (a *App) Usage(ctx context.Context, q *usage.Query) (*usage.Report, error) 
 	if a.usage == nil {
 		return nil, admin.ErrNoUsage
 	}
+	q.Within(a.usage.Retention(), time.Now())
 	return q.Run(ctx, a.usage)
 }
 
@@ -84,6 +85,7 @@ func StoredUsage(ctx context.Context, opt Options, q *usage.Query) (r *usage.Rep
 	if err != nil {
 		return nil, "", err
 	}
+	q.Within(file.Usage.Retention(), time.Now())
 	r, err = q.Run(ctx, s)
 	return r, path, errors.Join(err, s.Close())
 }
