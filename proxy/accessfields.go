@@ -55,14 +55,7 @@ func accessFields(q *redactor) []accessField {
 		{"request_id", true, true, text(func(x *exchange.Exchange) string { return x.RequestID })},
 		{"trace_id", true, false, text(func(x *exchange.Exchange) string { return x.Trace.Text() })},
 		{"user_agent", true, false, text(func(x *exchange.Exchange) string { return x.Request.Get(exchange.UserAgent) })},
-		{"referer", false, false, func(b []byte, x *exchange.Exchange, _ time.Time) []byte {
-			if !x.Request.Has(exchange.Referer) {
-				return b
-			}
-			b = append(b, '"')
-			b = q.appendURL(b, x.Request.Get(exchange.Referer), appendJSONText)
-			return append(b, '"')
-		}},
+		{"referer", false, false, q.url(func(x *exchange.Exchange) string { return x.Request.Get(exchange.Referer) })},
 		{"listener", false, true, text(func(x *exchange.Exchange) string { return x.Conn.Listener })},
 		{"peer_ip", false, true, text(func(x *exchange.Exchange) string { return x.Conn.RemoteIP })},
 		{"tls_version", false, false, text(tlsVersion)},
@@ -110,6 +103,26 @@ func text(get func(x *exchange.Exchange) string) appender {
 		}
 		return b
 	}
+}
+
+// url is a text with what the redactor leaves of a URL.
+func (r *redactor) url(get func(x *exchange.Exchange) string) appender {
+	return func(b []byte, x *exchange.Exchange, _ time.Time) []byte {
+		s := get(x)
+		if s == "" {
+			return b
+		}
+		return append(r.appendURL(append(b, '"'), s, appendJSONText), '"')
+	}
+}
+
+// headerText is a header field: those that hold URLs, with their queries, as URLs.
+func (r *redactor) headerText(name string, get func(x *exchange.Exchange) string) appender {
+	switch strings.ToLower(name) {
+	case "referer", "location", "content-location", "destination", "x-original-url", "x-original-uri", "x-rewrite-url", "x-forwarded-uri":
+		return r.url(get)
+	}
+	return text(get)
 }
 
 func number(get func(x *exchange.Exchange) int64) appender {
@@ -198,14 +211,14 @@ func jsonLine(names []string, q *redactor, secrets []string) (line appender, res
 				list = append(list, accessField{name: name, value: text(func(*exchange.Exchange) string { return hiddenValue })})
 				continue
 			}
-			list = append(list, accessField{name: name, value: text(func(x *exchange.Exchange) string {
+			list = append(list, accessField{name: name, value: q.headerText(header, func(x *exchange.Exchange) string {
 				value, _ := x.Request.Find(header)
 				return value
 			})})
 		} else if header, ok := strings.CutPrefix(name, ofResponse); ok && len(responses) < maxResponseFields && !secretResponse(header) {
 			i := len(responses)
 			responses = append(responses, header)
-			list = append(list, accessField{name: name, value: text(func(x *exchange.Exchange) string {
+			list = append(list, accessField{name: name, value: q.headerText(header, func(x *exchange.Exchange) string {
 				if i >= len(x.Logged) { // there was no response
 					return ""
 				}

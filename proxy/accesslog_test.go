@@ -66,6 +66,7 @@ func finished(target string) (*exchange.Exchange, time.Time) {
 	x.RequestID, x.Cached, x.Charged = "r-1", exchange.CacheMiss, 2_500_000
 	x.Response.Append("Content-Type", "text/plain")
 	x.Response.Append("X-Gone", "a")
+	x.Response.Append("Location", "/login?code=s3cret")
 	x.ResponseEdits.Set("X-Gone", "b")
 	return x, start.Add(2345678 * time.Nanosecond)
 }
@@ -82,6 +83,8 @@ func TestAccessLogFields(t *testing.T) {
 			`{"client_ip":"2001:db8::1","method":"GET","host":"api.example.com","path":"/o/7","protocol":"HTTP/2.0","status":200,"route":"orders","service":"orders","instance":"10.1.0.7:80","consumer":"acme","tries":2,"bytes_in":3,"bytes_out":1234,"duration_ms":2.345,"upstream_ms":1.500,"request_id":"r-1","user_agent":"curl/8 \"x\"","cache":"miss","charged":2.5,"level":"info","msg":"request","time":"2026-11-25T08:05:07.125Z"}`},
 		{"chosen", "/o/7?k=s3cret", AccessLogConfig{Redact: []string{"*"}, Fields: []string{"status", "query", "referer", "plan", "listener", "peer_ip", "scheme", "tls_version", "header.X-Tenant", "header.X-None", "response.content-type", "response.X-Gone", "header.x-api-key"}},
 			`{"status":200,"query":"k=***","referer":"https://www.example.com/a?k=***#t=***","plan":"gold","listener":"https","peer_ip":"10.0.0.1","scheme":"https","header.X-Tenant":"t1","response.content-type":"text/plain","response.X-Gone":"b","header.x-api-key":"***"}`},
+		{"URLs in fields", "/", AccessLogConfig{Redact: []string{"*"}, Fields: []string{"header.referer", "response.Location", "header.X-None"}},
+			`{"header.referer":"https://www.example.com/a?k=***#t=***","response.Location":"/login?code=***"}`},
 		{"some", "/?a=1&K=s3cret;token=s3cret&%6b=s3cret&key=s3cret&b", AccessLogConfig{Redact: []string{"k", "token"}, Fields: []string{"query"}},
 			`{"query":"a=1&K=***;token=***&%6b=***&key=***&b"}`},
 		{"all but credentials", "/?a=1&key=s3cret&access_token=s3cret", AccessLogConfig{Fields: []string{"query"}}, `{"query":"a=1&key=***&access_token=***"}`},

@@ -296,6 +296,9 @@ func (k *Keeper) Status() Status {
 	return s
 }
 
+// Retention is how long rows are kept.
+func (k *Keeper) Retention() Retention { return k.cfg.Retention() }
+
 // Total is what was counted since the start for a consumer, route and service.
 type Total struct {
 	Consumer, Route, Service string

@@ -334,6 +334,40 @@ func TestQueryTimes(t *testing.T) {
 	}
 }
 
+// TestQueryWithin: sums are made of what is still kept, and who asks for what isn't
+// is told.
+func TestQueryWithin(t *testing.T) {
+	now := time.Date(2026, 3, 5, 12, 34, 56, 0, time.UTC)
+	keep := Retention{Minute: time.Hour, Hour: 12 * time.Hour, Day: 400 * 24 * time.Hour}
+	for _, tt := range []struct {
+		query, since, until string
+		step                Span
+		note                string
+	}{
+		{"since=30m", "2026-03-05T12:04:00Z", "2026-03-05T12:35:00Z", Minute, ""},
+		{"since=90m", "2026-03-05T11:00:00Z", "2026-03-05T13:00:00Z", Hour, ""},
+		{"", "2026-03-04T00:00:00Z", "2026-03-06T00:00:00Z", Day, ""},
+		{"since=2026-03-04T10:10:00Z&until=2026-03-04T11:00:00Z", "2026-03-04T00:00:00Z", "2026-03-05T00:00:00Z", Day, ""},
+		{"since=90m&by=minute", "2026-03-05T11:04:00Z", "2026-03-05T12:35:00Z", Minute, "a minute is kept for 1h: there is none of before 2026-03-05T11:34:56Z"},
+		{"since=2d&by=day", "2026-03-03T00:00:00Z", "2026-03-06T00:00:00Z", Day, ""},
+	} {
+		v, _ := url.ParseQuery(tt.query)
+		q, err := ParseQuery(v, now)
+		if err != nil {
+			t.Fatalf("%s: %v", tt.query, err)
+		}
+		q.Within(keep, now)
+		r, err := q.Run(t.Context(), &Keeper{turn: make(chan struct{}, 1), wait: newPending(1), KeeperDeps: KeeperDeps{Now: time.Now, Counter: NewCounter(100), Open: func(context.Context) (Store, error) { return &memory{}, nil }}})
+		if err != nil {
+			t.Fatalf("%s: %v", tt.query, err)
+		}
+		got := fmt.Sprint(r.Since.Format(time.RFC3339), " ", r.Until.Format(time.RFC3339), " ", r.Step, " ", r.Note)
+		if want := fmt.Sprint(tt.since, " ", tt.until, " ", tt.step, " ", tt.note); got != want {
+			t.Errorf("%s: %s, want %s", tt.query, got, want)
+		}
+	}
+}
+
 func TestPages(t *testing.T) {
 	b := newBed(1000)
 	for i := range 25 {

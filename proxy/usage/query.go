@@ -34,6 +34,7 @@ type Query struct {
 	Top    int // that many rows with the most requests; 0: all
 	Limit  int // rows in an answer
 	Cursor string
+	lacks  string // what isn't kept any more of what is asked for
 }
 
 // Group says what rows are told apart by.
@@ -105,6 +106,26 @@ func ParseQuery(v url.Values, now time.Time) (*Query, error) {
 		q.Until = step.Floor(until.Unix()) + step.Seconds()
 	}
 	return q, nil
+}
+
+// Within makes do with rows that are kept for so long: where minutes or hours don't
+// reach back to since, longer spans answer, and who asks for these by name is told
+// what is missing.
+func (q *Query) Within(keep Retention, now time.Time) {
+	q.lacks = ""
+	for q.Step < Day {
+		from := now.Add(-keep[q.Step]).Unix()
+		if q.Since >= q.Step.Floor(from) {
+			return
+		}
+		if q.Group.Time {
+			q.lacks = fmt.Sprintf("a %s is kept for %s: there is none of before %s", q.Step, strings.TrimSuffix(keep[q.Step].String(), "0m0s"), time.Unix(from, 0).UTC().Format(time.RFC3339))
+			return
+		}
+		q.Step++
+		q.Since = q.Step.Floor(q.Since)
+		q.Until = q.Step.Floor(q.Until + q.Step.Seconds() - 1)
+	}
 }
 
 // stepOf is how exact a time must be: days for whole days and what is long ago.
@@ -272,7 +293,7 @@ func (q *Query) Run(ctx context.Context, r Reader) (*Report, error) {
 		c.Add(&row.Counts)
 		return nil
 	})
-	report := &Report{Since: time.Unix(q.Since, 0).UTC(), Until: time.Unix(q.Until, 0).UTC(), By: q.Group.names, Step: q.Step.String(), Rows: []Line{}}
+	report := &Report{Since: time.Unix(q.Since, 0).UTC(), Until: time.Unix(q.Until, 0).UTC(), By: q.Group.names, Step: q.Step.String(), Rows: []Line{}, Note: q.lacks}
 	var away *AwayError
 	switch {
 	case errors.As(err, &away):

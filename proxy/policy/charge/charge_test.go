@@ -135,7 +135,7 @@ func TestSeveralMeters(t *testing.T) {
 func TestIdempotencyKey(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode string) {
 		r := newRig(t)
-		block := "meter = \"m\"\nmode = \"" + mode + "\""
+		block := "meter = \"m\"\nrepeats = 20\nmode = \"" + mode + "\""
 		p := r.policy(block)
 		do := func(p *Policy, consumer *exchange.Consumer, line, body string, status int) int64 {
 			x := request(t, line, "Idempotency-Key: k-1")

@@ -61,8 +61,10 @@ type Config struct {
 	When string `hcl:"when,attr"`
 	// Whether answers of status 400 and more cost, the gateway's own included.
 	Errors bool `hcl:"errors,attr" default:"false"`
-	// For how long requests of a consumer with the same Idempotency-Key, method, target and content are charged once; "0s": each is charged.
+	// For how long requests of a consumer with the same Idempotency-Key, method, target, Range and content are charged once; "0s": each is charged. Prices that go by bytes are charged each time.
 	Idempotency time.Duration `hcl:"idempotency,attr" default:"24h" min:"0s" max:"168h"`
+	// How many further answers such a key is good for. The next one is charged anew: a key is for trying again, and no subscription.
+	Repeats int `hcl:"repeats,attr" default:"10" min:"1" max:"1000"`
 }
 
 // Services are what the configuration has to know of.

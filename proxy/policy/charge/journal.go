@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // journal is the records on the disk: files of lines, of which the newest begins
@@ -15,20 +16,21 @@ import (
 // waited for. It belongs to the writer.
 type journal struct {
 	dir    string // "": nothing is kept
+	lock   *os.File
 	f      *os.File
 	number int
 	size   int64 // of the file
 	live   int64 // of what it began with
 }
 
-const suffix = ".log"
+const (
+	suffix   = ".log"
+	lockFile = "lock"
+)
 
 // open reads what is there. Damaged lines are left out, and counted; a last one that
 // was cut off is none.
 func (j *journal) open(dir string, each func(r *record)) (bad int, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return 0, err
-	}
 	names, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
 	if err != nil {
 		return 0, err
@@ -54,6 +56,26 @@ func (j *journal) open(dir string, each func(r *record)) (bad int, err error) {
 	}
 	j.dir = dir
 	return bad, nil
+}
+
+// acquire makes a folder this process's own: two that write would drop each other's
+// files, and with them charges.
+func acquire(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s is in use by another sidegate: give each a state_dir of its own", dir)
+		}
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return f, nil
 }
 
 // append adds lines and waits for the disk.
@@ -128,10 +150,12 @@ func syncFolder(path string) error {
 }
 
 func (j *journal) close() error {
-	if j.f == nil {
-		return nil
+	var errs error
+	for _, f := range []*os.File{j.f, j.lock} { // the lock last
+		if f != nil {
+			errs = errors.Join(errs, f.Close())
+		}
 	}
-	err := j.f.Close()
-	j.f = nil
-	return err
+	j.f, j.lock = nil, nil
+	return errs
 }

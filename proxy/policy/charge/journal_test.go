@@ -113,6 +113,9 @@ func TestDamage(t *testing.T) {
 	if names, _ := filepath.Glob(filepath.Join(dir, "*.log")); len(names) != 1 || filepath.Base(names[0]) != "0000000008.log" {
 		t.Errorf("files: %q", names)
 	}
+	if err := l.file.close(); err != nil {
+		t.Fatal(err)
+	}
 	again := NewLedger(Deps{Log: quiet(), Path: dir})
 	if err := again.open(); err != nil {
 		t.Fatal(err)
@@ -406,5 +409,23 @@ func TestLeaseEnds(t *testing.T) {
 	})
 	if got := r.billing.Units("", ""); got != "10" {
 		t.Errorf("%s units were charged, want 10", got)
+	}
+}
+
+// TestInUse: a second gateway would drop the files of the first.
+func TestInUse(t *testing.T) {
+	dir := t.TempDir()
+	first, second := NewLedger(Deps{Log: quiet(), Path: dir}), NewLedger(Deps{Log: quiet(), Path: dir})
+	if err := first.open(); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.open(); err == nil || !strings.Contains(err.Error(), "is in use by another sidegate") {
+		t.Errorf("a second one: %v", err)
+	}
+	if err := first.file.close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.open(); err != nil {
+		t.Errorf("after the first: %v", err)
 	}
 }

@@ -34,6 +34,7 @@ func (l *Ledger) hold(p *terms, consumer, meter string, units int64) (*entry, er
 		e := a.with(units, now)
 		if e != nil {
 			e.held += units
+			e.open++
 		}
 		if more := e == nil || a.leftAt(now) < p.block/2; more && a.asking == nil && !now.Before(a.until) {
 			l.renew(p, a, units)
@@ -132,8 +133,11 @@ func (l *Ledger) askForLease(p *terms, a *account, e *entry, r *round) {
 			until = min(until, said.Expires.UnixMilli())
 		}
 		l.log(&record{Type: isGrant, ID: e.ID, Granted: granted, Until: until})
-		if granted < e.Units {
+		switch {
+		case granted < e.Units:
 			a.refused, a.until = &Refusal{"no credit is left"}, l.Now().Add(noTime)
+		case !e.lasts(l.Now()):
+			a.failed, a.until = errors.New("the lease it gave has ended already: do the clocks agree?"), l.Now().Add(noTime)
 		}
 		return
 	case errors.As(err, &no):
@@ -148,9 +152,9 @@ func (l *Ledger) askForLease(p *terms, a *account, e *entry, r *round) {
 	a.failed, a.until = err, l.Now().Add(backoffFirst)
 }
 
-// giveBack returns a lease, once no request holds anything of it; l.mu is held.
+// giveBack returns a lease, once no request has anything of it; l.mu is held.
 func (l *Ledger) giveBack(e *entry) {
-	if e.held == 0 && e.State == active {
+	if e.open == 0 && e.State == active {
 		l.enqueue(l.log(&record{Type: isReturn, ID: e.ID}))
 	}
 }

@@ -138,20 +138,32 @@ func (l *Ledger) open() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.Path != "" {
-		bad, err := l.file.open(l.Path, func(r *record) { l.state.apply(r) })
-		if err == nil {
-			l.node, err = nodeName(filepath.Join(l.Path, "node"))
-		}
-		if err != nil {
+		if err := l.read(); err != nil {
 			return fmt.Errorf("charges can't be read: %w", err)
-		}
-		if l.bad = bad; bad > 0 {
-			l.Log.WithField("folder", l.Path).Errorf("%d records of charges are damaged, and left out: compare with sidegate charges reconcile", bad)
 		}
 	}
 	l.afterCrash()
 	l.opened, l.anew = true, true // nothing may be appended to a line that was cut off
 	l.wakeWriter()
+	return nil
+}
+
+// read takes the folder, and reads what is in it.
+func (l *Ledger) read() (err error) {
+	if l.file.lock, err = acquire(l.Path); err != nil {
+		return err
+	}
+	l.bad, err = l.file.open(l.Path, func(r *record) { l.state.apply(r) })
+	if err == nil {
+		l.node, err = nodeName(filepath.Join(l.Path, "node"))
+	}
+	if err != nil { // it may be tried again
+		l.state = newState()
+		return errors.Join(err, l.file.close())
+	}
+	if l.bad > 0 {
+		l.Log.WithField("folder", l.Path).Errorf("%d records of charges are damaged, and left out: compare with sidegate charges reconcile", l.bad)
+	}
 	return nil
 }
 

@@ -18,8 +18,9 @@ const (
 
 const idempotencyKey = "Idempotency-Key"
 
-// key is what requests of a consumer share that are charged once; "": nothing.
-func (p *Policy) key(x *exchange.Exchange, b *block) (string, error) {
+// key is what requests of a consumer share that are charged once; "": nothing. What
+// costs more at first, or is another part, is another request.
+func (p *Policy) key(x *exchange.Exchange, b *block, estimate int64) (string, error) {
 	if !b.keyed || x.Consumer == nil {
 		return "", nil
 	}
@@ -33,7 +34,7 @@ func (p *Policy) key(x *exchange.Exchange, b *block) (string, error) {
 	}
 	defer place.Leave()
 	h := sha256.New()
-	for _, part := range []string{x.Consumer.Name, p.route, b.Meter, x.Method, x.Target.Host, x.Target.Path, x.Target.Query, value} {
+	for _, part := range []string{x.Consumer.Name, p.route, b.Meter, x.Method, x.Target.Host, x.Target.Path, x.Target.Query, x.Request.Get(exchange.Range), Amount(estimate).String(), value} {
 		h.Write([]byte(part)) // never fails (hash.Hash)
 		h.Write([]byte{0})
 	}
@@ -56,13 +57,16 @@ func (l *Ledger) enter(x *exchange.Exchange, it *item, key string) (fault *excha
 		}
 	}
 	l.mu.Lock()
-	if e := l.flights[key]; e != nil && key != "" {
+	if e := l.flights[key]; e != nil && key != "" && e.shared < b.Repeats {
 		e.holders++
+		e.shared++
 		it.e = e
 		l.mu.Unlock()
 		return l.share(it)
 	}
-	if k := l.state.keys[key]; key != "" && k.id != "" && k.until > now.UnixMilli() {
+	if k := l.state.keys[key]; key != "" && k.id != "" && k.until > now.UnixMilli() && k.uses < b.Repeats {
+		k.uses++
+		l.state.keys[key] = k
 		l.mu.Unlock()
 		b.count.add(repeated, 0)
 		return nil, true
@@ -244,6 +248,7 @@ func (l *Ledger) serve(it *item) {
 		return
 	}
 	it.round, e.round = l.round, l.round
+	e.release() // from here on it counts as used, or owed
 	r := e.record
 	r.Type, r.Units, r.State = isServe, it.units, ""
 	if e.from != nil {
@@ -257,6 +262,16 @@ func (l *Ledger) serve(it *item) {
 		l.state.putKey(&r)
 	}
 	l.log(&r)
+}
+
+// release lets go of what a charge may come to cost; l.mu is held.
+func (e *entry) release() {
+	if e.from != nil {
+		e.from.held -= e.held
+	} else {
+		e.acct.held -= e.held
+	}
+	e.held = 0
 }
 
 // drop notes that it gets none after all.
@@ -284,12 +299,14 @@ func (l *Ledger) leave(it *item) {
 	if l.flights[e.Key] == e {
 		delete(l.flights, e.Key)
 	}
-	if e.from != nil {
-		e.from.held -= e.held
-	} else {
-		e.acct.held -= e.held
+	if k := l.state.keys[e.Key]; k.id == e.ID {
+		k.uses += e.shared
+		l.state.keys[e.Key] = k
 	}
-	e.held = 0
+	e.release()
+	if e.from != nil {
+		e.from.open--
+	}
 	switch {
 	case e.served > 0 && e.from == nil:
 		l.enqueue(e)

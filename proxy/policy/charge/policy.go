@@ -61,7 +61,7 @@ func join(m Means, route string, list []policy.Policy) (policy.Policy, error) {
 		}
 		b.count = m.Ledger.count(route, b.Meter)
 		b.terms = terms{t: b.t, block: b.lease, lasts: b.LeaseTime, timeout: b.Timeout, route: p.route}
-		b.keyed = b.Idempotency > 0
+		b.keyed = b.Idempotency > 0 && !b.late() // what goes by bytes is charged for those that each answer had
 		p.sized = p.sized || b.late()
 		p.blocks = append(p.blocks, b)
 	}
@@ -136,7 +136,7 @@ func (p *Policy) begin(x *exchange.Exchange, b *block, t *task) *exchange.Fault 
 	if estimate == 0 && !b.units.responds() {
 		return nil // it is free
 	}
-	key, err := p.key(x, b)
+	key, err := p.key(x, b, estimate)
 	if err != nil {
 		return asFault(err)
 	}

@@ -24,9 +24,11 @@ type entry struct {
 
 	holders int    // exchanges that it is the charge of
 	served  int    // those of them that got an answer that costs
+	shared  int    // those that came while it was in flight
 	since   int64  // when a person had it told again; 0: nobody did
 	queued  bool   // it waits for its turn to be told
 	held    int64  // of a lease: by requests in flight; of a charge: of what it holds of from, or of the account
+	open    int    // of a lease: exchanges that have something of it, or may give something back
 	from    *entry // the lease that it is spent from; nil: none
 	round   *round // with which the disk knows that it was served
 
@@ -72,6 +74,7 @@ type totalKey struct{ day, consumer, meter, target string }
 type usedKey struct {
 	id    string
 	until int64
+	uses  int // answers that it was for, beside the one that was charged
 }
 
 // state is all that the ledger knows; its mutex guards it. What changes it are
@@ -331,7 +334,7 @@ func (s *state) putKey(r *record) {
 	if _, ok := s.keys[r.Key]; !ok {
 		s.order = append(s.order, r.Key)
 	}
-	s.keys[r.Key] = usedKey{r.ID, r.Until}
+	s.keys[r.Key] = usedKey{r.ID, r.Until, int(r.Count)}
 }
 
 // dropKey forgets the key of a charge that came to nothing: the next request with it
@@ -368,7 +371,7 @@ func (s *state) snapshot() []record {
 	}
 	for _, key := range s.order {
 		if k := s.keys[key]; k.id != "" {
-			list = append(list, record{Type: isKey, Key: key, ID: k.id, Until: k.until})
+			list = append(list, record{Type: isKey, Key: key, ID: k.id, Until: k.until, Count: int64(k.uses)})
 		}
 	}
 	for _, e := range s.entries {

@@ -29,6 +29,9 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		case cross.Check(r) != nil:
 			http.Error(w, "a page from elsewhere may change nothing here", http.StatusForbidden)
 			return
+		case foreign(r):
+			http.Error(w, "a page from elsewhere may ask nothing here", http.StatusForbidden)
+			return
 		case !s.closed && !s.known(r.Host):
 			http.Error(w, "use a loopback name, or set admin.token", http.StatusForbidden)
 			return
@@ -37,6 +40,17 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// foreign reports whether a page from elsewhere asks for more than the dashboard. It
+// couldn't read the answer, but look on (there may be few who do), or have others
+// asked. A browser says so by itself (Fetch Metadata); others send no such field.
+func foreign(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "none", "same-origin":
+		return false
+	}
+	return strings.HasPrefix(r.URL.Path, "/api/")
 }
 
 // open reports whether a request needs no token: the page that asks for one.

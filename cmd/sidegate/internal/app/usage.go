@@ -99,6 +99,7 @@ func (a *App) Usage(ctx context.Context, q *usage.Query) (*usage.Report, error) 
 	if a.usage == nil {
 		return nil, admin.ErrNoUsage
 	}
+	q.Within(a.usage.Retention(), time.Now())
 	return q.Run(ctx, a.usage)
 }
 
@@ -127,6 +128,7 @@ func StoredUsage(ctx context.Context, opt Options, q *usage.Query) (r *usage.Rep
 	if err != nil {
 		return nil, "", err
 	}
+	q.Within(file.Usage.Retention(), time.Now())
 	r, err = q.Run(ctx, s)
 	return r, place.name(), errors.Join(err, s.Close())
 }

@@ -30,7 +30,7 @@ func (c *checker) accessLog() {
 		}
 		if err := proxy.CheckAccessField(f, secrets); err != nil {
 			advice := ""
-			if !strings.Contains(f, ".") {
+			if !strings.HasPrefix(f, "header.") && !strings.HasPrefix(f, "response.") {
 				if advice = didYouMean(f, names); advice == "" {
 					advice = "There are " + strings.Join(names, ", ") + ", header.NAME and response.NAME."
 				}

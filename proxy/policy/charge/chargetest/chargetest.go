@@ -51,6 +51,8 @@ type Billing struct {
 	Refuse func(m *Message) string
 	// Reject says why a message of a batch is; "": it isn't.
 	Reject func(m *Message) string
+	// Grant is what it says of a lease ("granted", "expires"); nil: nothing, which is all.
+	Grant func(m *Message) map[string]any
 	// Seen is called with each body that comes; nil: nobody.
 	Seen func(r *http.Request, body []byte)
 
@@ -182,7 +184,7 @@ func (b *Billing) take(r *http.Request, body []byte) (int, answer) {
 		if c.State == "void" {
 			return 409, answer{"reason": "it was cancelled before"}
 		}
-		return 200, answer{}
+		return 200, b.granted(&m)
 	}
 	if b.Refuse != nil {
 		if why := b.Refuse(&m); why != "" {
@@ -190,7 +192,14 @@ func (b *Billing) take(r *http.Request, body []byte) (int, answer) {
 		}
 	}
 	b.put(&m, map[string]string{"reserve": "reserved", "lease": "leased"}[m.Kind])
-	return 200, answer{}
+	return 200, b.granted(&m)
+}
+
+func (b *Billing) granted(m *Message) answer {
+	if m.Kind != "lease" || b.Grant == nil {
+		return answer{}
+	}
+	return b.Grant(m)
 }
 
 // put remembers; b.mu is held.
