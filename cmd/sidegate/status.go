@@ -16,12 +16,15 @@ import (
 
 func statusCommand() *cobra.Command {
 	var path string
-	var asJSON bool
+	var asJSON, ready bool
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show how the running gateway is",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if ready {
+				return printReady(c, socketPath(path), asJSON)
+			}
 			var s admin.Status
 			if err := ask(c.Context(), socketPath(path), "/api/status", &s); err != nil {
 				return err
@@ -34,18 +37,38 @@ func statusCommand() *cobra.Command {
 	}
 	configFlag(c, &path)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().BoolVar(&ready, "ready", false, "print only whether it is ready for requests, and exit with 1 when it isn't: for health checks")
 	return c
 }
 
+// printReady is /readyz for where nothing can ask by HTTP, as in a container
+// without a shell. An error where the gateway isn't ready, or doesn't answer.
+func printReady(c *cobra.Command, socket string, asJSON bool) error {
+	var r admin.Readiness
+	if err := ask(c.Context(), socket, "/readyz", &r); err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(c.OutOrStdout(), r)
+	}
+	_, err := fmt.Fprintln(c.OutOrStdout(), readiness(r))
+	return err
+}
+
+// readiness is r for people.
+func readiness(r admin.Readiness) string {
+	text := "ready"
+	if !r.Ready {
+		text = "NOT READY"
+	}
+	if r.Reason != "" {
+		text += " (" + r.Reason + ")"
+	}
+	return text
+}
+
 func printStatus(out io.Writer, s *admin.Status) error {
-	ready := "ready"
-	if !s.Ready.Ready {
-		ready = "NOT READY"
-	}
-	if s.Ready.Reason != "" {
-		ready += " (" + s.Ready.Reason + ")"
-	}
-	fmt.Fprintf(out, "sidegate %s, pid %d, up %s, %s\n", s.Version, s.PID, time.Since(s.Started).Round(time.Second), ready)
+	fmt.Fprintf(out, "sidegate %s, pid %d, up %s, %s\n", s.Version, s.PID, time.Since(s.Started).Round(time.Second), readiness(s.Ready))
 	fmt.Fprintf(out, "config   %s, loaded %s, %d routes\n", s.Config.Path, s.Config.Loaded.Format(time.DateTime), s.Routes)
 	if s.Config.RejectedBy != "" {
 		fmt.Fprintf(out, "REJECTED %s: the files have changed since, but aren't in force:\n%s\n", s.Config.Rejected.Format(time.DateTime), s.Config.RejectedBy)

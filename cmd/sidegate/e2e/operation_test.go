@@ -250,6 +250,7 @@ func TestCommands(t *testing.T) {
 	}
 	check("ok: 1 routes, 1 services, 2 listeners", 0, "validate", "-config", etc)
 	check("no gateway is running", 1, "status", "-config", etc)
+	check("no gateway is running", 1, "status", "-ready", "-config", etc)
 	check("may answer", 0, "explain", "-config", etc, "https://app.test/x")
 	check("app.test", 0, "routes", "-config", etc)
 	check("no route is for this host", 0, "explain", "-config", etc, "https://other.test/")
@@ -260,6 +261,8 @@ func TestCommands(t *testing.T) {
 	check("complete", 0, "completion", "bash")
 	g.start(t)
 	check("ready", 0, "status", "-config", etc)
+	check("ready", 0, "status", "-ready", "-config", etc)
+	check(`"ready": true`, 0, "status", "-ready", "-json", "-config", etc)
 	check("may answer", 0, "explain", "-config", etc, "https://app.test/x")
 	check("app.test", 0, "routes", "-config", etc)
 	if _, err := fetch(g.client(true), "https://app.test/"); err != nil { // makes the local authority
