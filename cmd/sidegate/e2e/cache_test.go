@@ -283,12 +283,9 @@ func TestCacheCollapses(t *testing.T) {
 		_, _ = w.Write(part)
 	})
 	_, client := cacheGateway(t, h)
-	client.Timeout = time.Minute
+	client.Timeout = 3 * time.Minute // 5 GiB in all, and tests share the machine
 	for _, path := range []string{"/length", "/chunked", "/large"} {
 		part, clients := halves[path], 1000
-		if path == "/large" {
-			clients = 100 // 5 GB in all are more than the kernel of a small machine buffers: it drops, and waits
-		}
 		got := make(chan error, clients)
 		streamed := make(chan struct{}, clients)
 		one := func() {
@@ -301,7 +298,9 @@ func TestCacheCollapses(t *testing.T) {
 			b, read := make([]byte, 30000), 0
 			for want := 2 * len(part); err == nil && read < want; {
 				n, e := io.ReadFull(resp.Body, b[:min(len(b), want-read)])
-				if at := read % len(part); !bytes.Equal(b[:n], append(part[at:min(at+n, len(part)):len(part)], part...)[:n]) {
+				at := read % len(part)
+				first := min(n, len(part)-at)
+				if !bytes.Equal(b[:first], part[at:at+first]) || !bytes.Equal(b[first:n], part[:n-first]) {
 					e = fmt.Errorf("other bytes at %d", read)
 				}
 				if read == 0 && e == nil {
