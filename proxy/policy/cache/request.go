@@ -353,6 +353,8 @@ func (l *look) await(f *flight, e *entry) (done, again bool, err error) {
 	l.now = time.Now()
 	r := f.result
 	switch {
+	case r.entry != nil && r.entry.Guessed && l.cookies && !l.p.Public:
+		return false, false, nil // it doesn't say whether it is for this one, too
 	case r.entry != nil && string(values(nil, x, f.varies)) == f.values:
 		var body *reader
 		if r.fill != nil {
@@ -368,7 +370,7 @@ func (l *look) await(f *flight, e *entry) (done, again bool, err error) {
 		return false, true, nil
 	case r.fault == nil:
 		return false, false, nil
-	case e != nil && rules.InsteadOfError(&e.Shelf, e.age(l.now), &l.control):
+	case e != nil && rules.InsteadOfError(&e.Shelf, e.age(l.now), &l.control) && l.p.store.stands(e):
 		l.p.counts.errors.Add(1)
 		x.Cached = exchange.CacheStale
 		l.serve(e, nil, "; fwd=stale; collapsed"+instead)

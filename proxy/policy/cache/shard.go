@@ -87,6 +87,15 @@ func (sh *shard) eachOf(uriHash uint32, f func(it *item) bool) {
 	}
 }
 
+// has reports whether an answer of a URI has the body with that id.
+func (sh *shard) has(uriHash uint32, id uint64) (found bool) {
+	sh.eachOf(uriHash, func(it *item) bool {
+		found = found || it.id == id && !it.has(isAttachment)
+		return !found
+	})
+	return found
+}
+
 func (sh *shard) knows(uriHash uint32) (found bool) {
 	sh.eachOf(uriHash, func(*item) bool {
 		found = true
