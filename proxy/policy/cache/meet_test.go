@@ -209,3 +209,45 @@ func TestNoDescriptors(t *testing.T) {
 		t.Error("it is forgotten")
 	}
 }
+
+// TestErrorsSay: what isn't answered has a Cache-Status, too, also for those who
+// waited for it.
+func TestErrorsSay(t *testing.T) {
+	const line = "GET https://api.example.com/a"
+	p := newPolicy(t, nil, `wait = "1m"`)
+	x := policytest.Exchange(t, line)
+	x.Start = time.Now()
+	if _, err := p.Request(x); err != nil {
+		t.Fatal(err)
+	}
+	f := x.Cache.(*task).flight
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		w := policytest.Exchange(t, line)
+		w.Start = time.Now()
+		if _, err := p.Request(w); err == nil {
+			t.Error("no error")
+		}
+		if got, want := edit(w, cacheStatus), "sidegate; fwd=uri-miss; collapsed"; got != want {
+			t.Errorf("who waits: %q, want %q", got, want)
+		}
+		p.Finish(w)
+	})
+	until(t, "it waits", func() bool { return f.waiting.Load() == 1 })
+	x.Tries, x.Err = 1, exchange.NewFault(exchange.FromUpstream, exchange.ConnectFailed, "test")
+	_ = p.Response(x)
+	if got, want := edit(x, cacheStatus), "sidegate; fwd=uri-miss"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	p.Finish(x)
+	wg.Wait()
+}
+
+func edit(x *exchange.Exchange, name string) string {
+	for i := range x.ResponseEdits.Len() {
+		if n, value, ok := x.ResponseEdits.Field(i); ok && n == name {
+			return value
+		}
+	}
+	return ""
+}

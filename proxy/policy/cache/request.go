@@ -376,6 +376,7 @@ func (l *look) await(f *flight, e *entry) (done, again bool, err error) {
 		l.serve(e, nil, "; fwd=stale; collapsed"+instead)
 		return true, false, nil
 	default:
+		x.ResponseEdits.Add(cacheStatus, statusName+"; fwd=uri-miss; collapsed")
 		return true, false, r.fault
 	}
 }

@@ -111,6 +111,7 @@ func (t *task) fetched(x *exchange.Exchange) {
 		}
 		s.settle(t.flight, r, nil, "")
 		s.end(t.flight)
+		t.status(x, "")
 	case x.Tries == 0: // a policy's answer, not the service's
 		s.end(t.flight)
 	case x.Status == 304 && t.validating:

@@ -18,7 +18,8 @@ type shard struct {
 
 	slots []*item // by number; 0 is nobody's
 	free  []uint32
-	count int
+	count int // of items
+	extra int // of them are attachments
 	keys  table
 	uris  table
 
@@ -113,6 +114,9 @@ func (sh *shard) link(it *item) {
 		it.self = uint32(len(sh.slots))
 		sh.slots = append(sh.slots, it)
 	}
+	if it.has(isAttachment) {
+		sh.extra++
+	}
 	if sh.count++; sh.count > len(sh.keys) {
 		sh.grow()
 	} else {
@@ -164,7 +168,9 @@ func (sh *shard) unlink(it *item) {
 	}
 	sh.slots[it.self] = nil
 	sh.free = append(sh.free, it.self)
-	sh.count--
+	if sh.count--; it.has(isAttachment) {
+		sh.extra--
+	}
 	if len(sh.varies) > 0 && !sh.knows(it.uriHash) {
 		delete(sh.varies, it.uriHash)
 	}

@@ -88,7 +88,7 @@ func (s *Store) Size() (bytes uint64, items int) {
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
-		items += sh.count
+		items += sh.count - sh.extra
 		sh.mu.Unlock()
 	}
 	return uint64(max(0, s.used.Load())), items
