@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -250,4 +251,38 @@ func edit(x *exchange.Exchange, name string) string {
 		}
 	}
 	return ""
+}
+
+// TestSaysWhy: Cache-Status says why a request was sent on, whatever its method, and
+// whatever came of it.
+func TestSaysWhy(t *testing.T) {
+	for _, tt := range []struct {
+		says, asks, method string
+		fails              bool
+		want               string
+	}{
+		{"max-age=0", "", "HEAD", false, "sidegate; fwd=stale"},
+		{"max-age=100", "no-cache", "HEAD", false, "sidegate; fwd=request"},
+		{"max-age=100", "no-cache", "GET", true, `sidegate; fwd=request; detail="stale-if-error"; ttl=`},
+		{"max-age=0", "", "GET", true, `sidegate; fwd=stale; detail="stale-if-error"; ttl=`},
+	} {
+		p := newPolicy(t, nil, `stale_if_error = "1m"`)
+		answer(t, p, "GET https://api.example.com/a", "body", "Cache-Control: "+tt.says, `ETag: "a"`)
+		x := policytest.Exchange(t, tt.method+" https://api.example.com/a", "Cache-Control: "+tt.asks)
+		x.Start = time.Now()
+		if v, err := p.Request(x); v != policy.Next || err != nil {
+			t.Fatal(v, err)
+		}
+		x.Tries = 1
+		if tt.fails {
+			x.Err = exchange.NewFault(exchange.FromUpstream, exchange.ConnectFailed, "test")
+		} else {
+			policytest.Answer(x, 200, "")
+		}
+		_ = p.Response(x)
+		if got := edit(x, cacheStatus); !strings.HasPrefix(got, tt.want) {
+			t.Errorf("%+v: %q", tt, got)
+		}
+		p.Finish(x)
+	}
 }

@@ -98,7 +98,7 @@ func (t *task) fetched(x *exchange.Exchange) {
 		s.settle(t.flight, result{fault: failure(x)}, nil, "")
 		l.p.counts.errors.Add(1)
 		x.Cached = exchange.CacheStale
-		how := "; fwd=stale"
+		how := t.why
 		if x.Err == nil {
 			how += "; fwd-status=" + strconv.Itoa(x.Status)
 		}
