@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/sirupsen/logrus"
 )
@@ -105,6 +106,9 @@ type place struct {
 	used  int64  // when it was asked for
 	old   bool   // the item's fields are newer
 }
+
+// placeSize is what one takes in the list.
+const placeSize = int64(unsafe.Sizeof(place{}))
 
 func (d *disk) init(s *Store, c StoreConfig) {
 	d.s, d.wake, d.freed, d.ready = s, make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
@@ -346,6 +350,8 @@ func (d *disk) enter(sh *shard, it *item, p place) {
 		sh.places = append(sh.places, p)
 	}
 	d.files.Add(1)
+	d.s.used.Add(placeSize)
+	d.s.index.Add(placeSize)
 }
 
 // leave takes the file of an item out of the index. The shard's lock is held.
@@ -356,6 +362,8 @@ func (d *disk) leave(sh *shard, it *item) name {
 	it.place = 0
 	d.used.Add(-p.bytes)
 	d.files.Add(-1)
+	d.s.used.Add(-placeSize)
+	d.s.index.Add(-placeSize)
 	return p.name
 }
 

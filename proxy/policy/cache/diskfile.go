@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
@@ -316,8 +317,11 @@ func (s *Store) load(e *entry, it *item, p place) bool {
 	d := &s.disk
 	f, err := os.Open(d.path(p.name))
 	if err != nil {
-		if errors.Is(err, os.ErrNotExist) && !s.stands(it) {
+		switch {
+		case errors.Is(err, os.ErrNotExist) && !s.stands(&entry{item: it, id: it.id}):
 			return false // it has just been forgotten, or replaced
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM):
+			return false // that says nothing of the file
 		}
 		d.broke(it, err)
 		return false
@@ -341,15 +345,6 @@ func (s *Store) load(e *entry, it *item, p place) bool {
 		return s.promote(e, it)
 	}
 	return true
-}
-
-// stands reports whether an item is still that of its key.
-func (s *Store) stands(it *item) bool {
-	sh := s.shard(s.hash(it.uri()))
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	now := sh.find(it.hash, text(it.key()))
-	return now != nil && now.id == it.id
 }
 
 // promote brings a small answer back into memory. Its file stays.

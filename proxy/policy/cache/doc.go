@@ -16,14 +16,13 @@
 //	queue.go     who goes when there is no more room (W-TinyLFU)
 //	walk.go      all of them, for operators, and what is attached to one
 //	flight.go    what is on its way
-//	fill.go      the body of that, read by many
+//	fill.go      the body of that
+//	reader.go    the many who read it
 //	disk.go      the part on disk: bounds, what goes, the worker
 //	diskfile.go  a file: its format, and reading it
 //	diskwrite.go writing it
 //	diskscan.go  what is there after a start
 //	counts.go    what routes have counted
-//	encodings.go codings of stored answers, made once
-//	part.go      ranges of an answer
 //	spec.go      what an operator makes it forget: URLs, hosts, tags, routes
 //	tags.go      what services tag their answers with
 //	purge.go     all answers are looked at, for many purges at once

@@ -129,6 +129,10 @@ func (l *look) content(e *entry) ([]byte, bool) {
 	if e.file == nil || x.ResponseBody == nil || e.length > mostFromDisk {
 		return e.body, e.body != nil
 	}
+	if !l.p.store.reserveFlying(e.length) {
+		return nil, false // it is encoded while it passes
+	}
+	defer l.p.store.releaseFlying(e.length)
 	b := make([]byte, e.length)
 	if _, err := io.ReadFull(x.ResponseBody, b); err != nil {
 		return nil, false // whoever reads on gets the error
@@ -160,7 +164,7 @@ func (l *look) arrived() bool {
 // decode takes the coding off the response. What came is recorded: those who take
 // the coding get it as it is.
 func (l *look) decode(x *exchange.Exchange, e *entry, coding string) *recording {
-	raw := &recording{Body: x.ResponseBody, most: l.p.MaxObject}
+	raw := &recording{Body: x.ResponseBody, store: l.p.store, most: min(l.p.MaxObject, l.p.store.largest())}
 	x.ResponseBody, x.ResponseLength, e.length = l.p.coder.Decode(coding, raw), -1, -1
 	x.ResponseEdits.Remove("Content-Encoding")
 	x.ResponseEdits.Remove("Content-Length")
@@ -171,12 +175,14 @@ func (l *look) decode(x *exchange.Exchange, e *entry, coding string) *recording 
 	return raw
 }
 
-// recording is a body that keeps what is read of it.
+// recording is a body that keeps what is read of it, as long as there is room for it.
 type recording struct {
 	exchange.Body
-	most int64
-	b    []byte
-	over bool
+	store *Store
+	most  int64
+	b     []byte
+	held  int64 // bytes of memory that were reserved
+	over  bool
 }
 
 // Read keeps what it returns.
@@ -194,11 +200,36 @@ func (r *recording) Next() ([]byte, bool) {
 }
 
 func (r *recording) keep(b []byte) {
-	if r.over = r.over || int64(len(r.b)+len(b)) > r.most; r.over {
-		r.b = nil
+	n := int64(len(r.b) + len(b))
+	if r.over || n > r.most {
+		r.giveUp()
 		return
+	}
+	if n > r.held {
+		more := max(n, min(2*r.held, r.most), chunkSize)
+		if !r.store.reserveFlying(more) { // what it has is copied: both are there for a moment
+			r.giveUp()
+			return
+		}
+		r.b = append(make([]byte, 0, more), r.b...)
+		r.store.releaseFlying(r.held)
+		r.held = more
 	}
 	r.b = append(r.b, b...)
 }
 
+// giveUp forgets what was kept.
+func (r *recording) giveUp() {
+	r.over, r.b = true, nil
+	r.store.releaseFlying(r.held)
+	r.held = 0
+}
+
 func (r *recording) whole() bool { return !r.over && len(r.b) > 0 }
+
+// done is the end of what was kept; of a service without a coding there is none.
+func (r *recording) done() {
+	if r != nil {
+		r.giveUp()
+	}
+}

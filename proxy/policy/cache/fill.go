@@ -50,6 +50,7 @@ type fill struct {
 	base    int64
 	size    int64 // that has come
 	held    int64 // bytes of memory that were reserved
+	short   bool  // there was none to be reserved
 	err     error // how it ended; io.EOF: complete
 	ended   bool
 	passing bool
@@ -166,7 +167,7 @@ func (f *fill) room() []byte {
 	}
 	if f.store.reserveFlying(size) {
 		f.held += size
-	} else if f.spool == nil && !f.passing {
+	} else if f.short = true; f.spool == nil && !f.passing {
 		f.pass()
 	}
 	c := make([]byte, 0, size+sumSize)[: 0 : size+sumSize]
@@ -225,7 +226,7 @@ func (f *fill) pass() {
 // are behind.
 func (f *fill) trim() {
 	if f.spool != nil && !f.passing {
-		for len(f.chunks) > mostBehind/2/chunkSize && f.spool.written.Load() >= f.base+chunkSize {
+		for int64(len(f.chunks)) > f.behind()/2/chunkSize && f.spool.written.Load() >= f.base+chunkSize {
 			f.shift()
 		}
 		return
@@ -238,7 +239,7 @@ func (f *fill) trim() {
 		return
 	}
 	f.shiftRead()
-	if f.size-f.base <= mostBehind || f.ended {
+	if f.size-f.base <= f.behind() || f.ended {
 		return
 	}
 	var t *time.Timer
@@ -256,7 +257,7 @@ func (f *fill) trim() {
 		f.cutOff(waited >= stuck)
 		t.Reset(goneEvery)
 	})
-	for f.size-f.base > mostBehind && !f.direct {
+	for f.size-f.base > f.behind() && !f.direct {
 		f.more.Broadcast() // they are to read what is there
 		f.less.Wait()
 		f.shiftRead()
@@ -264,6 +265,14 @@ func (f *fill) trim() {
 	}
 	waits = false
 	t.Stop()
+}
+
+// behind is how many bytes wait for who is slow.
+func (f *fill) behind() int64 {
+	if f.short {
+		return 2 * chunkSize
+	}
+	return mostBehind
 }
 
 // shiftRead lets go of what all have read.
@@ -297,7 +306,7 @@ func (f *fill) alone() bool {
 // cutOff breaks off those for whom the others have waited long enough. If many are
 // behind that is nobody's fault, for a while.
 func (f *fill) cutOff(hard bool) {
-	half, ahead := f.base+mostBehind/2, 0
+	half, ahead := f.base+f.behind()/2, 0
 	for r := range f.readers {
 		if r.at >= half {
 			ahead++
@@ -316,153 +325,12 @@ func (f *fill) cutOff(hard bool) {
 	f.less.Signal()
 }
 
-// reader reads an answer on its way, from its beginning.
-type reader struct {
-	f     *fill
-	x     *exchange.Exchange
-	owner bool // its exchange holds the connection to the service
-	at    int64
-
-	// Guarded by f.mu.
-	closed, cut, waits bool
-	blame              time.Duration // that the others have waited for it
-	fromFile           *fileChunks
-}
-
-// fileChunks is what a reader that is behind reads with.
-type fileChunks struct {
-	f    file
-	room []byte
-}
-
-var _ exchange.Body = (*reader)(nil)
-
-// Read waits for bytes.
-func (r *reader) Read(p []byte) (int, error) {
-	f := r.f
-	f.mu.Lock()
-	for r.at == f.size && !f.ended && !f.direct && !r.closed && !r.cut {
-		r.waits = true
-		f.beat()
-		f.more.Wait()
-		r.waits = false
-	}
-	switch {
-	case r.closed:
-		f.mu.Unlock()
-		return 0, io.ErrClosedPipe
-	case r.cut:
-		f.mu.Unlock()
-		return 0, io.ErrUnexpectedEOF
-	case r.at < f.base:
-		return r.late(p)
-	case r.at == f.size && f.ended:
-		f.mu.Unlock()
-		return 0, f.err
-	case r.at == f.size: // the rest is read by its owner alone
-		f.mu.Unlock()
-		<-f.done
-		return f.source.Read(p)
-	}
-	c := f.chunks[(r.at-f.base)/chunkSize][(r.at-f.base)%chunkSize:]
-	n := min(len(p), len(c))
-	r.move(n)
-	end := r.at == f.size && f.ended && f.err == io.EOF
-	f.mu.Unlock()
-	copy(p, c) // what has come never changes
-	if end {
-		return n, io.EOF
-	}
-	return n, nil
-}
-
-// late reads from the file what isn't in memory any more.
-func (r *reader) late(p []byte) (int, error) {
-	f := r.f
-	if r.fromFile == nil {
-		r.fromFile = &fileChunks{room: make([]byte, chunkSize+sumSize), f: file{d: &f.store.disk, f: f.spool.f, id: f.spool.id, length: f.base}}
-	}
-	f.mu.Unlock()
-	c := r.fromFile
-	n := r.at / chunkSize
-	c.f.length = (n + 1) * chunkSize // it was let go of when all of it was there
-	b, err := c.f.chunk(n, c.room)
-	if err != nil {
-		return 0, io.ErrUnexpectedEOF
-	}
-	m := copy(p, b[r.at-n*chunkSize:])
-	f.mu.Lock()
-	r.move(m)
-	end := r.at == f.size && f.ended && f.err == io.EOF
-	f.mu.Unlock()
-	if end {
-		return m, io.EOF
-	}
-	return m, nil
-}
-
-// Next returns what has come, as far as it is in one piece.
-func (r *reader) Next() ([]byte, bool) {
-	f := r.f
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if r.at < f.base || r.cut {
-		return nil, false
-	}
-	var b []byte
-	if i := (r.at - f.base) / chunkSize; i < int64(len(f.chunks)) {
-		c := f.chunks[i]
-		b = c[(r.at-f.base)%chunkSize : len(c) : len(c)]
-	}
-	r.move(len(b))
-	return b, r.at == f.size && f.ended && f.err == io.EOF
-}
-
-// Close gives the body up. That of the exchange which fetches it waits until it has
-// been stored, for patience at most.
-func (r *reader) Close() error {
-	f := r.f
-	f.mu.Lock()
-	was := r.closed
-	r.closed = true
-	r.leave()
-	f.more.Broadcast()
-	f.mu.Unlock()
-	if !r.owner || was {
-		return nil
-	}
-	f.await()
-	return f.source.Close()
-}
-
-// move says that it has read n bytes.
-func (r *reader) move(n int) {
-	was, now := r.at/chunkSize, (r.at+int64(n))/chunkSize
-	r.at += int64(n)
-	if _, ok := r.f.readers[r]; ok && was != now {
-		r.f.at[now]++
-		r.f.past(was)
-	}
-}
-
 // past says that one reader less is in a chunk.
 func (f *fill) past(chunk int64) {
 	if f.at[chunk]--; f.at[chunk] == 0 {
 		delete(f.at, chunk)
 		f.less.Signal()
 	}
-}
-
-// leave takes it from the readers.
-func (r *reader) leave() {
-	if _, ok := r.f.readers[r]; ok {
-		delete(r.f.readers, r)
-		r.f.past(r.at / chunkSize)
-		if len(r.f.readers) < 2 {
-			r.f.less.Signal() // the owner may be alone now
-		}
-	}
-	r.f.letGo()
 }
 
 // letGo closes the file once nobody can read from it any more.

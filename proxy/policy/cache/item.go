@@ -234,6 +234,7 @@ type entry struct {
 	born    time.Time // when it was made: age 0
 	tags    string    // surrogate keys, with a space between
 	recoded bool      // the service's coding was taken off
+	again   bool      // its body is that of a stored answer, which a 304 has confirmed
 
 	packed []byte         // its fields, or
 	head   *exchange.Head // these

@@ -88,10 +88,11 @@ func (p *Policy) bases(x *exchange.Exchange) (own, public string, ok bool) {
 	b = append(append(b, x.ServiceName...), 0)
 	b = appendForwarded(b, x)
 	b = append(b, 0)
-	public = x.Keep(b)
-	if p.Public {
+	if p.Public { // what is stored as such is nobody's any more once the route doesn't say so
+		public = x.Keep(append(b, 'p'))
 		return public, public, true
 	}
+	public = x.Keep(b)
 	if p.guarded && x.Consumer == nil && x.Claims == nil {
 		return "", "", false
 	}

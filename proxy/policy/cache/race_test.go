@@ -193,7 +193,7 @@ func sound(t *testing.T, s *Store, dir string) {
 			}
 			if it.place != 0 {
 				q := sh.places[it.place]
-				disk += q.bytes
+				disk, used, index = disk+q.bytes, used+placeSize, index+placeSize
 				files[s.disk.path(q.name)] = true
 				if q.self != it.self || q.id != it.id {
 					t.Errorf("place %d isn't its item's", it.place)

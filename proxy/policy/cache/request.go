@@ -239,7 +239,7 @@ func (l *look) board(e *entry) (f *flight, started bool) {
 		// Only whole answers are stored, and this one isn't, or is too large, or may be.
 		l.p.counts.passed.Add(1)
 		x.Cached = exchange.CachePassed
-		x.ResponseEdits.Add(cacheStatus, statusName+"; fwd=uri-miss")
+		x.ResponseEdits.Add(cacheStatus, statusName+l.why(e))
 		return nil, true
 	case l.p.store.marked(l.hash, l.mark(), l.now):
 		l.lead(l.start(false), e)
@@ -294,7 +294,7 @@ func (l *look) lead(f *flight, e *entry) {
 
 func (l *look) depart(f *flight, e *entry, d duty) {
 	x := l.x
-	t := &task{duty: d, look: l, flight: f, stale: e, why: "; fwd=uri-miss"}
+	t := &task{duty: d, look: l, flight: f, stale: e, why: l.why(e)}
 	x.Cache = t
 	if l.edited == nil {
 		l.edited = edited(&x.RequestEdits)
@@ -306,9 +306,6 @@ func (l *look) depart(f *flight, e *entry, d duty) {
 	if d != fetches {
 		return
 	}
-	if l.p.store.knows(l.hash) {
-		t.why = "; fwd=vary-miss"
-	}
 	t.conditional = x.Request.Has(exchange.IfNoneMatch) || x.Request.Has(exchange.IfModifiedSince)
 	if t.conditional { // it is answered from what comes; what is stored has to be whole
 		x.RequestEdits.Remove("If-None-Match")
@@ -319,11 +316,6 @@ func (l *look) depart(f *flight, e *entry, d duty) {
 	if e == nil {
 		return
 	}
-	noControl := rules.NoControl()
-	t.why = "; fwd=stale"
-	if rules.Decide(&e.Shelf, e.age(l.now), &noControl) == rules.Fresh {
-		t.why = "; fwd=request"
-	}
 	if e.ETag != "" { // 4.3.1
 		x.RequestEdits.Set("If-None-Match", e.ETag)
 		t.validating = true
@@ -331,6 +323,21 @@ func (l *look) depart(f *flight, e *entry, d duty) {
 	if e.LastModified != "" {
 		x.RequestEdits.Set("If-Modified-Since", e.LastModified)
 		t.validating = true
+	}
+}
+
+// why is the reason for which a request is sent on, beside e (RFC 9211, 2.2).
+func (l *look) why(e *entry) string {
+	noControl := rules.NoControl()
+	switch {
+	case e == nil && l.p.store.knows(l.hash):
+		return "; fwd=vary-miss"
+	case e == nil:
+		return "; fwd=uri-miss"
+	case rules.Decide(&e.Shelf, e.age(l.now), &noControl) == rules.Fresh:
+		return "; fwd=request"
+	default:
+		return "; fwd=stale"
 	}
 }
 
@@ -353,6 +360,8 @@ func (l *look) await(f *flight, e *entry) (done, again bool, err error) {
 	l.now = time.Now()
 	r := f.result
 	switch {
+	case r.entry != nil && r.entry.Guessed && l.cookies && !l.p.Public:
+		return false, false, nil // it doesn't say whether it is for this one, too
 	case r.entry != nil && string(values(nil, x, f.varies)) == f.values:
 		var body *reader
 		if r.fill != nil {
@@ -368,12 +377,13 @@ func (l *look) await(f *flight, e *entry) (done, again bool, err error) {
 		return false, true, nil
 	case r.fault == nil:
 		return false, false, nil
-	case e != nil && rules.InsteadOfError(&e.Shelf, e.age(l.now), &l.control):
+	case e != nil && rules.InsteadOfError(&e.Shelf, e.age(l.now), &l.control) && l.p.store.stands(e):
 		l.p.counts.errors.Add(1)
 		x.Cached = exchange.CacheStale
 		l.serve(e, nil, "; fwd=stale; collapsed"+instead)
 		return true, false, nil
 	default:
+		x.ResponseEdits.Add(cacheStatus, statusName+"; fwd=uri-miss; collapsed")
 		return true, false, r.fault
 	}
 }

@@ -94,11 +94,11 @@ func (t *task) fetched(x *exchange.Exchange) {
 	l.now = time.Now()
 	failed := x.Err != nil || x.Tries > 0 && rules.Error(x.Status)
 	switch {
-	case failed && t.stale != nil && rules.InsteadOfError(&t.stale.Shelf, t.stale.age(l.now), &l.control):
+	case failed && t.stale != nil && rules.InsteadOfError(&t.stale.Shelf, t.stale.age(l.now), &l.control) && s.stands(t.stale):
 		s.settle(t.flight, result{fault: failure(x)}, nil, "")
 		l.p.counts.errors.Add(1)
 		x.Cached = exchange.CacheStale
-		how := "; fwd=stale"
+		how := t.why
 		if x.Err == nil {
 			how += "; fwd-status=" + strconv.Itoa(x.Status)
 		}
@@ -111,6 +111,7 @@ func (t *task) fetched(x *exchange.Exchange) {
 		}
 		s.settle(t.flight, r, nil, "")
 		s.end(t.flight)
+		t.status(x, "")
 	case x.Tries == 0: // a policy's answer, not the service's
 		s.end(t.flight)
 	case x.Status == 304 && t.validating:
@@ -262,6 +263,7 @@ func (t *task) store(x *exchange.Exchange, e *entry, public bool, coding string)
 		b = append([]byte(nil), b...)
 		x.ResponseBody = exchange.Bytes(b)
 		_ = body.Close() // all of it is here
+		raw.done()
 		if whole := k.complete(e, b); t.wanted() {
 			l.stored(whole, nil)
 		}
@@ -275,6 +277,7 @@ func (t *task) store(x *exchange.Exchange, e *entry, public bool, coding string)
 	}
 	k.share(e, f)
 	go f.run(func(parts [][]byte, size int64, p *spool) {
+		defer raw.done()
 		whole := *e
 		whole.parts, whole.length, whole.spool = parts, size, p
 		if p != nil {
@@ -287,7 +290,10 @@ func (t *task) store(x *exchange.Exchange, e *entry, public bool, coding string)
 		if raw != nil && raw.whole() {
 			k.store.attach(&whole, coding, raw.b)
 		}
-	}, func() { k.refused(e.status, "there is no room for it, or it didn't come whole") })
+	}, func() {
+		raw.done()
+		k.refused(e.status, "there is no room for it, or it didn't come whole")
+	})
 	return nil
 }
 
@@ -390,6 +396,7 @@ func (t *task) freshen(x *exchange.Exchange) (*entry, rules.Verdict) {
 	age := rules.InitialAge(&x.Response, t.flight.sent, l.now)
 	e := newEntry(t.stale.status, kept, v.Shelf, l.now.Add(-age))
 	e.body, e.length, e.id, e.recoded, e.file, e.tags = t.stale.body, t.stale.length, t.stale.id, t.stale.recoded, t.stale.file, strings.Clone(tags)
+	e.again = true
 	return e, v
 }
 

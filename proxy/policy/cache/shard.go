@@ -18,7 +18,8 @@ type shard struct {
 
 	slots []*item // by number; 0 is nobody's
 	free  []uint32
-	count int
+	count int // of items
+	extra int // of them are attachments
 	keys  table
 	uris  table
 
@@ -87,6 +88,15 @@ func (sh *shard) eachOf(uriHash uint32, f func(it *item) bool) {
 	}
 }
 
+// has reports whether an answer of a URI has the body with that id.
+func (sh *shard) has(uriHash uint32, id uint64) (found bool) {
+	sh.eachOf(uriHash, func(it *item) bool {
+		found = found || it.id == id && !it.has(isAttachment)
+		return !found
+	})
+	return found
+}
+
 func (sh *shard) knows(uriHash uint32) (found bool) {
 	sh.eachOf(uriHash, func(*item) bool {
 		found = true
@@ -103,6 +113,9 @@ func (sh *shard) link(it *item) {
 	} else {
 		it.self = uint32(len(sh.slots))
 		sh.slots = append(sh.slots, it)
+	}
+	if it.has(isAttachment) {
+		sh.extra++
 	}
 	if sh.count++; sh.count > len(sh.keys) {
 		sh.grow()
@@ -155,7 +168,9 @@ func (sh *shard) unlink(it *item) {
 	}
 	sh.slots[it.self] = nil
 	sh.free = append(sh.free, it.self)
-	sh.count--
+	if sh.count--; it.has(isAttachment) {
+		sh.extra--
+	}
 	if len(sh.varies) > 0 && !sh.knows(it.uriHash) {
 		delete(sh.varies, it.uriHash)
 	}

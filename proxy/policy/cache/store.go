@@ -88,7 +88,7 @@ func (s *Store) Size() (bytes uint64, items int) {
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
-		items += sh.count
+		items += sh.count - sh.extra
 		sh.mu.Unlock()
 	}
 	return uint64(max(0, s.used.Load())), items
@@ -345,7 +345,13 @@ func (s *Store) put(sh *shard, it *item, e *entry, names *[]name) bool {
 		}
 	case e.file != nil:
 		return false // with what has taken its place, its file went
+	case e.again && !sh.has(it.uriHash, it.id):
+		return false // it was forgotten while it was asked whether it holds
 	default:
+		if e.again { // it depends on something else now: it is another answer
+			it.id = s.last.Add(1)
+			e.id = it.id
+		}
 		if old != nil {
 			s.remove(sh, old, names)
 		}
@@ -363,6 +369,19 @@ func (s *Store) put(sh *shard, it *item, e *entry, names *[]name) bool {
 		}
 	}
 	return true
+}
+
+// stands reports whether an answer is still stored: nobody has forgotten it since it
+// was found, nor has another taken its place.
+func (s *Store) stands(e *entry) bool {
+	if e.item == nil {
+		return false
+	}
+	sh := s.shard(s.hash(e.item.uri()))
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	now := sh.find(e.item.hash, text(e.item.key()))
+	return now != nil && now.id == e.id
 }
 
 // drop forgets one answer.

@@ -130,7 +130,7 @@ func newDescs() *descs {
 		purgesWait:      d("cache_purges_waiting", "Purges that other nodes haven't been told of, because Consul doesn't answer."),
 		cacheEncoded:    d("cache_encodings_total", "Codings that were made of stored answers, and kept.", "route"),
 		cacheMemory:     d("cache_memory_bytes", "Memory that stored answers take, about."),
-		cacheItems:      d("cache_items", "Stored answers, and what is known of their URIs."),
+		cacheItems:      d("cache_items", "Stored answers, in memory and on disk."),
 		invalid:         d("validate_refused_total", "Requests refused because they weren't as the route's document has them.", "route"),
 		invalidPassed:   d("validate_reported_total", "Requests that weren't as the route's document has them, and were let pass.", "route"),
 		wrongResponses:  d("validate_responses_reported_total", "Responses that weren't as the route's document has them.", "route"),
