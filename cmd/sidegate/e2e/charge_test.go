@@ -89,7 +89,7 @@ service "both" {
 		paidRoute("lease", "good", "meter = \"leased\"\nmode = \"lease\"\nunits = \"0.25\"", "")+
 		paidRoute("event", "good", "meter = \"events\"\nmode = \"event\"", "")+
 		paidRoute("retry", "both", `meter = "retried"`, "")+
-		paidRoute("mirror", "good", `meter = "mirrored"`, `mirror { service = "shadow" }`)+
+		paidRoute("mirror", "good", "meter = \"mirrored\"\nrepeats = 19", `mirror { service = "shadow" }`)+
 		paidRoute("tokens", "good", "meter = \"tokens\"\nunits = \"int(response.headers['x-tokens'])\"\nestimate = \"100\"", "")+
 		paidRoute("bytes", "good", "meter = \"bytes\"\nmode = \"event\"\nunits = \"response.bytes_in * 1000 + response.bytes_out\"", "compress {}")+
 		paidRoute("free", "good", "meter = \"free\"\ncache_hits = false", "cache {}")+
@@ -175,6 +175,7 @@ func (g *gateway) chargeCommands(t *testing.T) {
 	}{
 		{"charges list --state done --route tokens --limit 1", "settled tokens 100 \"acme\" tokens billing/charges", 0},
 		{"charges list --state dead", "no charges", 0},
+		{"charges list --state deed", "\"deed\" isn't one of pending, dead, done", 1},
 		{"charges list --state pending --meter leased", "active leased (lease) 100 \"acme\" lease billing/charges", 0},
 		{"charges show nobody", "there is no such charge", 1},
 		{"charges retry nobody", "there is no such charge", 1},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"testing"
 
-	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/policytest"
 )
 
@@ -19,7 +18,7 @@ func BenchmarkCharge(b *testing.B) {
 			go func() { defer close(done); l.Run(ctx) }()
 			plan := l.Plan()
 			kind := Kind(Means{Ledger: l, Plan: plan})
-			p := policytest.Policy(b, kind, "charge {\n service = \"s\"\n meter = \"m\"\n lease = \"100000\"\n mode = \""+mode+"\"\n}").(policy.Policy).(*Policy)
+			p := policytest.Policy(b, kind, "charge {\n service = \"s\"\n meter = \"m\"\n lease = \"100000\"\n mode = \""+mode+"\"\n}").(*Policy)
 			plan.Connect(func(string) Caller { return func(*Call) (*Answer, error) { return &Answer{Status: 200}, nil } })
 			plan.Commit()
 			b.SetParallelism(32)

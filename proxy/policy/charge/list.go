@@ -60,6 +60,15 @@ func group(state string) string {
 	}
 }
 
+// Check says what is wrong with a query.
+func (q *Query) Check() error {
+	known := []string{"", "pending", dead, "done", asked, serving, settle, cancel, settled, cancelled, refused, active, back, returned}
+	if !slices.Contains(known, q.State) {
+		return fmt.Errorf("state: %.20q isn't one of %s", q.State, strings.Join(known[1:], ", "))
+	}
+	return nil
+}
+
 func (q *Query) wants(e *Entry) bool {
 	is := func(want, have string) bool { return want == "" || want == have }
 	return (is(q.State, e.State) || q.State == group(e.State)) && is(q.Consumer, e.Consumer) && is(q.Meter, e.Meter) && is(q.Route, e.Route) && is(q.Service, e.Service) &&

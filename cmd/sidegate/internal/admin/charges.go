@@ -67,6 +67,10 @@ func (s *Server) charges(w http.ResponseWriter, r *http.Request) {
 	q := charge.Query{
 		State: v.Get("state"), Consumer: v.Get("consumer"), Meter: v.Get("meter"), Route: v.Get("route"), Service: v.Get("service"), After: v.Get("after"),
 	}
+	if err := q.Check(); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
 	if text := v.Get("limit"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 {
