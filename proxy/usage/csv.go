@@ -4,11 +4,13 @@ import (
 	"encoding/csv"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 )
 
 // CSV writes a report as comma-separated values (RFC 4180), with a line of
-// names. It holds what Rows do; latencies are in seconds.
+// names. It holds what Rows do; latencies are in seconds. A name that spreadsheets
+// would take for a formula has an apostrophe before it.
 func (r *Report) CSV(w io.Writer) error {
 	out := csv.NewWriter(w)
 	number := func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
@@ -26,7 +28,7 @@ func (r *Report) CSV(w io.Writer) error {
 		l := &r.Rows[i]
 		var record []string
 		for _, name := range names {
-			record = append(record, l.Name(name))
+			record = append(record, harmless(l.Name(name)))
 		}
 		for _, n := range []int64{l.Requests, l.BytesIn, l.BytesOut, l.Errors, l.RateLimited, l.CacheHits} {
 			record = append(record, strconv.FormatInt(n, 10))
@@ -40,6 +42,15 @@ func (r *Report) CSV(w io.Writer) error {
 	}
 	out.Flush()
 	return out.Error()
+}
+
+// harmless is a name as text: those of consumers may come from tokens, and who chose
+// them mustn't calculate in the spreadsheets of whoever opens the file.
+func harmless(name string) string {
+	if name != "" && strings.IndexByte("=+-@", name[0]) >= 0 {
+		return "'" + name
+	}
+	return name
 }
 
 // Name is what a row is told apart by: its time, consumer, route, service or

@@ -397,11 +397,13 @@ func TestPages(t *testing.T) {
 func TestCSV(t *testing.T) {
 	b := newBed(10)
 	b.Counter.Count(ended(`a "b", c`, "r", "s", 200), 100*time.Millisecond)
+	b.Counter.Count(ended(`=cmd()`, "r", "s", 500), 100*time.Millisecond)
 	var out bytes.Buffer
 	if err := b.ask(t, "by=consumer,status,day").CSV(&out); err != nil {
 		t.Fatal(err)
 	}
 	want := "consumer,status,time,requests,bytes_in,bytes_out,errors,rate_limited,cache_hits,charged,mean,p50,p90,p99,max\n" +
+		`'=cmd(),5xx,2026-03-01T00:00:00Z,1,0,0,1,0,0,0,0.1001,0.1001,0.1001,0.1001,0.1001` + "\n" +
 		`"a ""b"", c",2xx,2026-03-01T00:00:00Z,1,0,0,0,0,0,0,0.1001,0.1001,0.1001,0.1001,0.1001` + "\n"
 	if d := cmp.Diff(want, out.String()); d != "" {
 		t.Error(d)
