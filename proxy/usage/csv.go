@@ -9,7 +9,8 @@ import (
 )
 
 // CSV writes a report as comma-separated values (RFC 4180), with a line of
-// names. It holds what Rows do; latencies are in seconds.
+// names. It holds what Rows do; latencies are in seconds. A name that spreadsheets
+// would take for a formula has an apostrophe before it.
 func (r *Report) CSV(w io.Writer) error {
 	out := csv.NewWriter(w)
 	number := func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }

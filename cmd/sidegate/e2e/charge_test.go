@@ -90,7 +90,7 @@ service "both" {
 		paidRoute("lease", "good", "meter = \"leased\"\nmode = \"lease\"\nunits = \"0.25\"", "")+
 		paidRoute("event", "good", "meter = \"events\"\nmode = \"event\"", "")+
 		paidRoute("retry", "both", `meter = "retried"`, "")+
-		paidRoute("mirror", "good", `meter = "mirrored"`, `mirror { service = "shadow" }`)+
+		paidRoute("mirror", "good", "meter = \"mirrored\"\nrepeats = 19", `mirror { service = "shadow" }`)+
 		paidRoute("tokens", "good", "meter = \"tokens\"\nunits = \"int(response.headers['x-tokens'])\"\nestimate = \"100\"", "")+
 		paidRoute("bytes", "good", "meter = \"bytes\"\nmode = \"event\"\nunits = \"response.bytes_in * 1000 + response.bytes_out\"", "compress {}")+
 		paidRoute("free", "good", "meter = \"free\"\ncache_hits = false", "cache {}")+

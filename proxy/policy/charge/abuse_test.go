@@ -114,7 +114,9 @@ func TestLeaseIsSpentOnce(t *testing.T) {
 // TestLeaseOfThePast: a billing service whose clock is slow isn't asked in a circle.
 func TestLeaseOfThePast(t *testing.T) {
 	r := newRig(t)
-	r.billing.Grant = func(*chargetest.Message) map[string]any { return map[string]any{"expires": time.Now().Add(-time.Minute)} }
+	r.billing.Grant = func(*chargetest.Message) map[string]any {
+		return map[string]any{"expires": time.Now().Add(-time.Minute)}
+	}
 	p := r.policy("meter = \"m\"\nmode = \"lease\"")
 	for range 10 {
 		if x := r.get(p, 200); x.Charged != 0 || x.Err == nil || x.Err.Kind != exchange.ChargeUnavailable {
@@ -123,5 +125,12 @@ func TestLeaseOfThePast(t *testing.T) {
 	}
 	if n := r.l.Status().Services[0].Requests; n > 5 {
 		t.Errorf("it was asked %d times", n)
+	}
+}
+
+// TestClean: what a billing service says can't write on terminals what it likes.
+func TestClean(t *testing.T) {
+	if got, want := clean("no\r\ncredit\x1b[31m \u009b31m\u202e \xff"+strings.Repeat("é", 200)), "nocredit[31m 31m "+strings.Repeat("é", 91); got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

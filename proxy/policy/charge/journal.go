@@ -15,8 +15,8 @@ import (
 // with all that still counts of those before. A line that a crash cut off was never
 // waited for. It belongs to the writer.
 type journal struct {
-	dir    string // "": nothing is kept
-	lock   *os.File
+	dir    string   // "": nothing is kept
+	node   *os.File // who we are; its lock says that the folder is ours
 	f      *os.File
 	number int
 	size   int64 // of the file
@@ -25,7 +25,7 @@ type journal struct {
 
 const (
 	suffix   = ".log"
-	lockFile = "lock"
+	nodeFile = "node"
 )
 
 // open reads what is there. Damaged lines are left out, and counted; a last one that
@@ -64,7 +64,7 @@ func acquire(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, nodeFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -151,11 +151,11 @@ func syncFolder(path string) error {
 
 func (j *journal) close() error {
 	var errs error
-	for _, f := range []*os.File{j.f, j.lock} { // the lock last
+	for _, f := range []*os.File{j.f, j.node} { // the lock last
 		if f != nil {
 			errs = errors.Join(errs, f.Close())
 		}
 	}
-	j.f, j.lock = nil, nil
+	j.f, j.node = nil, nil
 	return errs
 }

@@ -8,8 +8,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -150,12 +150,12 @@ func (l *Ledger) open() error {
 
 // read takes the folder, and reads what is in it.
 func (l *Ledger) read() (err error) {
-	if l.file.lock, err = acquire(l.Path); err != nil {
+	if l.file.node, err = acquire(l.Path); err != nil {
 		return err
 	}
 	l.bad, err = l.file.open(l.Path, func(r *record) { l.state.apply(r) })
 	if err == nil {
-		l.node, err = nodeName(filepath.Join(l.Path, "node"))
+		l.node, err = nodeName(l.file.node)
 	}
 	if err != nil { // it may be tried again
 		l.state = newState()
@@ -185,14 +185,18 @@ func (l *Ledger) afterCrash() {
 }
 
 // nodeName is what tells this gateway's charges from those of others.
-func nodeName(path string) (string, error) {
-	if b, err := os.ReadFile(path); err == nil && len(b) > 0 {
-		return string(b), nil
+func nodeName(f *os.File) (string, error) {
+	had, err := io.ReadAll(f)
+	if err != nil || len(had) > 0 {
+		return string(had), err
 	}
 	var b [8]byte
 	rand.Read(b[:]) // never fails (crypto/rand)
 	name := hex.EncodeToString(b[:])
-	return name, os.WriteFile(path, []byte(name), 0o600)
+	if _, err := f.WriteString(name); err != nil {
+		return "", err
+	}
+	return name, f.Sync()
 }
 
 // log changes the state and notes that for the disk; l.mu is held.

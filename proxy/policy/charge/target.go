@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"github.com/sidegate-proxy/sidegate/proxy/secret"
 )
@@ -61,7 +62,6 @@ const (
 	failuresUntilDown = 3
 	backoffFirst      = 200 * time.Millisecond
 	backoffMost       = 5 * time.Second
-	answerMost        = 1 << 20
 )
 
 // Target is a billing service that is asked at one path.
@@ -364,7 +364,7 @@ func (l *Ledger) ask(t *Target, m *message, timeout time.Duration) (*reply, erro
 // clean is a reason as clients may see it.
 func clean(text string) string {
 	text = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsPrint(r) { // controls, and what turns the text around that follows
 			return -1
 		}
 		return r

@@ -14,8 +14,12 @@ import (
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 )
 
-// billingMost bounds an answer of a billing service.
-const billingMost = 8 << 20
+// What bounds an answer of a billing service: one that a request waits for, and others,
+// which come one at a time.
+const (
+	billingWaited = 64 << 10
+	billingMost   = 8 << 20
+)
 
 // isURL reports whether a billing service is named by its URL.
 func isURL(service string) bool { return strings.Contains(service, "://") }
@@ -78,6 +82,7 @@ func connectBilling(p *charge.Plan, pools *upstream.Plan) {
 				call.Header = append(call.Header, proxy.Field{Name: "Content-Type", Value: "application/json"})
 			}
 			if c.Key != "" {
+				call.MaxBody = billingWaited
 				call.Header = append(call.Header, proxy.Field{Name: "Idempotency-Key", Value: c.Key})
 			}
 			if c.Token != "" {
