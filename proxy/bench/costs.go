@@ -55,7 +55,7 @@ func (b *bed) costs(o options) error {
 			fmt.Println("| work | ratio of CPU per request [95 %] | goal, at most | us of CPU per request |\n|---|---|---|---|")
 			head = true
 		}
-		cost, err := b.measure(w, o)
+		cost, both, err := b.measure(w, o)
 		if err != nil {
 			return fmt.Errorf("%s: %w", w.name, err)
 		}
@@ -66,9 +66,27 @@ func (b *bed) costs(o options) error {
 				ratios = append(ratios, fmt.Sprintf("%s %s", label(name), ratioOf(cost[0], cost[i])))
 			}
 		}
+		if w.path == "/large" {
+			each = append(each, beside(w, both))
+		}
 		fmt.Printf("| %s | %s | %s | %s |\n", w.name, strings.Join(ratios, ", "), w.goal, strings.Join(each, ", "))
 	}
 	return nil
+}
+
+// beside are the costs with the client's. Over loopback what a large answer costs
+// one side of the socket, another way of sending it may cost the other: with a
+// small window, the client's acknowledgements send, in the client's time.
+func beside(w work, both [][]float64) string {
+	var list []string
+	for i, name := range w.run {
+		one := fmt.Sprintf("%s %.1f", label(name), median(both[i]))
+		if i > 0 {
+			one += fmt.Sprintf(" (%s)", ratioOf(both[0], both[i]))
+		}
+		list = append(list, one)
+	}
+	return "with the client's: " + strings.Join(list, ", ")
 }
 
 // label is a contender's name for readers: its process, and its port or host
@@ -89,25 +107,26 @@ func label(name string) string {
 	return process
 }
 
-// measure returns the microseconds of CPU per request, by contender and round.
-func (b *bed) measure(w work, o options) ([][]float64, error) {
-	cost := make([][]float64, len(w.run))
+// measure returns the microseconds of CPU per request, by contender and round:
+// the contender's, and with the client's.
+func (b *bed) measure(w work, o options) (cost, both [][]float64, err error) {
+	cost, both = make([][]float64, len(w.run)), make([][]float64, len(w.run))
 	for round := range o.rounds + 1 {
 		for turn := range w.run {
 			i := (turn + round) % len(w.run) // nobody always follows the same one
-			us, err := b.turn(w, w.run[i], o.length)
+			us, client, err := b.turn(w, w.run[i], o.length)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", w.run[i], err)
+				return nil, nil, fmt.Errorf("%s: %w", w.run[i], err)
 			}
 			if round > 0 { // the first round warms up
-				cost[i] = append(cost[i], us)
+				cost[i], both[i] = append(cost[i], us), append(both[i], us+client)
 			}
 		}
 	}
-	return cost, nil
+	return cost, both, nil
 }
 
-func (b *bed) turn(w work, contender string, length time.Duration) (float64, error) {
+func (b *bed) turn(w work, contender string, length time.Duration) (us, client float64, err error) {
 	process, port, _ := strings.Cut(contender, ":")
 	port, host, ok := strings.Cut(port, "@")
 	if ok {
@@ -115,16 +134,16 @@ func (b *bed) turn(w work, contender string, length time.Duration) (float64, err
 	}
 	p, err := b.get(process)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	before, err := cpuTime(p.pid())
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	n, err := b.load(w, p.ports[port], length)
+	n, used, err := b.load(w, p.ports[port], length)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	after, err := cpuTime(p.pid())
-	return float64(after-before) / 1000 / float64(n), err
+	return float64(after-before) / 1000 / float64(n), float64(used.Nanoseconds()) / 1000 / float64(n), err
 }

@@ -31,8 +31,9 @@ var (
 )
 
 // load runs a load generator on the core that isn't the contender's and returns
-// how many requests were answered; a failed one fails the run.
-func (b *bed) load(w work, port int, length time.Duration) (int, error) {
+// how many requests were answered, and what CPU that took the generator; a failed
+// request fails the run.
+func (b *bed) load(w work, port int, length time.Duration) (n int, used time.Duration, err error) {
 	seconds := strconv.Itoa(int(length.Seconds()))
 	scheme := "http"
 	if w.tls {
@@ -57,11 +58,18 @@ func (b *bed) load(w work, port int, length time.Duration) (int, error) {
 		args = []string{b.self, "-load", w.tool, "-address", fmt.Sprintf("127.0.0.1:%d", port),
 			"-conns", strconv.Itoa(w.conns), "-streams", strconv.Itoa(w.streams), "-length", length.String()}
 	}
-	out, err := b.command("1", args...).CombinedOutput()
+	cmd := b.command("1", args...)
+	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return 0, fmt.Errorf("%w: %s", err, out)
+		return 0, 0, fmt.Errorf("%w: %s", err, out)
 	}
-	switch w.tool {
+	n, err = answered(w.tool, out)
+	return n, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), err
+}
+
+// answered is how many requests a load generator says were answered.
+func answered(tool string, out []byte) (int, error) {
+	switch tool {
 	case "wrk":
 		if bad := wrkBad.Find(out); bad != nil {
 			return 0, errors.New(string(bad))

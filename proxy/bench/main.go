@@ -8,6 +8,8 @@
 // the machine does hits them alike. A cost is the process's run time by the
 // scheduler's account (/proc/PID/task/*/schedstat) over the requests answered;
 // ratios are medians over same-round pairs with their 95 % bootstrap interval.
+// For large answers the load generator's is added, too: over loopback, how one
+// sends moves work from one to the other.
 // Requests per second aren't a figure here: the load generator's core is the
 // limit as often as not.
 //

@@ -27,7 +27,7 @@ func (b *bed) profile(o options) error {
 		{work{tool: "http3", conns: 16, streams: 16}, "quic"},
 		{work{tool: "handshake", conns: 8}, "tls"},
 	} {
-		if _, err := b.load(w.work, p.ports[w.port], time.Duration(o.rounds)*o.length/2); err != nil {
+		if _, _, err := b.load(w.work, p.ports[w.port], time.Duration(o.rounds)*o.length/2); err != nil {
 			return err
 		}
 	}
