@@ -74,7 +74,7 @@ func printCharges(out io.Writer, list []charge.Entry) error {
 		if e.Kind == "lease" {
 			what += " (lease)"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%q\t%s\t%s\t%s\n", e.ID, e.Time.Format(time.RFC3339), e.State, what, e.Units, e.Consumer, e.Route, e.Service, e.Reason)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.ID, e.Time.Format(time.RFC3339), e.State, what, e.Units, shown("consumer", e.Consumer), e.Route, e.Service, e.Reason)
 	}
 	return t.Flush()
 }
@@ -159,7 +159,7 @@ func chargesTotalsCommand() *cobra.Command {
 		t := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 		fmt.Fprintln(t, "DAY\tCONSUMER\tMETER\tUNITS\tCHARGES\tTOLD\tPENDING\tSERVICE")
 		for _, r := range list {
-			fmt.Fprintf(t, "%s\t%q\t%s\t%s\t%d\t%s\t%s\t%s\n", r.Day, r.Consumer, r.Meter, r.Units, r.Count, r.Told, r.Pending, r.Service)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", r.Day, shown("consumer", r.Consumer), r.Meter, r.Units, r.Count, r.Told, r.Pending, r.Service)
 		}
 		return t.Flush()
 	})
@@ -217,7 +217,7 @@ func printComparison(out io.Writer, r *charge.Comparison) error {
 			fmt.Fprintf(t, "%s: %d of %d differ\n", s.Service, len(s.Differences), s.Compared)
 			fmt.Fprintln(t, "DAY\tCONSUMER\tMETER\tOURS\tTHEIRS\tNOT TOLD YET")
 			for _, d := range s.Differences {
-				fmt.Fprintf(t, "%s\t%q\t%s\t%s\t%s\t%s\n", d.Day, d.Consumer, d.Meter, d.Ours, d.Theirs, d.Pending)
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.Day, shown("consumer", d.Consumer), d.Meter, d.Ours, d.Theirs, d.Pending)
 			}
 		}
 	}

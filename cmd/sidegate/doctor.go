@@ -63,6 +63,7 @@ listens on free ports for a moment.`,
 		},
 	}
 	configFlag(c, &path)
+	c.PreRunE = nil // a file that isn't there is a finding
 	c.Flags().StringVar(&who, "user", "", "the user that the gateway runs as (default sidegate, for root and the packages' configuration; else who runs this)")
 	c.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "how long each check may take")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -47,10 +47,15 @@ func (e usageError) Unwrap() error { return e.error }
 func misuse(c *cobra.Command) {
 	noFiles(c)
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	if c.HasParent() && c.HasSubCommands() && !c.Runnable() { // cobra shows its help for a word that is none of them, and ends in 0
+		c.Args, c.DisableFlagsInUseLine = cobra.NoArgs, true
+		c.FParseErrWhitelist.UnknownFlags = true // the word is what is wrong
+		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+	}
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
-				return usageError{err}
+				return usageError{fmt.Errorf("%w: write it as %s, and see %s --help", err, c.UseLine(), c.CommandPath())}
 			}
 			return nil
 		}
@@ -103,4 +108,10 @@ const defaultConfig = "/etc/sidegate/"
 
 func configFlag(c *cobra.Command, path *string) {
 	c.Flags().StringVar(path, "config", defaultConfig, "configuration file, or folder of *.hcl files")
+	c.PreRunE = func(*cobra.Command, []string) error {
+		if _, err := os.Stat(*path); *path != defaultConfig && errors.Is(err, os.ErrNotExist) { // or another gateway would be asked
+			return fmt.Errorf("there is no file %s: say where the configuration is with -config PATH", *path)
+		}
+		return nil
+	}
 }

@@ -44,7 +44,7 @@ func printQuotas(out io.Writer, list []quota.Use) error {
 	t := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "QUOTA\tCLIENT\tPERIOD\tUSED\tLIMIT\tLEFT\tUNTIL")
 	for _, u := range list {
-		fmt.Fprintf(t, "%s\t%q\t%s\t%d\t%d\t%d\t%s\n", u.Quota, u.Client, u.Period, u.Used, u.Limit, u.Left, u.Until.Format(time.RFC3339))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%s\n", u.Quota, shown("client", u.Client), u.Period, u.Used, u.Limit, u.Left, u.Until.Format(time.RFC3339))
 	}
 	return t.Flush()
 }

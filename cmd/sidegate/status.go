@@ -122,7 +122,7 @@ func printStatus(out io.Writer, s *admin.Status) error {
 		}
 		for _, i := range v.Instances {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%d\t%d\n", name, i.Address, i.Node, instanceState(&i), i.Weight, i.Pending,
-				i.Latency.Round(10*time.Microsecond), i.Requests, i.Failures)
+				atPresent(i.Latency), i.Requests, i.Failures)
 			name = ""
 		}
 	}
@@ -152,6 +152,14 @@ func printStatus(out io.Writer, s *admin.Status) error {
 
 // size is a number of bytes for people.
 func size(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
+
+// atPresent is the latency that balancing goes by; - where nothing tells of it any more.
+func atPresent(d time.Duration) string {
+	if d = d.Round(10 * time.Microsecond); d == 0 {
+		return "-"
+	}
+	return d.String()
+}
 
 // printAdaptive shows the limits that follow the latency.
 func printAdaptive(t io.Writer, list []upstream.PoolStatus) {

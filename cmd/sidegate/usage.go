@@ -52,7 +52,6 @@ hour or a day is shown with all of it; the first line says from when to when.`,
 	c.Flags().IntVar(&f.top, "top", 0, "only that many rows, those with the most requests")
 	c.Flags().BoolVar(&f.csv, "csv", false, "print CSV")
 	c.Flags().BoolVar(&f.json, "json", false, "print JSON")
-	c.MarkFlagsMutuallyExclusive("csv", "json")
 	return c
 }
 
@@ -69,6 +68,9 @@ func (f *usageFlags) values() url.Values {
 }
 
 func (f *usageFlags) run(c *cobra.Command) error {
+	if f.csv && f.json {
+		return usageError{errors.New("--csv or --json: not both")}
+	}
 	r, err := f.report(c.Context(), c.ErrOrStderr())
 	if err != nil {
 		return reported(c, err)

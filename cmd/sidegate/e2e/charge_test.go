@@ -174,15 +174,15 @@ func (g *gateway) chargeCommands(t *testing.T) {
 		args, want string
 		code       int
 	}{
-		{"charges list --state done --route tokens --limit 1", "settled tokens 100 \"acme\" tokens billing/charges", 0},
+		{"charges list --state done --route tokens --limit 1", "settled tokens 100 acme tokens billing/charges", 0},
 		{"charges list --state dead", "no charges", 0},
-		{"charges list --state pending --meter leased", "active leased (lease) 100 \"acme\" lease billing/charges", 0},
+		{"charges list --state pending --meter leased", "active leased (lease) 100 acme lease billing/charges", 0},
 		{"charges list --state lost", "isn't pending, dead or done", 1},
 		{"charges show nobody", "there is no such charge", 1},
 		{"charges retry nobody", "there is no such charge", 1},
 		{"charges retry", "say which", 1},
 		{"charges retry --all", "0 dead letters are told again", 0},
-		{"charges totals acme", "\"acme\" tokens 710 10 710 0 billing/charges", 0},
+		{"charges totals acme", "acme tokens 710 10 710 0 billing/charges", 0},
 		{"charges totals --since yesterday", "isn't a day", 1},
 		{"charges reconcile nobody", "no charge is told to", 1},
 		{"status", "charges 0 pending, 0 dead letters", 0},

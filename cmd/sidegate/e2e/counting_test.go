@@ -248,8 +248,8 @@ func TestQuotaSurvives(t *testing.T) {
 	}
 	etc := filepath.Join(g.dir, "etc")
 	for _, tt := range []struct{ args, want string }{
-		{"list", `route:plans "consumer=umbrella" month 3 3 0`},
-		{"list acme", `plan "consumer=acme"`},
+		{"list", `route:plans consumer=umbrella month 3 3 0`},
+		{"list acme", `plan consumer=acme`},
 		{"set route:plans consumer=umbrella month 1", "consumer=umbrella has used 1 of 3 until"},
 		{"set route:plans consumer=nobody month 1", "nothing was used"},
 		{"set route:plans consumer=umbrella month x", "used:"},

@@ -121,7 +121,7 @@ func (p *Policy) bases(x *exchange.Exchange) (own, public string, ok bool) {
 func appendEdits(b []byte, e *exchange.Edits) []byte {
 	for i := range e.Len() {
 		switch e.ID(i) {
-		case exchange.XForwardedFor, exchange.XForwardedHost, exchange.XForwardedProto, exchange.Forwarded, exchange.Via, exchange.XRequestID, exchange.Cookie:
+		case exchange.XForwardedFor, exchange.XForwardedHost, exchange.XForwardedProto, exchange.Forwarded, exchange.Via, exchange.XRequestID, exchange.Traceparent, exchange.Tracestate, exchange.Cookie:
 			continue
 		}
 		if name, value, ok := e.Field(i); ok {
@@ -213,7 +213,7 @@ func edited(e *exchange.Edits) []string {
 func (l *look) personal(varies []string) (own, nobody bool) {
 	for _, name := range varies {
 		switch exchange.Lookup(name) {
-		case exchange.XForwardedFor, exchange.Forwarded, exchange.Via, exchange.XRequestID, exchange.XRealIP:
+		case exchange.XForwardedFor, exchange.Forwarded, exchange.Via, exchange.XRequestID, exchange.XRealIP, exchange.Traceparent, exchange.Tracestate:
 			return false, true // they are different for each client, or request
 		case exchange.XForwardedHost, exchange.XForwardedProto, exchange.Cookie:
 			continue // in the key by what they are made of

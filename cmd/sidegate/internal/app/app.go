@@ -452,11 +452,11 @@ func setLog(l *logrus.Logger, cfg config.LogConfig) {
 	}
 }
 
-// StateDir is the state folder of a configuration, or the default when it
-// can't be read.
+// StateDir is the state folder of a configuration, whatever else is wrong with it,
+// or the default when it can't be read.
 func StateDir(path string) string {
-	file, diags := config.Load(path, config.Options{Kinds: kinds(means{})})
-	if file != nil && !diags.HasErrors() {
+	file, _ := config.Load(path, config.Options{Kinds: kinds(means{})})
+	if file.StateDir != "" {
 		return file.StateDir
 	}
 	return "/var/lib/sidegate"

@@ -24,7 +24,7 @@ export function charges(c) {
     const unused = !s.services?.length && !s.counts?.length && !s.pending && !s.dead;
     body.hidden = unused;
     if (unused) return set(said, none());
-    set(row, tile("Pending", count(s.pending), s.pending ? ["oldest ", when(s.oldest)] : ""), tile("Dead letters", count(s.dead), s.dead ? "a person has to look" : "", s.dead ? "bad" : ""),
+    set(row, tile("Pending", count(s.pending), known(s.oldest) ? ["oldest ", when(s.oldest)] : s.pending ? "of requests in flight" : ""), tile("Dead letters", count(s.dead), s.dead ? "a person has to look" : "", s.dead ? "bad" : ""),
       tile("Spool", bytes(s.spool.bytes), s.spool.failing ? s.spool.error : `of ${bytes(s.spool.limit)}`, s.spool.failing ? "bad" : ""));
     all.hidden = !c.changes || !s.dead;
     set(services, s.services?.length ? plain("Billing services", [
