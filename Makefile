@@ -11,7 +11,7 @@ export CGO_ENABLED    ?= 0
 TAGS           := no_fs_access,coraza.disabled_operators.validateSchema
 export GOFLAGS := $(GOFLAGS) -tags=$(TAGS)
 
-.PHONY: help run build dashboard test lint fuzz bench profile package clean tools boot-test
+.PHONY: help run build dashboard test lint fuzz bench profile package package-lint reproduce clean tools boot-test
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -49,8 +49,14 @@ profile: build ## take the profile that the compiler goes by, under the loads of
 	@.ci/setup bench
 	go run ./proxy/bench -profile cmd/sidegate/cpu.pgo
 
-package: ## deb, rpm and tar.gz in dist/
+package: ## deb, rpm, tar.gz, container image and bill of materials in dist/
 	packaging/package.sh
+
+package-lint: package ## have lintian and rpmlint read the packages
+	packaging/lint.sh
+
+reproduce: ## build the packages of HEAD twice and compare every byte
+	packaging/reproduce.sh
 
 boot-test: package ## boot a Debian, install the deb there, and try its whole life (root, systemd-nspawn, mmdebstrap)
 	packaging/boot-test.sh

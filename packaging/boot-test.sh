@@ -77,10 +77,12 @@ tar -C "$root" -xf "$base" || can_not "the base can't be unpacked"
 echo boot-test >"$root/etc/hostname"
 mkdir -p "$root/root/pkg"
 cp "$deb" "$root/root/pkg/sidegate.deb"
-# The same package as a later version, for the upgrade.
+# The same package as a later version with another default configuration, for the
+# upgrades.
 if ! {
     dpkg-deb -R "$deb" "$work/next" &&
         sed -i 's/^Version: .*/&+next/' "$work/next/DEBIAN/control" &&
+        echo '# the next version' >>"$work/next/etc/sidegate/sidegate.hcl" &&
         dpkg-deb --root-owner-group -b "$work/next" "$root/root/pkg/next.deb" >/dev/null
 }; then
     can_not "the deb can't be built again"
@@ -153,7 +155,12 @@ eventually() { # SECONDS SHELL-COMMAND, as a shell command
     echo "end=\$((\$(date +%s) + $1)); until { $2; } >/dev/null 2>&1; do [ \$(date +%s) -lt \$end ] || { $2; exit 1; }; sleep 0.1; done"
 }
 pid='$(systemctl show -P MainPID sidegate)'
+# What a purge has to leave as it was. Left out: what dpkg and systemd write, and the
+# user, which stays, as files elsewhere may be its own.
+files='find /etc /usr /var /opt /srv -xdev \( -path /var/lib/dpkg -o -path /var/lib/systemd -o -path /var/log/journal -o -path /var/cache -o -path /var/tmp \) -prune -o -print |
+    grep -Ev "^/(etc/(passwd|group|shadow|gshadow|subuid|subgid|\.pwd\.lock)-?|var/log/dpkg\.log)$" | sort'
 
+sh_in "$files >/root/before"
 check "installs" 'dpkg -i /root/pkg/sidegate.deb'
 check "isn't started by the installation" '! systemctl is-active --quiet sidegate && ! systemctl is-enabled --quiet sidegate'
 check "has made its user, without a login" 'getent passwd sidegate | grep -q :/usr/sbin/nologin$'
@@ -195,18 +202,36 @@ check "is started again after kill -9" "
     kill -9 \$before
     $(eventually 30 'systemctl is-active --quiet sidegate && test "$(curl -sk https://localhost/)" = hello')
     test \"\$before\" != \"$pid\" && test \"\$(systemctl show -P NRestarts sidegate)\" -ge 1"
-check "an upgrade keeps an edited configuration and restarts" "
+check "an upgrade takes the package's configuration where it wasn't edited, restarts, and keeps the state" "
+    before=$pid
+    sha256sum /var/lib/sidegate/ca/root.pem >/root/ca || exit 1
+    dpkg -i /root/pkg/next.deb || exit 1
+    tail -n 1 /etc/sidegate/sidegate.hcl | grep -qx '# the next version' || exit 1
+    $(eventually 30 'systemctl is-active --quiet sidegate && test "$(curl -sk https://localhost/)" = hello')
+    test \"\$before\" != \"$pid\" && systemctl is-enabled sidegate && sha256sum -c /root/ca"
+check "a downgrade does the same backwards" "
+    before=$pid
+    dpkg -i /root/pkg/sidegate.deb || exit 1
+    if grep '# the next version' /etc/sidegate/sidegate.hcl; then exit 1; fi
+    $(eventually 30 'systemctl is-active --quiet sidegate && test "$(curl -sk https://localhost/)" = hello')
+    test \"\$before\" != \"$pid\" && systemctl is-enabled sidegate && sha256sum -c /root/ca"
+check "an upgrade keeps an edited configuration, with the new one beside it, and restarts" "
     before=$pid
     echo '# edited' >>/etc/sidegate/sidegate.hcl
+    echo 'SIDEGATE_EDITED=1' >>/etc/default/sidegate
     dpkg -i --force-confold /root/pkg/next.deb || exit 1
-    grep -q '^# edited' /etc/sidegate/sidegate.hcl || exit 1
+    grep -q '^# edited' /etc/sidegate/sidegate.hcl && grep -q EDITED /etc/default/sidegate && test -e /etc/sidegate/sidegate.hcl.dpkg-dist || exit 1
     $(eventually 30 'systemctl is-active --quiet sidegate && test "$(curl -sk https://localhost/)" = hello')
     test \"\$before\" != \"$pid\" && systemctl is-enabled sidegate"
+check "a downgrade keeps an edited configuration" "
+    dpkg -i --force-confold /root/pkg/sidegate.deb && grep -q '^# edited' /etc/sidegate/sidegate.hcl || exit 1
+    $(eventually 30 'systemctl is-active --quiet sidegate && test "$(curl -sk https://localhost/)" = hello')"
 check "an upgrade that refuses the configuration leaves the old process" "
     before=$pid
     echo rout >/etc/sidegate/broken.hcl
-    dpkg -i /root/pkg/next.deb || exit 1
+    dpkg -i --force-confold /root/pkg/next.deb >/root/out 2>&1 || exit 1
     rm /etc/sidegate/broken.hcl
+    grep -q 'broken.hcl:1' /root/out && grep -q 'goes on running' /root/out && dpkg -s sidegate | grep -q '^Status: install ok installed' || { cat /root/out; exit 1; }
     test \"\$before\" = \"$pid\" && test \"\$(curl -sk https://localhost/)\" = hello"
 check "stops within its time, cleanly" 'systemctl stop sidegate && test "$(systemctl show -P Result sidegate)" = success'
 check "a broken configuration fails the start and says where" '
@@ -215,8 +240,23 @@ check "a broken configuration fails the start and says where" '
     rm /etc/sidegate/broken.hcl
     journalctl -u sidegate --no-pager | grep -q broken.hcl:1'
 check "starts again once it is mended" 'systemctl reset-failed sidegate; systemctl start sidegate'
-check "removal stops it and keeps the configuration" 'dpkg -r sidegate && ! systemctl is-active --quiet sidegate && test -e /etc/sidegate/sidegate.hcl && ! pgrep -x sidegate'
-check "purge removes configuration and state" 'dpkg -P sidegate && test ! -e /etc/sidegate && test ! -e /var/lib/sidegate'
+check "an upgrade starts nothing that was stopped, and enables nothing that was disabled" '
+    systemctl disable --now sidegate && dpkg -i --force-confold /root/pkg/sidegate.deb || exit 1
+    if systemctl is-active sidegate || systemctl is-enabled sidegate; then exit 1; fi
+    systemctl enable --now sidegate'
+check "removal stops it" 'dpkg -r sidegate && ! systemctl is-active --quiet sidegate && ! systemctl is-enabled --quiet sidegate && ! pgrep -x sidegate'
+check "removal keeps configuration and state, and nothing else" '
+    '"$files"' >/root/removed
+    left=$(comm -13 /root/before /root/removed | grep -Ev "^/(etc|var/lib|var/log)/sidegate(/|$)"); echo "$left"
+    test "$left" = "$(printf "/etc/default/sidegate\n/etc/logrotate.d/sidegate")" && grep -q "^# edited" /etc/sidegate/sidegate.hcl && sha256sum -c /root/ca'
+check "installing it again finds both, and starts nothing" "
+    dpkg -i --force-confold /root/pkg/sidegate.deb && grep -q '^# edited' /etc/sidegate/sidegate.hcl && sha256sum -c /root/ca || exit 1
+    if systemctl is-active sidegate || systemctl is-enabled sidegate; then exit 1; fi
+    systemctl enable --now sidegate || exit 1
+    $(eventually 30 'test "$(curl -sk https://localhost/)" = hello')"
+check "purge stops it, and removes configuration, state and logs" 'dpkg -P sidegate && test ! -e /etc/sidegate && test ! -e /var/lib/sidegate && test ! -e /var/log/sidegate && ! pgrep -x sidegate'
+check "purge leaves no file behind, and takes none of others" "$files >/root/after"'
+    diff /root/before /root/after'
 check "no unit has failed" 'systemctl --failed --no-legend --plain | grep sidegate && exit 1; true'
 
 echo "passed=$passed failed=$failed"

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Leaves deb, rpm and tar.gz for amd64 and arm64, and their checksums, in dist/.
-# A release when HEAD is tagged, a snapshot else. Nothing is published.
+# Leaves deb, rpm, tar.gz, container image and bill of materials for amd64 and arm64,
+# and their checksums, in dist/. A release when HEAD is tagged, a snapshot else.
+# Nothing is published. The same commit gives the same bytes: packaging/reproduce.sh.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -26,3 +27,21 @@ if [ -n "$tag" ] && [ -z "$(git status --porcelain)" ]; then
 else
     "$goreleaser" release --snapshot --clean --skip=publish,announce --config goreleaser.yaml
 fi
+
+version=$(sed -n 's/.*"version":"\([^"]*\)".*/\1/p' dist/metadata.json)
+[ -n "$version" ] || {
+    echo "package: no version in dist/metadata.json" >&2
+    exit 1
+}
+for arch in amd64 arm64; do
+    binary=$(echo dist/sidegate_linux_"$arch"_*/sidegate)
+    size=$(wc -c <"$binary")
+    [ "$size" -le $((45 * 1024 * 1024)) ] || {
+        echo "package: $binary has $size bytes: 45 MiB is the most" >&2
+        exit 1
+    }
+    go run ./packaging/sbom -version "$version" -time "$(TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd)" "$binary" \
+        >"dist/sidegate_${version}_linux_$arch.cdx.json"
+    packaging/image.sh "$binary" "$arch" "$version" "$PWD/dist/sidegate_${version}_image_$arch.tar"
+done
+(cd dist && LC_ALL=C && export LC_ALL && sha256sum -- sidegate_*.deb sidegate_*.rpm sidegate_*.tar.gz sidegate_*.cdx.json sidegate_*.tar >SHA256SUMS)

@@ -40,6 +40,8 @@ var layers = map[string][]string{
 	"proxy/usage/*":                 {"proxy/usage", "proxy/secret"},
 	"proxy":                         {"proxy/abuse", "proxy/exchange", "proxy/memory", "proxy/socket", "proxy/sweep", "proxy/h1", "proxy/h2", "proxy/h3", "proxy/route", "proxy/policy", "proxy/upstream", "proxy/proxyproto", "proxy/linelog", "proxy/tail", "proxy/tracing", "proxy/usage"},
 	"proxy/bench":                   nil,
+	"packaging/image":               nil,
+	"packaging/sbom":                nil,
 	"cmd/sidegate/internal/admin":   {"cmd/sidegate/internal/traffic", "proxy", "proxy/memory", "proxy/policy/ban", "proxy/policy/cache", "proxy/policy/charge", "proxy/policy/quota", "proxy/secret", "proxy/tail", "proxy/upstream", "proxy/usage", "tls"},
 	"cmd/sidegate/internal/traffic": {"proxy"},
 	"cmd/sidegate/internal/config": {
