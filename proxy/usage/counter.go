@@ -179,7 +179,7 @@ func (d *drained) add(s *series) {
 	to.Latency = h
 	to.Latency.Merge(&s.Latency)
 	h = s.Latency
-	h.Reset()
+	h.shrink()
 	s.Counts = Counts{Latency: h}
 }
 
@@ -219,6 +219,7 @@ func (sh *shard) take(at int, now int64, d *drained) (next int, more bool) {
 			sh.list = sh.list[:last]
 			delete(sh.series, s.Key)
 		default:
+			s.Latency.shrink()
 			at++
 		}
 	}

@@ -238,3 +238,40 @@ func BenchmarkCount(b *testing.B) {
 		}
 	})
 }
+
+// TestCounterForgetsRoom: what a series needed once, for many latencies, isn't kept
+// for the time that it needs less.
+func TestCounterForgetsRoom(t *testing.T) {
+	c := NewCounter(100)
+	now := time.Unix(1_000_000, 0)
+	room := func() (n int) {
+		for i := range c.shards {
+			for _, s := range c.shards[i].list {
+				n += cap(s.Latency.index)
+			}
+		}
+		return n
+	}
+	drain := func() {
+		now = now.Add(10 * time.Second)
+		c.Drain(now, func(Key, *Counts) {})
+	}
+	for d := time.Microsecond; d < time.Hour; d += d/100 + 1 {
+		c.Count(ended("c", "r", "s", 200), d)
+	}
+	drain()
+	many := room()
+	c.Count(ended("c", "r", "s", 200), time.Second)
+	drain()
+	if few := room(); many < 500 || few > spare {
+		t.Errorf("room for %d buckets while there are many, for %d when there is one", many, few)
+	}
+	for d := time.Microsecond; d < time.Hour; d += d/100 + 1 {
+		c.Count(ended("c", "r", "s", 200), d)
+	}
+	drain()
+	drain()
+	if none := room(); none > spare {
+		t.Errorf("room for %d buckets when there is none", none)
+	}
+}

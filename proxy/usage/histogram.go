@@ -71,6 +71,20 @@ func (h *Histogram) Merge(o *Histogram) {
 // Reset empties it and keeps its memory.
 func (h *Histogram) Reset() { h.index, h.count = h.index[:0], h.count[:0] }
 
+// spare is how many buckets an empty histogram has room for at most, beside what it
+// has just used.
+const spare = 16
+
+// shrink empties it, and keeps as much memory as it is likely to need again: a
+// hundred thousand of them, each with what it needed most, would be gigabytes.
+func (h *Histogram) shrink() {
+	if cap(h.index) > spare+4*len(h.index) {
+		*h = Histogram{}
+		return
+	}
+	h.Reset()
+}
+
 // Count is how many latencies it has counted.
 func (h *Histogram) Count() (n uint64) {
 	for _, c := range h.count {

@@ -34,7 +34,7 @@ type Config struct {
 	RetainHours time.Duration `hcl:"retain_hours,attr" default:"60d" min:"1h"`
 	// How long minutes are kept.
 	RetainMinutes time.Duration `hcl:"retain_minutes,attr" default:"48h" min:"1h"`
-	// Combinations of consumer, route, service and class of status that are counted apart at a time, about 1 KiB each, and 300 bytes for each further core that sees it. Further ones are counted for the consumer "(other)", so that sums stay right. A change takes a restart.
+	// Combinations of consumer, route, service and class of status that are counted apart at a time: 1 to 10 kB of memory each on two cores, and more on more, by how many requests it has and how far its latencies spread. Further ones are counted for the consumer "(other)", so that sums stay right. A change takes a restart.
 	Series int `hcl:"series,attr" default:"100000" min:"100" max:"10000000"`
 	// With PostgreSQL: how much may wait on the disk, in state_dir, while the database is away. Beyond that it waits in memory.
 	Spool int64 `hcl:"spool,attr" default:"256MiB" min:"1MiB" unit:"bytes"`
