@@ -75,10 +75,10 @@ func printCache(out io.Writer, s admin.CacheStatus) error {
 			return r.NotStored[why[i]] > r.NotStored[why[j]] || r.NotStored[why[i]] == r.NotStored[why[j]] && why[i] < why[j]
 		})
 		for _, w := range why {
-			fmt.Fprintf(out, "%s: %d answers weren't stored: %s\n", r.Route, r.NotStored[w], w)
+			fmt.Fprintf(out, "%s: %s stored: %s\n", r.Route, plural(int(r.NotStored[w]), "answer wasn't", "answers weren't"), w)
 		}
 	}
-	if _, err := fmt.Fprintf(out, "%d answers, %d bytes of memory\n", s.Items, s.Bytes); err != nil || s.Disk.Most == 0 {
+	if _, err := fmt.Fprintf(out, "%s, %d bytes of memory\n", plural(s.Items, "answer", "answers"), s.Bytes); err != nil || s.Disk.Most == 0 {
 		return err
 	}
 	text := fmt.Sprintf("%d of them on disk, %s of %s", s.Disk.Files, size(s.Disk.Used), size(s.Disk.Most))

@@ -428,7 +428,7 @@ func TestCachePurgeByHand(t *testing.T) {
 		}
 	}
 	out, code := g.cacheCommand(t, "stats")
-	if code != 0 || !strings.Contains(out, "tagged: 1 answers weren't stored: private") {
+	if code != 0 || !strings.Contains(out, "tagged: 1 answer wasn't stored: private") {
 		t.Errorf("stats: %s", out)
 	}
 	if out, code := g.cacheCommand(t, "purge", "http://a.test/y"); code != 0 || out != "1 answer is forgotten\n" {

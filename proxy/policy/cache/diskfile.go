@@ -267,7 +267,7 @@ func (b *fileBody) Read(p []byte) (int, error) {
 		}
 		if err != nil {
 			b.file.d.broke(b.file.item, err)
-			return 0, io.ErrUnexpectedEOF
+			return 0, unreadable(err)
 		}
 		end := min(b.to, n*chunkSize+int64(len(c)))
 		b.rest, b.at = c[b.at-n*chunkSize:end-n*chunkSize], end
@@ -277,6 +277,12 @@ func (b *fileBody) Read(p []byte) (int, error) {
 		return n, io.EOF
 	}
 	return n, nil
+}
+
+// unreadable is the end of a body in a file that isn't right: neither the client's
+// fault nor the service's.
+func unreadable(err error) error {
+	return exchange.NewFault(exchange.FromInternal, exchange.Internal, "the answer on disk: %w", err)
 }
 
 // Next gives what has been read.

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"strings"
@@ -284,5 +285,25 @@ func TestSaysWhy(t *testing.T) {
 			t.Errorf("%+v: %q", tt, got)
 		}
 		p.Finish(x)
+	}
+}
+
+// TestWhoseFault: logs and metrics don't put it down to the service, or the client, when
+// an answer is broken off for what is neither's doing.
+func TestWhoseFault(t *testing.T) {
+	f := &fill{store: NewStore(StoreConfig{}), readers: map[*reader]struct{}{}, at: map[int64]int{}}
+	f.more.L, f.less.L = &f.mu, &f.mu
+	r := f.reader(nil, false)
+	f.waited = manySlow
+	for r.blame = 0; !r.cut; {
+		f.size, r.at = 2*mostBehind, 0
+		f.cutOff(false)
+	}
+	var fault *exchange.Fault
+	if _, err := r.Read(make([]byte, 1)); !errors.As(err, &fault) || fault.Source != exchange.FromClient {
+		t.Errorf("who stands still: %v", err)
+	}
+	if err := unreadable(errBroken); !errors.As(err, &fault) || fault.Source != exchange.FromInternal || !errors.Is(err, errBroken) {
+		t.Errorf("a broken file: %v", err)
 	}
 }

@@ -44,7 +44,7 @@ func (r *reader) Read(p []byte) (int, error) {
 		return 0, io.ErrClosedPipe
 	case r.cut:
 		f.mu.Unlock()
-		return 0, io.ErrUnexpectedEOF
+		return 0, exchange.NewFault(exchange.FromClient, exchange.ClientGone, "it stood still for longer than others who want the same wait for it")
 	case r.at < f.base:
 		return r.late(p)
 	case r.at == f.size && f.ended:
@@ -79,7 +79,7 @@ func (r *reader) late(p []byte) (int, error) {
 	c.f.length = (n + 1) * chunkSize // it was let go of when all of it was there
 	b, err := c.f.chunk(n, c.room)
 	if err != nil {
-		return 0, io.ErrUnexpectedEOF
+		return 0, unreadable(err)
 	}
 	m := copy(p, b[r.at-n*chunkSize:])
 	f.mu.Lock()
