@@ -1,7 +1,8 @@
 #!/bin/bash
 # Boots Debian 12 with systemd in a container of its own, installs a deb of
 # sidegate there as a user would, and checks its life: installed, enabled,
-# answering, reloaded, killed, upgraded, purged.
+# answering, reloaded, killed, upgraded, purged. Then the rpm beside it, if there is
+# one: its files and scripts, by Debian's rpm.
 #
 #   packaging/boot-test.sh [dist/sidegate_VERSION_amd64.deb]
 #
@@ -31,14 +32,14 @@ for tool in systemd-nspawn mmdebstrap nsenter dpkg-deb; do
     command -v "$tool" >/dev/null || can_not "$tool is missing (apt-get install systemd-container mmdebstrap)"
 done
 
-base=.cache/boot/base.tar
+base=.cache/boot/base-2.tar
 sources=/etc/apt/sources.list.d/debian.sources
 [ -e "$sources" ] || sources=/etc/apt/sources.list
 if [ ! -e "$base" ]; then
     echo "boot-test: making the Debian base, once" >&2
     mkdir -p .cache/boot
     mmdebstrap --quiet --mode=root --format=tar --variant=minbase \
-        --include=systemd,systemd-sysv,dbus,curl,ca-certificates,iproute2,procps \
+        --include=systemd,systemd-sysv,dbus,curl,ca-certificates,iproute2,procps,rpm \
         --dpkgopt='path-exclude=/usr/share/locale/*' \
         bookworm "$base.new" "$sources" || can_not "mmdebstrap failed"
     mv "$base.new" "$base"
@@ -77,6 +78,8 @@ tar -C "$root" -xf "$base" || can_not "the base can't be unpacked"
 echo boot-test >"$root/etc/hostname"
 mkdir -p "$root/root/pkg"
 cp "$deb" "$root/root/pkg/sidegate.deb"
+rpm=${deb%.deb}.rpm
+[ ! -e "$rpm" ] || cp "$rpm" "$root/root/pkg/sidegate.rpm"
 # The same package as a later version with another default configuration, for the
 # upgrades.
 if ! {
@@ -257,6 +260,29 @@ check "installing it again finds both, and starts nothing" "
 check "purge stops it, and removes configuration, state and logs" 'dpkg -P sidegate && test ! -e /etc/sidegate && test ! -e /var/lib/sidegate && test ! -e /var/log/sidegate && ! pgrep -x sidegate'
 check "purge leaves no file behind, and takes none of others" "$files >/root/after"'
     diff /root/before /root/after'
+if [ -e "$rpm" ]; then
+    # The same version once more stands for another: to the scripts it is an upgrade.
+    check "rpm: installs, is as it was packed, and isn't started" '
+        rpm -i --nodeps /root/pkg/sidegate.rpm && rpm -V --nodeps sidegate && ! systemctl is-active --quiet sidegate && ! systemctl is-enabled --quiet sidegate'
+    check "rpm: enable --now starts it" "systemctl enable --now sidegate || exit 1
+        $(eventually 30 'test "$(curl -sk -o /dev/null -w %{http_code} https://localhost/)" = 404')"
+    check "rpm: an upgrade keeps an edited configuration and restarts" "
+        before=$pid
+        echo '# edited' >>/etc/sidegate/sidegate.hcl
+        rpm -U --force --nodeps /root/pkg/sidegate.rpm || exit 1
+        grep -q '^# edited' /etc/sidegate/sidegate.hcl || exit 1
+        $(eventually 30 'systemctl is-active --quiet sidegate && curl -sfk -o /dev/null -w x http://127.0.0.1:9901/readyz')
+        test \"\$before\" != \"$pid\" && systemctl is-enabled sidegate"
+    check "rpm: an upgrade that refuses the configuration leaves the old process" "
+        before=$pid
+        echo rout >/etc/sidegate/broken.hcl
+        rpm -U --force --nodeps /root/pkg/sidegate.rpm || exit 1
+        rm /etc/sidegate/broken.hcl
+        test \"\$before\" = \"$pid\" && curl -sf http://127.0.0.1:9901/readyz"
+    check "rpm: erasing stops it, and keeps the edited configuration and the state" '
+        rpm -e --nodeps sidegate && ! pgrep -x sidegate && ! systemctl is-enabled --quiet sidegate || exit 1
+        grep -q "^# edited" /etc/sidegate/sidegate.hcl.rpmsave && test -e /var/lib/sidegate/ca/root.pem && test ! -e /usr/bin/sidegate'
+fi
 check "no unit has failed" 'systemctl --failed --no-legend --plain | grep sidegate && exit 1; true'
 
 echo "passed=$passed failed=$failed"

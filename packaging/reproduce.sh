@@ -28,6 +28,7 @@ one the-second/time 077 Asia/Tokyo C.UTF-8
 
 failed=0 same=0
 for f in "$work"/first/dist/sidegate_*.* "$work"/first/dist/SHA256SUMS; do
+    [ -f "$f" ] || continue
     name=${f##*/}
     if cmp "$f" "$work/the-second/time/dist/$name"; then
         same=$((same + 1))
