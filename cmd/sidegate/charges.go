@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -131,19 +132,29 @@ func chargesRetryCommand() *cobra.Command {
 	return c
 }
 
-// days adds the flags for a span of days.
-func days(c *cobra.Command, v url.Values) {
+// days adds the flags for a span of days, which begins so unless given.
+func days(c *cobra.Command, v url.Values, begins string) {
 	for _, f := range []struct{ name, usage string }{
-		{"since", "from this day on, in UTC (2026-11-25)"}, {"until", "before this day"},
+		{"since", "from this day on, in UTC: 2026-11-25, or 7d for seven days ago (default " + begins + ")"}, {"until", "before this day, likewise (default to the end)"},
 	} {
-		c.Flags().Func(f.name, f.usage, func(text string) error { v.Set(f.name, text); return nil })
+		c.Flags().Func(f.name, f.usage, func(text string) error { v.Set(f.name, day(text, time.Now())); return nil })
 	}
+}
+
+// day is the day that was so many days ago, for 7d, and otherwise text itself.
+func day(text string, now time.Time) string {
+	if number, ok := strings.CutSuffix(text, "d"); ok {
+		if n, err := strconv.ParseUint(number, 10, 16); err == nil {
+			return now.UTC().AddDate(0, 0, -int(n)).Format(time.DateOnly)
+		}
+	}
+	return text
 }
 
 func chargesTotalsCommand() *cobra.Command {
 	v := url.Values{}
 	c := &cobra.Command{Use: "totals [CONSUMER]", Short: "Show what this gateway has charged, by day, consumer and meter", Args: cobra.MaximumNArgs(1)}
-	days(c, v)
+	days(c, v, "all that is remembered")
 	return listCommand(c, func(ctx context.Context, socket string, args []string) ([]charge.Total, error) {
 		if len(args) > 0 {
 			v.Set("consumer", args[0])
@@ -196,7 +207,7 @@ func chargesReconcileCommand() *cobra.Command {
 			return nil
 		},
 	}
-	days(c, v)
+	days(c, v, "7d")
 	configFlag(c, &path)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c

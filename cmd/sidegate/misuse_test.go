@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestMisuse: a command line that makes no sense fails, and says what would make some.
@@ -33,6 +34,16 @@ func TestMisuse(t *testing.T) {
 		err := root.ExecuteContext(t.Context())
 		if (err != nil) != (tt.want != "") || err != nil && !strings.Contains(err.Error(), tt.want) || errors.As(err, new(usageError)) != tt.usage {
 			t.Errorf("sidegate %s: %v, want %q", tt.args, err, tt.want)
+		}
+	}
+}
+
+// TestDay: charges take ages, as usage does.
+func TestDay(t *testing.T) {
+	now := time.Date(2026, 11, 25, 0, 30, 0, 0, time.FixedZone("", 3600)) // still the 24th in UTC
+	for text, want := range map[string]string{"7d": "2026-11-17", "0d": "2026-11-24", "2026-11-02": "2026-11-02", "d": "d", "-1d": "-1d", "99999d": "99999d"} {
+		if got := day(text, now); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
 		}
 	}
 }
