@@ -197,8 +197,16 @@ func (s *Server) routes(changes bool) http.Handler {
 		m.HandleFunc("DELETE /api/bans", s.removeBan)
 		m.HandleFunc("POST /api/quotas", s.setQuota)
 		m.HandleFunc("POST /api/reload", s.reload)
+		return m
 	}
-	return m
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, pattern := m.Handler(r); pattern == "" && r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "nothing is changed on this address without an admin.token in the configuration, only through the socket admin.sock", http.StatusMethodNotAllowed)
+			return
+		}
+		m.ServeHTTP(w, r)
+	})
 }
 
 type promLog struct{ log logrus.FieldLogger }
