@@ -280,7 +280,7 @@ func TestUsageCommand(t *testing.T) {
 		{"--since 2026-01-01 --until 2026-02-01", 0, []string{"2026-01-01 00:00 to 2026-02-01 00:00 UTC", "nothing was used"}},
 		{"--by colour", 1, []string{`by: "colour" isn't one of consumer, route`}},
 		{"--since yesterday", 1, []string{`since: "yesterday" isn't a date like`}},
-		{"--csv --json", 1, []string{"csv json"}},
+		{"--csv --json", 2, []string{"--csv or --json: not both"}},
 		{"--status 200", 1, []string{`status: "200" isn't a class of status like 2xx`}},
 	} {
 		out, code := run(t, append([]string{"usage", "-config", g.config()}, strings.Fields(tt.args)...)...)
