@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -217,8 +218,9 @@ type Exchange struct {
 	BytesOut int64         // body bytes written to the client
 	Logged   []string      // what the access log keeps of the response's head
 
-	bytes bytesBody
-	arena []byte
+	shared uint32 // atomic: 1 when others want the response, too
+	bytes  bytesBody
+	arena  []byte
 }
 
 // Reset prepares x for the next request on c.
@@ -236,6 +238,16 @@ func (x *Exchange) Reset(p Proto, c *Conn, f Front) {
 		RequestEdits: x.RequestEdits, ResponseEdits: x.ResponseEdits,
 		Params: x.Params[:0], Logged: x.Logged[:0], arena: x.arena[:0],
 	}
+}
+
+// Share says that others than its client want the response: that the client leaves,
+// or has all that it wanted, doesn't end the exchange with the backend.
+func (x *Exchange) Share() { atomic.StoreUint32(&x.shared, 1) }
+
+// Gone reports whether nobody wants the response any more. It may be called from
+// another goroutine while the exchange is being served.
+func (x *Exchange) Gone() bool {
+	return x.Front != nil && atomic.LoadUint32(&x.shared) == 0 && x.Front.Gone(x)
 }
 
 // Keep copies b into the exchange's own memory and returns a view that lives

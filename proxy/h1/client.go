@@ -97,7 +97,7 @@ func (c *ClientConn) Sweep(now int64) {
 		c.swept = c.turn
 		return
 	}
-	if c.x.Front != nil && c.x.Front.Gone(c.x) {
+	if c.x.Gone() {
 		c.w.fail(exchange.NewFault(exchange.FromClient, exchange.ClientGone, "client left before the response was complete"))
 	}
 }

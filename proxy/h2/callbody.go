@@ -100,7 +100,7 @@ func (st *call) check(now int64) bool {
 	switch {
 	case st.deadline != 0 && now >= st.deadline:
 		return timeout(exchange.DeadlineExceeded)
-	case st.x.Front != nil && st.x.Front.Gone(st.x):
+	case st.x.Gone():
 		st.breakWith(&exchange.Fault{Source: exchange.FromClient, Kind: exchange.ClientGone, Err: errGone}, http2.ErrCodeCancel)
 		return true
 	case !st.answered && st.sentAt != 0:

@@ -290,7 +290,7 @@ func TestAdminGuard(t *testing.T) {
 		want int
 	}{
 		{"other name", func() (*http.Response, error) { return http.DefaultClient.Do(req) }, 403},
-		{"change", func() (*http.Response, error) { return http.Post(url+"api/reload", "", nil) }, 404},
+		{"change", func() (*http.Response, error) { return http.Post(url+"api/reload", "", nil) }, 405},
 		{"page", func() (*http.Response, error) { return http.Get(url) }, 200},
 	} {
 		resp, err := tt.do()

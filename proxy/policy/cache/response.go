@@ -276,6 +276,7 @@ func (t *task) store(x *exchange.Exchange, e *entry, public bool, coding string)
 		l.stored(e, f)
 	}
 	k.share(e, f)
+	x.Share()
 	go f.run(func(parts [][]byte, size int64, p *spool) {
 		defer raw.done()
 		whole := *e
