@@ -17,9 +17,11 @@ import (
 func TestCacheCallers(t *testing.T) {
 	i := jwttest.New(t)
 	i.Add("k", "RS256")
-	token := func(sub string) string {
-		return "Authorization: Bearer " + i.Sign("k", tokenClaims(i, map[string]any{"sub": sub}))
+	tokens := map[string]string{}
+	for _, sub := range []string{"ann", "bob"} { // once each: another second makes another token, which is another caller
+		tokens[sub] = "Authorization: Bearer " + i.Sign("k", tokenClaims(i, map[string]any{"sub": sub}))
 	}
+	token := func(sub string) string { return tokens[sub] }
 	login := func(user string) string {
 		return "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 	}

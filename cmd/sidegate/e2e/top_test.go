@@ -78,6 +78,12 @@ func TestTop(t *testing.T) {
 		send(t, c, c.scheme+"://broken.test/")
 	}
 	etc := filepath.Join(g.dir, "etc")
+	eventually(t, "the instance that isn't there is down", func() error {
+		if out, _ := run(t, "top", "-config", etc, "-once", "-by", "service"); !strings.Contains(out, "1 of 2") {
+			return errors.New(out)
+		}
+		return nil
+	})
 	for by, want := range map[string][]string{
 		"route":    {"requests ", "errors 50%", "ROUTE", "\norders ", "\nbroken ", " 100% ", " 20  orders"},
 		"service":  {"SERVICE", "1 of 2"},
