@@ -330,8 +330,8 @@ func appendTry(b []byte, x *exchange.Exchange, s *exchange.Span, resends int) []
 	}
 	b = appendText(b, spanName, name)
 	b = attribute(b, spanAttributes, "http.request.method", method)
-	if host, port, ok := strings.Cut(s.Instance, "]:"); ok { // of IPv6
-		b = attributePort(attribute(b, spanAttributes, "server.address", host[1:]), port)
+	if host, port, ok := strings.Cut(strings.TrimPrefix(s.Instance, "["), "]:"); ok { // of IPv6
+		b = attributePort(attribute(b, spanAttributes, "server.address", host), port)
 	} else if host, port, ok := strings.Cut(s.Instance, ":"); ok {
 		b = attributePort(attribute(b, spanAttributes, "server.address", host), port)
 	} else {

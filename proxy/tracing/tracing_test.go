@@ -349,6 +349,7 @@ func TestLong(t *testing.T) {
 func FuzzEncode(f *testing.F) {
 	f.Add("GET", "/a", "h", "curl", "r", "10.0.0.1:80", 200)
 	f.Add("\xff", "/\xff\x00", "[::1", "\xc3\x28", "", "[::1]:", -1)
+	f.Add("0", "0", "0", "0", "0", "]:", 0)
 	f.Fuzz(func(t *testing.T, method, path, host, agent, route, instance string, status int) {
 		e := NewExporter(Deps{Log: quiet()})
 		x := &exchange.Exchange{}
