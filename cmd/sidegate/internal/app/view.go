@@ -184,6 +184,9 @@ func (a *App) Status() admin.Status {
 	for key, text := range a.purges.Problems() {
 		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "KV " + purgesPrefix(a.consul.config().KV) + key, Text: text})
 	}
+	if n := a.purges.Waiting(); n > 0 {
+		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "cache", Text: fmt.Sprintf("%d purges wait for Consul: other nodes may still answer with what was purged here", n)})
+	}
 	for _, p := range a.certs.Problems() {
 		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "state_dir", Text: p.Error()})
 	}
