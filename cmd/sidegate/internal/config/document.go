@@ -171,7 +171,12 @@ func unreadable(found hcl.Diagnostics) bool {
 func (d *document) hideSecrets(diags *Diagnostics) {
 	begin := 0
 	for i, line := range bytes.SplitAfter(d.src, []byte("\n")) {
-		low := bytes.ToLower(line)
+		low := bytes.Clone(line) // byte by byte: what isn't UTF-8 must keep its place
+		for i, c := range low {
+			if 'A' <= c && c <= 'Z' {
+				low[i] = c | 0x20
+			}
+		}
 		for _, word := range []string{"token", "secret", "password", "key"} {
 			at := bytes.Index(low, []byte(word))
 			if at < 0 {
