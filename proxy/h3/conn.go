@@ -43,6 +43,7 @@ type conn struct {
 	next    atomic.Int64 // one more than the id of the last request, in steps of 4
 	leaving atomic.Bool  // the client has been told
 	last    atomic.Bool  // no further request is served
+	late    bool         // the front drained when it came; of the goroutine of serve
 
 	seen [4]atomic.Bool // the client's unidirectional streams, by type
 
@@ -174,6 +175,9 @@ func (c *conn) request(str *quic.Stream) {
 		str.ReleaseStreamCredit()
 		c.active.Add(-1)
 		return
+	}
+	if c.late {
+		c.leave()
 	}
 	c.f.streams.Add(1)
 	st := c.f.pool.Get().(*stream) //nolint:forcetypeassert // the pool holds nothing else
