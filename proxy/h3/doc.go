@@ -38,7 +38,7 @@
 //	                     from the link instead. The new one serves who is new,
 //	                     and passes on what is the old one's (about 1 ms)
 //	old: front.Drain()   clients are asked to go, what they have begun goes on
-//	old: front.Close(), p.Close()
+//	old: (p.Conns() is 0, or time is up) front.Close(), p.Close()
 //	new: (sees the end of the link) packets aren't looked at any more
 //
 // When the new process fails, the old one calls p.Reclaim, after the end of the
@@ -54,8 +54,8 @@
 // one has ended: p.Stay, then front.Drain: new clients are served and asked to go
 // at once, as long as older requests go on. Shortly before the end p.Hush: from
 // then on new clients go unheard, and try again until the next process hears
-// them. Then wait for the rest, front.Close and p.Close; the socket stays open in
-// the store, and what arrives waits there for the next ListenOn and Use.
+// them. When p.Conns is 0, front.Close and p.Close; the socket stays open in the
+// store, and what arrives waits there for the next ListenOn and Use.
 //
 // Malformed requests reset their stream, and are told to the handler like all
 // others, so that they are counted and logged; what breaks the rules of the

@@ -3,6 +3,7 @@ package h3
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/quic-go/quic-go/http3"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
@@ -125,6 +127,9 @@ func serveLoad(x *exchange.Exchange) {
 	case x.RawTarget == "/slow":
 		time.Sleep(50 * time.Millisecond) // a backend's
 		answer(x, 200, "")
+	case x.RawTarget == "/echo":
+		x.Status, x.ResponseLength, x.ResponseBody = 200, -1, readerBody{Reader: x.RequestBody}
+		_ = x.Front.Respond(x) // the tests look at what arrives
 	case x.Method == "POST":
 		b, err := io.ReadAll(x.RequestBody)
 		if err != nil {
@@ -188,10 +193,7 @@ func (p *Port) secrets(tb testing.TB) *Secrets {
 // end waits until the connections have ended, and closes.
 func (g *generation) end(tb testing.TB) {
 	tb.Helper()
-	eventually(tb, "the connections of the one before end", func() bool {
-		conns, _ := g.front.Active()
-		return conns == 0
-	})
+	eventually(tb, "the connections of the one before end", func() bool { return g.port.Conns() == 0 })
 	g.front.Close()
 	g.port.Close()
 }
@@ -208,7 +210,7 @@ func TestHandOverUnderLoad(t *testing.T) {
 	p.Use(g.front)
 	l := startLoad(t, "https://"+p.Addr().String())
 	var ends sync.WaitGroup
-	for i := range 20 {
+	for i := range 12 {
 		l.settled(100)
 		old := g
 		g = succeed(t, old, fmt.Sprint(i+1), cfg)
@@ -221,4 +223,126 @@ func TestHandOverUnderLoad(t *testing.T) {
 	l.end()
 	g.front.Close()
 	g.port.Close()
+}
+
+// TestHandOverOnce: a port is handed to one process, until that has failed.
+func TestHandOverOnce(t *testing.T) {
+	f := start(t, nil, func(x *exchange.Exchange) { answer(x, 200, "") })
+	give := func(want bool) []*os.File {
+		t.Helper()
+		socket, links, err := f.port.HandOver()
+		if (err == nil) != want {
+			t.Fatalf("HandOver: %v, want it to work: %v", err, want)
+		}
+		return append([]*os.File{socket}, links...)
+	}
+	shut := func(fs []*os.File) {
+		for _, f := range fs {
+			_ = f.Close()
+		}
+	}
+	files := give(true)
+	give(false)
+	shut(files)
+	eventually(t, "the end of the other process is seen", func() bool {
+		f.port.socket.mu.Lock()
+		defer f.port.socket.mu.Unlock()
+		return f.port.socket.heir == nil
+	})
+	files = give(true)
+	f.port.Reclaim()
+	shut(files)
+	shut(give(true))
+	if resp, _ := f.do(t, request(t, "GET", f.url+"/", nil)); resp.StatusCode != 200 {
+		t.Errorf("after all: status %d", resp.StatusCode)
+	}
+	raw, err := f.port.socket.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) {
+		if flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
+			t.Errorf("flags %x, %v: the socket blocks", flags, err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestListenOnWhatIsNoLink: it is told, and nothing stays open.
+func TestListenOnWhatIsNoLink(t *testing.T) {
+	file, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := bindLoopback(t)
+	if _, err := ListenOn(c, NewSecrets(), []*os.File{file}, logrus.New()); err == nil {
+		t.Error("a file is a link")
+	}
+	if _, err := c.WriteTo(nil, c.LocalAddr()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the socket is still open: %v", err)
+	}
+	if err := file.Close(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("the file is still open: %v", err)
+	}
+}
+
+// TestWhoWaitsIsServed: what arrives before the first Use isn't lost.
+func TestWhoWaitsIsServed(t *testing.T) {
+	cfg := loadConfig(t)
+	p, err := Listen("127.0.0.1:0", NewSecrets(), cfg.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := startLoad(t, "https://"+p.Addr().String())
+	eventually(t, "somebody has come", func() bool {
+		raw, err := p.socket.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		waiting := 0
+		_ = raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+		return waiting > 0
+	})
+	g := newGeneration(t, "first", p, cfg)
+	p.Use(g.front)
+	l.settled(100)
+	l.end()
+	g.front.Close()
+	p.Close()
+}
+
+// TestHushedPortStopsReading: when nobody is left, what arrives is the next
+// process's.
+func TestHushedPortStopsReading(t *testing.T) {
+	f := start(t, nil, func(x *exchange.Exchange) { answer(x, 200, "") })
+	f.do(t, request(t, "GET", f.url+"/", nil))
+	f.port.Stay()
+	f.front.Drain()
+	late := newClient()
+	if resp, err := late.RoundTrip(request(t, "GET", f.url+"/", nil)); err != nil || resp.StatusCode != 200 {
+		t.Fatalf("a client that comes to a port that stays: %v", err)
+	}
+	f.port.Hush()
+	eventually(t, "nothing is read", func() bool {
+		r := f.port.socket.route.Load()
+		return f.port.Conns() == 0 && r != nil && r.held
+	})
+	c, err := net.Dial("udp", f.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close() //nolint:errcheck // a client
+	packet := append([]byte{0xc0, 0, 0, 0, 1, 8}, make([]byte, 1300)...)
+	if _, err := c.Write(packet); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.port.socket.batch.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 2000)
+	if n, _, err := f.port.socket.UDPConn.ReadFrom(b); err != nil || n != len(packet) {
+		t.Errorf("what is left in the socket: %d bytes, %v, want %d", n, err, len(packet))
+	}
+	_ = late.Close()
 }

@@ -25,6 +25,7 @@ type Port struct {
 	listen *quic.EarlyListener
 	front  atomic.Pointer[Front] // takes new connections; nil: they are refused
 	stays  atomic.Bool           // the socket is another process's after this one
+	hushed atomic.Bool           // and this one is about to end
 
 	mu     sync.Mutex // guards what follows
 	conns  int        // of all fronts
@@ -118,14 +119,27 @@ func (p *Port) Stay() { p.stays.Store(true) }
 
 // Hush comes after Stay, shortly before the end: new clients aren't heard any
 // more. They try again, and find the next process. Those who are there are
-// served to their end.
+// served to their end; when all have gone, nothing is read any more, so that
+// what arrives waits in the socket for the next process.
 func (p *Port) Hush() {
 	p.Stay()
-	p.socket.hush()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hushed.Store(true)
+	p.socket.hush(p.conns == 0)
 }
 
 // Addr is the address that was bound.
 func (p *Port) Addr() net.Addr { return p.socket.LocalAddr() }
+
+// Conns is the number of connections, those in their handshake counted. Who has
+// handed over, or hushed, waits for none before it closes the fronts: the others
+// don't know of the clients that are still shaking hands.
+func (p *Port) Conns() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.conns
+}
 
 // Use lets f serve the connections from now on. Without a front new ones are
 // refused, and the port closes when the last one has ended. Use reports false
@@ -232,9 +246,12 @@ func (p *Port) admit(ctx context.Context, info *quic.ClientInfo) (context.Contex
 	if err != nil {
 		return nil, err
 	}
-	v.front, v.shard = f, f.shard.Add(1)
+	v.port, v.front, v.shard = p, f, f.shard.Add(1)
 	p.mu.Lock()
 	p.conns++
+	if p.hushed.Load() { // it was heard just before
+		p.socket.hush(false)
+	}
 	p.mu.Unlock()
 	context.AfterFunc(ctx, func() {
 		f.gate.leave(v)
@@ -248,6 +265,9 @@ func (p *Port) leave() {
 	p.conns--
 	last := !p.closed && p.front.Load() == nil && p.conns == 0
 	p.closed = p.closed || last
+	if p.conns == 0 && p.hushed.Load() {
+		p.socket.hush(true)
+	}
 	p.mu.Unlock()
 	if last {
 		p.shut()

@@ -333,11 +333,13 @@ func (s *socket) reclaim() {
 	}
 }
 
-// hush lets those who are new go unheard.
-func (s *socket) hush() {
+// hush lets those who are new go unheard, and with nobody here all. As long as
+// processes before are there, it is theirs that is read.
+func (s *socket) hush(alone bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mute = true
+	s.held = alone && len(s.before) == 0
 	s.publish()
 }
 
