@@ -44,10 +44,12 @@ type serving struct {
 	failed atomic.Uint64
 	conns  atomic.Int64
 	places *places // the listener's
+
+	refused func(*ListenerConfig, netip.AddrPort, error)
 }
 
 func newServing(d ServerDeps, a *abuses, p *places, cfg *ListenerConfig, trust Trust) (*serving, error) {
-	v := &serving{cfg: *cfg, trust: trust, log: d.Log.WithField("listener", cfg.Name), places: p}
+	v := &serving{cfg: *cfg, trust: trust, log: d.Log.WithField("listener", cfg.Name), places: p, refused: d.Refused}
 	lim := cfg.Limits
 	speaks := func(p string) bool { return slices.Contains(cfg.Protocols, p) }
 	var err error
@@ -212,6 +214,9 @@ func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
 	if err := handshake(tc, v.cfg.Limits.HeaderTimeout); err != nil {
 		v.failed.Add(1)
 		_ = nc.Close()
+		if v.refused != nil && v.cfg.Peers != nil {
+			v.refused(&v.cfg, remote, err)
+		}
 		v.ended(info)
 		return
 	}

@@ -33,6 +33,9 @@ type ServerDeps struct {
 	// Abused is told of each address whose connection was closed for what it sent;
 	// nil: nobody is.
 	Abused func(netip.Addr)
+	// Refused is told of each handshake that failed on a listener of a sidecar; nil:
+	// nobody is.
+	Refused func(cfg *ListenerConfig, from netip.AddrPort, err error)
 	// TLS returns the configuration of a listener's handshakes, for TCP or for
 	// QUIC.
 	TLS func(cfg *ListenerConfig, quic bool) (*tls.Config, error)

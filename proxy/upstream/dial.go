@@ -288,5 +288,8 @@ func (g *Group) open(in *instance, s *settings, way *connPlan, x *exchange.Excha
 			return c, nil
 		}
 	}
+	if s.cfg.Patience > 0 && refused(err) {
+		return nil, exchange.NewFault(exchange.FromUpstream, exchange.NoInstance, "nobody listens on %s: %w", in.addr, err)
+	}
 	return nil, in.notConnected(way, err)
 }

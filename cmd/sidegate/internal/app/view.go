@@ -181,7 +181,7 @@ func (a *App) Status() admin.Status {
 	s := admin.Status{
 		Version: a.opt.Version, Started: a.started, PID: os.Getpid(), Ready: a.Ready(),
 		Listeners: a.server.Status(), Sidecars: a.sidecarsStatus(), Services: a.group.Status(), Stale: a.stale(), Consul: a.consulStatus(), Problems: a.view.problems(),
-		Certificate: a.certs.Status(), Issuers: a.issuers(), Memory: a.memory.Status(),
+		Certificate: append(a.certs.Status(), a.identities.status()...), Issuers: a.issuers(), Memory: a.memory.Status(),
 		Auth: a.authServices(), Consumers: a.keys.status(), Counters: a.countersStatus(), Charges: a.chargesStatus(), Usage: a.usageStatus(),
 	}
 	s.Problems = append(append(slices.Clip(s.Problems), a.keys.problems()...), a.cacheProblems()...)
