@@ -258,7 +258,7 @@ func (g *Group) connectShared(in *instance, s *settings, way *connPlan, x *excha
 		if c != nil {
 			c.users.Add(1)
 			if !c.many.Reserve() {
-				f = exchange.NewFault(exchange.FromUpstream, exchange.ConnectFailed, "%s allows no streams", in.addr)
+				f = in.noStreams(c)
 				c.users.Add(-1)
 				c.shut()
 				c = nil
