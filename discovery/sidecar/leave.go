@@ -72,7 +72,7 @@ func (r *Registrar) tell(ctx context.Context, name, id string, wait time.Duratio
 		return
 	}
 	log.Info("service is leaving")
-	for time.Now().Before(ends) {
+	for {
 		seen := false
 		err := r.try(ctx, func(ctx context.Context) (err error) {
 			seen, err = r.agent.InMaintenance(ctx, name, id)
@@ -80,6 +80,10 @@ func (r *Registrar) tell(ctx context.Context, name, id string, wait time.Duratio
 		})
 		if seen || err != nil || !sleep(ctx, lookAgain) {
 			return // an error: the token may not look, or the agent is gone
+		}
+		if time.Now().After(ends) {
+			log.Warn("the catalog doesn't show yet that the service is leaving")
+			return
 		}
 	}
 }

@@ -487,7 +487,7 @@ func TestWatcherSeesMaintenance(t *testing.T) {
 		}
 	}()
 	// Wait nothing after the catalog has it, but be patient for that.
-	r.tell(context.Background(), "orders", ordersID, time.Minute)
+	r.tell(context.Background(), "orders", ordersID, 3*time.Minute)
 	inCatalog := time.Now()
 	select {
 	case at := <-seen:
