@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -46,7 +47,7 @@ type Server struct {
 	abuses  *abuses
 
 	mu        sync.Mutex           // guards what follows
-	listeners map[string]*listener // by address
+	listeners map[string]*listener // by key
 	ports     map[string]*h3.Port  // the UDP ports beside them, by the address that TCP is bound to
 	retired   []*serving           // replaced or gone, with connections that haven't ended
 	draining  bool
@@ -97,7 +98,7 @@ func (s *Server) Plan(cfgs []*ListenerConfig, trust Trust) (*ServerPlan, error) 
 }
 
 func (s *Server) plan(cfg *ListenerConfig, trust Trust) (step, error) {
-	old := s.listeners[cfg.Address]
+	old := s.listeners[cfg.key()]
 	if old != nil {
 		now := old.now.Load()
 		same, err := s.sameAuthorities(now, cfg)
@@ -119,9 +120,9 @@ func (s *Server) plan(cfg *ListenerConfig, trust Trust) (step, error) {
 	if old != nil {
 		return step{old: old, next: next}, nil
 	}
-	l, err := net.Listen("tcp", cfg.Address)
+	l, err := bind(cfg.Address)
 	if err != nil {
-		return step{}, bindError(cfg.Address, err)
+		return step{}, err
 	}
 	return step{next: next, tcp: l, fresh: true}, nil
 }
@@ -137,6 +138,18 @@ func (s *Server) sameAuthorities(now *serving, cfg *ListenerConfig) (bool, error
 		return false, err
 	}
 	return next.ClientCAs.Equal(now.tls.ClientCAs), nil
+}
+
+// bind binds an address: host:port, or unix:// and a path.
+func bind(address string) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(address, UnixPrefix); ok {
+		return listenUnix(path)
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, bindError(address, err)
+	}
+	return l, nil
 }
 
 // bindError says who has the port, when that can be known.
@@ -185,10 +198,10 @@ func (p *ServerPlan) Commit() error {
 		if st.fresh {
 			l.start()
 		}
-		kept[l.now.Load().cfg.Address] = l
+		kept[l.now.Load().cfg.key()] = l
 	}
-	for address, l := range s.listeners {
-		if kept[address] != l {
+	for key, l := range s.listeners {
+		if kept[key] != l {
 			_ = l.tcp.Close() // ends its accept loops
 			s.retire(l.now.Load())
 		}
@@ -253,6 +266,18 @@ func (s *Server) bury() {
 		v.close()
 		return true
 	})
+}
+
+// Address is what the listener of a name and a configured address is bound to, once
+// a plan with it was committed; nil: there is none.
+func (s *Server) Address(name, address string) net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.listeners[(&ListenerConfig{Name: name, Address: address}).key()]
+	if l == nil {
+		return nil
+	}
+	return l.tcp.Addr()
 }
 
 // ListenerStatus is what is known of a listener.

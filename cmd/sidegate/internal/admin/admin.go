@@ -88,24 +88,18 @@ type Server struct {
 // New returns a server that isn't listening yet.
 func New(d Deps) *Server { return &Server{Deps: d, stopping: make(chan struct{})} }
 
-// Start listens on the address and the socket. Stop ends it.
+// Start listens on the address, unless that is empty, and the socket. Stop ends it.
 func (s *Server) Start(address string, token secret.String, socket string) error {
 	s.setToken(token)
 	var err error
 	if s.assets, err = assets(); err != nil {
 		return fmt.Errorf("the dashboard can't be read: %w", err)
 	}
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return fmt.Errorf("admin address: %w", err)
+	if address != "" {
+		if err := s.listen(address); err != nil {
+			return fmt.Errorf("admin address: %w", err)
+		}
 	}
-	s.names = map[string]bool{"localhost": true, "127.0.0.1": true, "::1": true, host: true}
-	tcp, err := net.Listen("tcp", address)
-	if err != nil {
-		return fmt.Errorf("admin address: %w", err)
-	}
-	s.http = server(s.guard(s.routes(s.closed)))
-	s.serve(s.http, tcp)
 	unix, err := listenSocket(socket)
 	if err != nil { // the CLI loses its way in; traffic doesn't depend on it
 		s.Log.WithError(err).Warn("no admin socket: status and explain on the command line won't work")
@@ -113,6 +107,22 @@ func (s *Server) Start(address string, token secret.String, socket string) error
 	}
 	s.socket = server(s.routes(true))
 	s.serve(s.socket, unix)
+	return nil
+}
+
+// listen serves by TCP.
+func (s *Server) listen(address string) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	s.names = map[string]bool{"localhost": true, "127.0.0.1": true, "::1": true, host: true}
+	tcp, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	s.http = server(s.guard(s.routes(s.closed)))
+	s.serve(s.http, tcp)
 	return nil
 }
 
@@ -239,7 +249,7 @@ func (s *Server) config(w http.ResponseWriter, _ *http.Request) {
 
 func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	question := Question{Method: q.Get("method"), URL: q.Get("url"), Client: q.Get("client"), Headers: map[string]string{}}
+	question := Question{Method: q.Get("method"), URL: q.Get("url"), Client: q.Get("client"), Listener: q.Get("listener"), Headers: map[string]string{}}
 	if question.Method == "" {
 		question.Method = http.MethodGet
 	}

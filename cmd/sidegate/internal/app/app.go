@@ -31,6 +31,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -82,6 +83,8 @@ type Options struct {
 	Env     func(string) (string, bool) // nil: the process's
 	// Ready is called once the gateway serves; nil: nobody.
 	Ready func()
+	// Sidecar wants a configuration that describes sidecars, and no gateway.
+	Sidecar bool
 
 	sealDir string // where the fleet's key is, for what works on a state_dir that goes again; "": state_dir
 }
@@ -134,6 +137,8 @@ type App struct {
 	certs      *edgetls.Manager
 	snapshots  *discovery.Snapshots
 	consul     *consulPlace
+	named      *namedServices
+	registered registering
 	remembered discovery.Source // consul, with the last known instances behind it
 	accessLog  *linelog.Writer  // that of the first configuration: its output isn't changed by a reload
 	auditLog   *linelog.Writer  // likewise
@@ -176,6 +181,12 @@ func load(opt Options) (*config.File, error) {
 	if text := diags.String(); text != "" {
 		fmt.Fprint(opt.Stderr, text)
 	}
+	if opt.Sidecar && !file.SidecarOnly() {
+		if len(file.Sidecars) == 0 {
+			return nil, fmt.Errorf("%s has no sidecar block: write one, or run it with sidegate run", opt.Config)
+		}
+		return nil, fmt.Errorf("%s has listeners or routes beside its sidecars, which are a gateway's: run it with sidegate run", opt.Config)
+	}
 	return file, nil
 }
 
@@ -207,6 +218,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a.snapshots = discovery.NewSnapshots(filepath.Join(file.StateDir, "snapshots"), a.log.WithField("component", "snapshots"))
 	a.purges = a.newPurges()
 	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
+	a.named = newNamedServices(a)
 	a.remembered = a.snapshots.Wrap("consul", a.consul)
 	a.keys = newKeyStore(a.log.WithField("component", "keys"), filepath.Join(file.StateDir, keysFile), a.consul, a.snapshots, opt.Env)
 	deps := edgetls.Deps{Log: a.log, StateDir: file.StateDir, SealDir: opt.sealDir}
@@ -305,11 +317,13 @@ func (a *App) Run(ctx context.Context) error {
 	a.signals(ctx)
 	_ = systemd.Stopping() // systemd finds out by itself
 	file = a.current()
+	a.leave(file)
 	a.log.WithField("drain", file.Drain).Info("draining")
 	a.view.setDraining()
 	drain, cancel := context.WithTimeout(context.Background(), file.Drain)
 	defer cancel()
 	a.server.Drain(drain)
+	a.gone()
 	a.log.Info("stopped")
 	return nil
 }
@@ -380,6 +394,7 @@ func (a *App) start(end *cleanups) error {
 	}
 	a.purges.SetOff(purgesShared(a.file.Consul))
 	end.background("feeds", a.feed)
+	end.background("services called by name", a.named.run)
 	a.feeds.wait(firstFeed)
 	if err := a.enforce(a.file, true); err != nil {
 		return err
@@ -399,6 +414,7 @@ func (a *App) start(end *cleanups) error {
 		defer cancel()
 		a.admin.Stop(ctx)
 	})
+	a.register(a.current(), end)
 	end.background("configuration", a.watchFiles)
 	return nil
 }
@@ -491,7 +507,24 @@ func Validate(opt Options) (summary string, err error) {
 	for _, w := range r.certs.Warnings() {
 		fmt.Fprintln(opt.Stderr, "warning:", w)
 	}
-	return fmt.Sprintf("%d routes, %d services, %d listeners", len(r.table.Routes), len(r.services), len(file.Listeners)), nil
+	return describe(file, r), nil
+}
+
+// describe says in a line what a configuration has.
+func describe(file *config.File, r *ready) string {
+	text := fmt.Sprintf("%d routes, %d services, %d listeners", len(r.table.Routes), len(r.services), len(file.Listeners))
+	if len(file.Sidecars) == 0 {
+		return text
+	}
+	var names []string
+	for _, s := range file.Sidecars {
+		names = append(names, s.Name)
+	}
+	list := fmt.Sprintf("sidecars of %s", strings.Join(names, ", "))
+	if file.SidecarOnly() {
+		return list
+	}
+	return text + ", " + list
 }
 
 // portOf is the port of a listener's address.
