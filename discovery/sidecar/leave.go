@@ -63,9 +63,9 @@ func (r *Registrar) turnTo(m mode) {
 func (r *Registrar) tell(ctx context.Context, name, id string, wait time.Duration) {
 	log := r.log.WithField("service", name).WithField("id", id)
 	ends := time.Now().Add(wait)
-	err := r.try(ctx, func(ctx context.Context) error { return r.agent.Maintain(ctx, id, true, Reason) })
+	err := r.try(ctx, func(ctx context.Context) error { return r.agent().Maintain(ctx, id, true, Reason) })
 	for err != nil && time.Now().Before(ends) && sleep(ctx, r.times.backoff) {
-		err = r.try(ctx, func(ctx context.Context) error { return r.agent.Maintain(ctx, id, true, Reason) })
+		err = r.try(ctx, func(ctx context.Context) error { return r.agent().Maintain(ctx, id, true, Reason) })
 	}
 	if err != nil {
 		log.WithError(err).Warn("service leaves without saying so: it couldn't be put into maintenance")
@@ -75,7 +75,7 @@ func (r *Registrar) tell(ctx context.Context, name, id string, wait time.Duratio
 	for {
 		seen := false
 		err := r.try(ctx, func(ctx context.Context) (err error) {
-			seen, err = r.agent.InMaintenance(ctx, name, id)
+			seen, err = r.agent().InMaintenance(ctx, name, id)
 			return err
 		})
 		if seen || err != nil || !sleep(ctx, lookAgain) {

@@ -39,6 +39,7 @@ func (a *App) register(file *config.File, end *cleanups) (left <-chan struct{}) 
 		g.registrar.Store(r)
 		g.end.background("registrations", r.Run)
 	}
+	r.Use(a.consul.client())
 	var list []sidecar.Service
 	for _, s := range file.Sidecars {
 		list = append(list, a.registration(s))
