@@ -220,6 +220,9 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a.snapshots = discovery.NewSnapshots(filepath.Join(file.StateDir, "snapshots"), a.log.WithField("component", "snapshots"))
 	a.purges = a.newPurges()
 	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
+	if file.SidecarOnly() {
+		a.consul.blocking = sidecarBlocking
+	}
 	a.named = newNamedServices(a)
 	a.identities = &identities{log: a.log, live: map[edgetls.IdentitySettings]*liveIdentity{}}
 	a.remembered = a.snapshots.Wrap("consul", a.consul)
