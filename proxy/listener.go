@@ -28,6 +28,8 @@ type listener struct {
 	tcp      net.Listener
 	now      atomic.Pointer[serving]
 	accepted atomic.Uint64
+	stumbled atomic.Uint64 // accepts that failed
+	check    atomic.Pointer[selfCheck]
 }
 
 // serving is how a listener serves: its settings and protocols. A reload that
@@ -109,6 +111,7 @@ func (l *listener) accept() {
 		}
 		v := l.now.Load()
 		if err != nil { // out of descriptors, mostly: wait for some to be freed
+			l.stumbled.Add(1)
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 			v.log.WithError(err).Warn("accept failed")
 			t := time.NewTimer(pause)
@@ -116,13 +119,18 @@ func (l *listener) accept() {
 			continue
 		}
 		pause = 0
-		n := l.accepted.Add(1)
 		remote := addrPort(nc.RemoteAddr())
+		if l.checks(remote) {
+			v.admitCheck(remote.Addr())
+			go v.serve(nc, &exchange.Conn{Remote: remote, SelfCheck: true})
+			continue
+		}
+		n := l.accepted.Add(1)
 		if l.server.Memory.TurnsAway() || !v.admit(remote.Addr()) {
 			v.turnAway(nc) // without a word: it costs us the least
 			continue
 		}
-		go v.serve(nc, remote, uint32(n))
+		go v.serve(nc, &exchange.Conn{Remote: remote, Shard: uint32(n)})
 	}
 }
 
@@ -193,9 +201,9 @@ func (v *serving) turnAway(nc net.Conn) {
 }
 
 // serve is the begin of a client connection; ended is its end.
-func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
-	info := &exchange.Conn{Listener: v.cfg.Name, Remote: remote, Local: addrPort(nc.LocalAddr()), Scheme: "http", Shard: shard}
-	if v.cfg.ProxyProtocol && (!v.readProxyHeader(nc, info) || !v.claim(info.Remote.Addr())) {
+func (v *serving) serve(nc net.Conn, info *exchange.Conn) {
+	info.Listener, info.Local, info.Scheme = v.cfg.Name, addrPort(nc.LocalAddr()), "http"
+	if v.cfg.ProxyProtocol && !info.SelfCheck && (!v.readProxyHeader(nc, info) || !v.claim(info.Remote.Addr())) {
 		v.turnAway(nc)
 		v.leave()
 		return
@@ -205,7 +213,11 @@ func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
 		v.servePlain(nc, info)
 		return
 	}
-	tc := tls.Server(socket.Wrap(nc), v.tls)
+	cfg := v.tls
+	if info.SelfCheck {
+		cfg = uncertified(cfg)
+	}
+	tc := tls.Server(socket.Wrap(nc), cfg)
 	if err := handshake(tc, v.cfg.Limits.HeaderTimeout); err != nil {
 		v.failed.Add(1)
 		_ = nc.Close()

@@ -60,6 +60,9 @@ type Conn struct {
 	Scheme   string               // "http" or "https"
 	RemoteIP string               // Remote's address as text, made once
 	Shard    uint32               // spreads counters over cores
+	// SelfCheck is set on the process's own connection to itself (Server.Check),
+	// which can't be anybody else's.
+	SelfCheck bool
 }
 
 // Front is the protocol side of an exchange: how its answer reaches the client.

@@ -17,7 +17,7 @@
 // # Goroutines
 //
 // Run starts, and awaits: the sweeper, the watch over memory, what remembers traffic, the fetching of issuers' keys, the access and audit logs' writers, the sender of traces, the snapshots'
-// writer, the quotas' writer, the charges' writer and courier, the cache's on disk, what looks after the fleet's counters, what stores the usage, the bans' writer and their exchange with the fleet, that of the cache's purges, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, and the feeds from
+// writer, the quotas' writer, the charges' writer and courier, the cache's on disk, what looks after the fleet's counters, what stores the usage, the bans' writer and their exchange with the fleet, that of the cache's purges, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, systemd's watchdog, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
 
@@ -400,6 +400,7 @@ func (a *App) start(end *cleanups) error {
 		a.admin.Stop(ctx)
 	})
 	end.background("configuration", a.watchFiles)
+	end.background("watchdog", a.watchdog)
 	return nil
 }
 
