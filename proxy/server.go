@@ -49,6 +49,7 @@ type Server struct {
 	listeners map[string]*listener // by address
 	ports     map[string]*h3.Port  // the UDP ports beside them, by the address that TCP is bound to
 	retired   []*serving           // replaced or gone, with connections that haven't ended
+	inherited []Socket             // that no listener has taken so far
 	draining  bool
 }
 
@@ -81,8 +82,12 @@ func (s *Server) Plan(cfgs []*ListenerConfig, trust Trust) (*ServerPlan, error) 
 	defer s.mu.Unlock()
 	p := &ServerPlan{server: s, trust: trust}
 	var errs []error
+	names := map[string]bool{}
 	for _, cfg := range cfgs {
-		st, err := s.plan(cfg, trust)
+		names[cfg.Name] = true
+	}
+	for _, cfg := range cfgs {
+		st, err := s.plan(cfg, trust, names)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("listener %q: %w", cfg.Name, err))
 			continue
@@ -96,7 +101,7 @@ func (s *Server) Plan(cfgs []*ListenerConfig, trust Trust) (*ServerPlan, error) 
 	return p, nil
 }
 
-func (s *Server) plan(cfg *ListenerConfig, trust Trust) (step, error) {
+func (s *Server) plan(cfg *ListenerConfig, trust Trust, names map[string]bool) (step, error) {
 	old := s.listeners[cfg.Address]
 	if old != nil {
 		now := old.now.Load()
@@ -119,9 +124,9 @@ func (s *Server) plan(cfg *ListenerConfig, trust Trust) (step, error) {
 	if old != nil {
 		return step{old: old, next: next}, nil
 	}
-	l, err := net.Listen("tcp", cfg.Address)
+	l, err := s.listen(cfg, names)
 	if err != nil {
-		return step{}, bindError(cfg.Address, err)
+		return step{}, err
 	}
 	return step{next: next, tcp: l, fresh: true}, nil
 }
@@ -206,7 +211,10 @@ func (s *Server) serveQUIC() error {
 		return nil // the ports are closed for good
 	}
 	var errs []error
-	fronts := map[string]*h3.Front{}
+	fronts, names := map[string]*h3.Front{}, map[string]bool{}
+	for _, l := range s.listeners {
+		names[l.now.Load().cfg.Name] = true
+	}
 	for _, l := range s.listeners {
 		v, address := l.now.Load(), l.tcp.Addr().String()
 		if v.h3 == nil {
@@ -216,7 +224,7 @@ func (s *Server) serveQUIC() error {
 		if p := s.ports[address]; p != nil && p.Use(v.h3) {
 			continue
 		}
-		p, err := h3.Listen(address, s.secrets, v.log)
+		p, err := s.listenQUIC(v, address, names)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("listener %q: http/3: %w", v.cfg.Name, err))
 			delete(s.ports, address)
@@ -277,6 +285,16 @@ func (s *Server) Status() []ListenerStatus {
 		out = append(out, l.status())
 	}
 	return out
+}
+
+// StopAccepting closes the sockets: another process has duplicates, and accepts
+// what comes. Drain must follow.
+func (s *Server) StopAccepting() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.listeners {
+		_ = l.tcp.Close() // ends its accept loops, after what they have
+	}
 }
 
 // Drain stops accepting, lets the requests in flight end, and cuts what is left

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -55,6 +56,13 @@ func Listen(address string, s *Secrets, log logrus.FieldLogger) (*Port, error) {
 	if err != nil {
 		return nil, err
 	}
+	return ListenOn(socket, s, log)
+}
+
+// ListenOn is Listen with a socket that is open already, and is the port's from
+// then on.
+func ListenOn(socket *net.UDPConn, s *Secrets, log logrus.FieldLogger) (*Port, error) {
+	var err error
 	widen(socket, log)
 	p := &Port{socket: socket, register: s.register, ended: make(chan struct{})}
 	p.quic = &quic.Transport{
@@ -80,6 +88,9 @@ func Listen(address string, s *Secrets, log logrus.FieldLogger) (*Port, error) {
 
 // Addr is the address that was bound.
 func (p *Port) Addr() net.Addr { return p.socket.LocalAddr() }
+
+// File is a duplicate of the socket, to pass on.
+func (p *Port) File() (*os.File, error) { return p.socket.File() }
 
 // Use lets f serve the connections from now on. Without a front new ones are
 // refused, and the port closes when the last one has ended. Use reports false

@@ -24,6 +24,7 @@ type watchdog struct {
 	check    func(context.Context) error // silence until the context's end is an error
 	try      func() bool                 // whether nobody holds the lock of the configuration
 	beat     func() error
+	ending   func() bool // whether another process has taken over, or will start
 
 	held time.Time // since when that lock couldn't be had; zero: it could
 	lost bool      // the check before failed
@@ -39,6 +40,7 @@ func (a *App) watchdog(ctx context.Context) {
 	}
 	w := &watchdog{
 		log: a.log.WithField("component", "watchdog"), interval: interval, check: a.server.Check, beat: systemd.Watchdog,
+		ending: func() bool { return a.passedOn() || a.view.isDraining() },
 		try: func() bool {
 			free := a.build.TryLock()
 			if free {
@@ -53,7 +55,7 @@ func (a *App) watchdog(ctx context.Context) {
 func (w *watchdog) run(ctx context.Context) {
 	t := time.NewTicker(w.interval)
 	defer t.Stop()
-	for {
+	for !w.ending() {
 		w.once(ctx)
 		select {
 		case <-ctx.Done():
@@ -69,7 +71,7 @@ func (w *watchdog) once(ctx context.Context) {
 	limit, cancel := context.WithTimeout(ctx, w.interval)
 	defer cancel()
 	err := w.check(limit)
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || w.ending() {
 		return
 	}
 	if err == nil {

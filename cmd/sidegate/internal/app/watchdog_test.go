@@ -19,10 +19,10 @@ func TestWatchdog(t *testing.T) {
 	log.SetOutput(&out)
 	beats := 0
 	var hang error
-	free := true
+	free, ending := true, false
 	w := &watchdog{
 		log: log, interval: time.Hour, check: func(context.Context) error { return hang },
-		try: func() bool { return free }, beat: func() error { beats++; return nil },
+		try: func() bool { return free }, beat: func() error { beats++; return nil }, ending: func() bool { return ending },
 	}
 	step := func(name string, want int, said string) {
 		t.Helper()
@@ -45,6 +45,10 @@ func TestWatchdog(t *testing.T) {
 	step("its end", 4, "hang any more")
 	free = false
 	step("another reload", 5, "")
+
+	ending, hang = true, context.DeadlineExceeded
+	step("the end of a process", 5, "")
+	ending = false
 
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()
