@@ -1,14 +1,16 @@
 #!/bin/bash
 # Boots Debian 12 with systemd in a container of its own, installs a deb of
 # sidegate there as a user would, and checks its life: installed, enabled,
-# answering, reloaded, killed, upgraded, purged. Then the rpm beside it, if there is
-# one: its files and scripts, by Debian's rpm.
+# answering, reloaded, killed, hung, restarted and upgraded under load, purged; and
+# sidecars of two services, with a real Consul agent. Then the rpm beside it, if there
+# is one: its files and scripts, by Debian's rpm.
 #
-#   packaging/boot-test.sh [dist/sidegate_VERSION_amd64.deb]
+#   packaging/boot-test.sh [sidegate_VERSION_amd64.deb]
 #
-# Needs root, systemd-nspawn (systemd-container) and mmdebstrap. The base is made
-# once, in .cache/boot. One line for each check; then passed=N failed=N. Exits
-# with 1 when a check failed, with 2 when this machine can't run it.
+# Without a deb it builds one of what is here. Needs root, systemd-nspawn
+# (systemd-container) and mmdebstrap. The base is made once, in .cache/boot. One line
+# for each check; then passed=N failed=N. Exits with 1 when a check failed, with 2
+# when this machine can't run it.
 #
 # shellcheck disable=SC2016 # most of these commands expand in the container
 set -u
@@ -19,14 +21,6 @@ can_not() {
     exit 2
 }
 
-deb=${1:-}
-if [ -z "$deb" ]; then
-    for f in dist/sidegate_*_"$(dpkg --print-architecture 2>/dev/null || echo amd64)".deb; do
-        if [ -e "$f" ]; then deb=$f; fi
-    done
-fi
-[ -e "$deb" ] || can_not "no deb given, and none in dist/ (make package)"
-deb=$(realpath "$deb")
 [ "$(id -u)" = 0 ] || can_not "not root"
 for tool in systemd-nspawn mmdebstrap nsenter dpkg-deb; do
     command -v "$tool" >/dev/null || can_not "$tool is missing (apt-get install systemd-container mmdebstrap)"
@@ -44,6 +38,24 @@ if [ ! -e "$base" ]; then
         bookworm "$base.new" "$sources" || can_not "mmdebstrap failed"
     mv "$base.new" "$base"
 fi
+
+deb=${1:-}
+if [ -z "$deb" ]; then
+    mkdir -p .cache
+    echo "boot-test: building the package" >&2
+    packaging/package.sh host >.cache/package.log 2>&1 || {
+        tail -n 30 .cache/package.log >&2
+        echo "boot-test: packaging/package.sh failed" >&2
+        exit 1
+    }
+    for f in .cache/dist/sidegate_*.deb; do deb=$f; done
+fi
+[ -e "$deb" ] || {
+    echo "boot-test: no $deb" >&2
+    exit 1
+}
+deb=$(realpath "$deb")
+consul=$(.ci/tool consul 2>/dev/null) || consul=
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/sidegate-boot.XXXXXX") || can_not "no temporary folder"
 root=$work/root
@@ -91,10 +103,15 @@ if ! {
     can_not "the deb can't be built again"
 fi
 rm -rf "$work/next"
+cp packaging/boot/* "$root/root/"
 
 # Where systemd doesn't run the host, the container gets a cgroup of its own.
 boot=(systemd-nspawn --quiet --directory="$root" --machine="$name" --boot
     --private-network --console=pipe --link-journal=no)
+if [ -n "$consul" ]; then
+    boot+=(--bind-ro="$(realpath "$consul"):/usr/local/bin/consul")
+    touch "$root/usr/local/bin/consul" # before what was there is listed
+fi
 if [ ! -d /run/systemd/system ]; then
     boot+=(--register=no --keep-unit)
     export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
@@ -175,8 +192,8 @@ check "its pages, completions, schema and guides are there" '
         grep -q json-schema.org /usr/share/doc/sidegate/schema.json && test -s /usr/share/doc/sidegate/edge.md'
 check "init replaces nothing by itself" '! sidegate init -service a=127.0.0.1:8080 && sidegate init -force -service a=127.0.0.1:8080 && mv /etc/sidegate/sidegate.hcl.old /etc/sidegate/sidegate.hcl'
 check "doctor finds nothing that fails" 'sidegate doctor'
-check "the unit is without faults" 'out=$(systemd-analyze verify --man=no sidegate.service 2>&1); echo "$out"; test -z "$out"'
-check "the unit's exposure is 1.5 at most" 'systemd-analyze security --no-pager --threshold=15 sidegate.service | tail -n 1'
+check "the units are without faults" 'out=$(systemd-analyze verify --man=no sidegate.service sidegate@orders.service sidegate.socket 2>&1); echo "$out"; test -z "$out"'
+check "the exposure of the services is 1.5 at most" 'systemd-analyze security --no-pager --threshold=15 sidegate.service | tail -n 1 && systemd-analyze security --no-pager --threshold=15 sidegate@orders.service | tail -n 1'
 check "enable --now starts it" 'systemctl enable --now sidegate || { journalctl -u sidegate --no-pager | tail; exit 1; }'
 check "is active and enabled" 'systemctl is-active sidegate && systemctl is-enabled sidegate'
 check "answers on 443 (TLS, 404 without routes)" "$(eventually 30 'test "$(curl -sk -o /dev/null -w %{http_code} https://localhost/)" = 404')"
