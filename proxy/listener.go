@@ -313,9 +313,11 @@ func isPrefix(b []byte) bool {
 	return string(b[:n]) == h2Preface[:n]
 }
 
-func (v *serving) drain() {
+// drain has the clients go elsewhere with their next requests. Idle connections of
+// HTTP/1.1, which can't be told, are closed after grace.
+func (v *serving) drain(grace time.Duration) {
 	if v.h1 != nil {
-		v.h1.Drain()
+		v.h1.Drain(grace)
 	}
 	if v.h2 != nil {
 		v.h2.Drain()
@@ -335,6 +337,16 @@ func (v *serving) close() {
 	if v.h3 != nil {
 		v.h3.Close()
 	}
+}
+
+// left is how many connections there are, those in their handshake included.
+func (v *serving) left() int {
+	n := int(v.conns.Load())
+	if v.h3 != nil {
+		conns, _ := v.h3.Active()
+		n += conns
+	}
+	return n
 }
 
 func (v *serving) active() (conns, busy int) {

@@ -338,7 +338,7 @@ func (a *App) Run(ctx context.Context) error {
 		a.server.Drain(drain)
 	} else {
 		_ = systemd.Stopping() // systemd finds out by itself
-		a.server.Drain(drain)
+		a.server.Leave(drain)
 	}
 	a.log.Info("stopped")
 	return nil
