@@ -67,6 +67,10 @@ func (h *Handler) Serve(x *exchange.Exchange) {
 	fault := x.Fault
 	if fault == nil {
 		fault = x.Canonicalise()
+	} else if x.Method == "CONNECT" {
+		if own := l.t.Own[x.Conn.Listener]; own.Connect != nil {
+			fault = own.Connect
+		}
 	}
 	if fault == nil && x.Conn.Scheme == "http" && h.plainAnswer(l.t, x) {
 		l.respond()
@@ -266,10 +270,11 @@ func (l *line) finish() {
 	took := time.Since(x.Start) // cheaper than time.Now
 	l.h.Stats.Count(l.stats, x, took)
 	l.h.Tail.Tell(x, took)
-	if l.h.Usage != nil {
+	quiet := l.r != nil && l.r.Quiet
+	if l.h.Usage != nil && !quiet {
 		l.h.Usage.Count(x, took)
 	}
-	if l.t.Log != nil {
+	if l.t.Log != nil && !quiet {
 		l.t.Log.Log(x, x.Start.Add(took))
 	}
 	if x.Trace.Spans != nil {

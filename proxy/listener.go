@@ -203,6 +203,9 @@ func (v *serving) turnAway(nc net.Conn) {
 // serve is the begin of a client connection; ended is its end.
 func (v *serving) serve(nc net.Conn, info *exchange.Conn) {
 	info.Listener, info.Local, info.Scheme = v.cfg.Name, addrPort(nc.LocalAddr()), "http"
+	if p := v.cfg.Peers; p != nil {
+		info.Trusted = p.Local || p.Identity != "" // that is proved before the first request
+	}
 	if v.cfg.ProxyProtocol && !info.SelfCheck && (!v.readProxyHeader(nc, info) || !v.claim(info.Remote.Addr())) {
 		v.turnAway(nc)
 		v.leave()
@@ -372,15 +375,18 @@ func (l *listener) status() ListenerStatus {
 		refused, failed = refused+c, failed+h
 	}
 	return ListenerStatus{
-		Name: v.cfg.Name, Address: l.tcp.Addr().String(), Protocols: v.cfg.Protocols, TLS: v.cfg.TLS, Connections: conns, Busy: busy,
+		Name: v.cfg.Name, Address: addressText(l.tcp.Addr()), Protocols: v.cfg.Protocols, TLS: v.cfg.TLS, Connections: conns, Busy: busy,
 		Accepted: l.accepted.Load(), Refused: refused, Handshakes: failed,
 	}
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
-	if t, ok := a.(*net.TCPAddr); ok {
+	switch t := a.(type) {
+	case *net.TCPAddr:
 		p := t.AddrPort()
 		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+	case *net.UnixAddr: // whoever that is, it is on this host
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
 	}
 	host, port, err := net.SplitHostPort(a.String())
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -46,11 +47,12 @@ type Server struct {
 	abuses  *abuses
 
 	mu        sync.Mutex           // guards what follows
-	listeners map[string]*listener // by address
+	listeners map[string]*listener // by key
 	ports     map[string]*h3.Port  // the UDP ports beside them, by the address that TCP is bound to
 	retired   []*serving           // replaced or gone, with connections that haven't ended
 	inherited []Socket             // that no listener has taken so far
 	draining  bool
+	passed    bool // the sockets were passed on
 }
 
 // NewServer returns a server without listeners.
@@ -102,7 +104,7 @@ func (s *Server) Plan(cfgs []*ListenerConfig, trust Trust) (*ServerPlan, error) 
 }
 
 func (s *Server) plan(cfg *ListenerConfig, trust Trust, names map[string]bool) (step, error) {
-	old := s.listeners[cfg.Address]
+	old := s.listeners[cfg.key()]
 	if old != nil {
 		now := old.now.Load()
 		same, err := s.sameAuthorities(now, cfg)
@@ -142,6 +144,18 @@ func (s *Server) sameAuthorities(now *serving, cfg *ListenerConfig) (bool, error
 		return false, err
 	}
 	return next.ClientCAs.Equal(now.tls.ClientCAs), nil
+}
+
+// bind binds an address: host:port, or unix:// and a path.
+func bind(address string) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(address, UnixPrefix); ok {
+		return listenUnix(path)
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, bindError(address, err)
+	}
+	return l, nil
 }
 
 // bindError says who has the port, when that can be known.
@@ -190,10 +204,10 @@ func (p *ServerPlan) Commit() error {
 		if st.fresh {
 			l.start()
 		}
-		kept[l.now.Load().cfg.Address] = l
+		kept[l.now.Load().cfg.key()] = l
 	}
-	for address, l := range s.listeners {
-		if kept[address] != l {
+	for key, l := range s.listeners {
+		if kept[key] != l {
 			_ = l.tcp.Close() // ends its accept loops
 			s.retire(l.now.Load())
 		}
@@ -262,6 +276,18 @@ func (s *Server) bury() {
 	})
 }
 
+// Address is what the listener of a name and a configured address is bound to, once
+// a plan with it was committed; nil: there is none.
+func (s *Server) Address(name, address string) net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.listeners[(&ListenerConfig{Name: name, Address: address}).key()]
+	if l == nil {
+		return nil
+	}
+	return l.tcp.Addr()
+}
+
 // ListenerStatus is what is known of a listener.
 type ListenerStatus struct {
 	Name        string   `json:"name"`
@@ -300,8 +326,19 @@ func (s *Server) StopAccepting() {
 	defer s.mu.Unlock()
 	s.draining = true
 	for _, l := range s.listeners {
+		if u, ok := l.tcp.(*net.UnixListener); ok && s.passed {
+			u.SetUnlinkOnClose(false) // its file is another process's
+		}
 		_ = l.tcp.Close() // ends its accept loops, after what they have
 	}
+}
+
+// PassedOn stops accepting, as another process does that on the same sockets.
+func (s *Server) PassedOn() {
+	s.mu.Lock()
+	s.passed = true
+	s.mu.Unlock()
+	s.StopAccepting()
 }
 
 // Drain stops accepting, lets the requests in flight end, and cuts what is left

@@ -14,9 +14,9 @@ import (
 // Socket is a listening socket that is open already: what a Server passes on, or
 // takes instead of binding an address itself.
 type Socket struct {
-	Network string // tcp or udp
+	Network string // tcp, which unix sockets count among, or udp
 	// Address is that of the listener it was opened for, as its configuration
-	// writes it. "": somebody else opened it, a socket unit; it goes to the listener
+	// writes it; with any free port, behind the listener's name. "": somebody else opened it, a socket unit; it goes to the listener
 	// of its name, or else to one whose address it is bound to.
 	Address string
 	Name    string
@@ -72,7 +72,7 @@ func (s *Server) Unclaimed() []Socket {
 // claim takes the inherited socket of a listener, if there is one. names are those
 // of all listeners. s.mu is held.
 func (s *Server) claim(network string, cfg *ListenerConfig, names map[string]bool) (Socket, bool) {
-	i := slices.IndexFunc(s.inherited, func(k Socket) bool { return k.Network == network && k.Address == cfg.Address })
+	i := slices.IndexFunc(s.inherited, func(k Socket) bool { return k.Network == network && k.Address == cfg.key() })
 	if i < 0 {
 		i = s.claimNamed(network, cfg)
 	}
@@ -128,11 +128,7 @@ func fits(at netip.AddrPort, address string) bool {
 func (s *Server) listen(cfg *ListenerConfig, names map[string]bool) (net.Listener, error) {
 	k, ok := s.claim("tcp", cfg, names)
 	if !ok {
-		l, err := net.Listen("tcp", cfg.Address)
-		if err != nil {
-			return nil, bindError(cfg.Address, err)
-		}
-		return l, nil
+		return bind(cfg.Address)
 	}
 	l, err := net.FileListener(k.File)
 	if err != nil {
@@ -175,12 +171,12 @@ func (s *Server) Sockets() ([]Socket, error) {
 		if err != nil {
 			return fmt.Errorf("listener %q: %w", cfg.Name, err)
 		}
-		list = append(list, Socket{Network: network, Address: cfg.Address, Name: cfg.Name, File: f})
+		list = append(list, Socket{Network: network, Address: cfg.key(), Name: cfg.Name, File: f})
 		return nil
 	}
 	for _, l := range s.listeners {
 		v := l.now.Load()
-		from, ok := l.tcp.(*net.TCPListener)
+		from, ok := l.tcp.(interface{ File() (*os.File, error) })
 		if !ok {
 			continue
 		}

@@ -33,6 +33,7 @@ var layers = map[string][]string{
 	"proxy/policy/*":                 {"proxy/exchange", "proxy/policy", "proxy/policy/*", "proxy/route", "proxy/secret"},
 	"discovery":                      nil,
 	"discovery/*":                    {"discovery", "proxy/secret"},
+	"discovery/sidecar":              {"discovery/consul"},
 	"tls":                            {"proxy/secret"},
 	"proxy/upstream":                 {"proxy/exchange", "proxy/socket", "proxy/sweep", "proxy/balance", "proxy/gradient", "proxy/h1", "proxy/h2", "discovery"},
 	"proxy/usage":                    {"proxy/exchange", "proxy/secret"},

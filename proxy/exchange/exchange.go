@@ -60,6 +60,7 @@ type Conn struct {
 	Scheme   string               // "http" or "https"
 	RemoteIP string               // Remote's address as text, made once
 	Shard    uint32               // spreads counters over cores
+	Trusted  bool                 // the peer's word about the client counts, whatever its address
 	// SelfCheck is set on the process's own connection to itself (Server.Check),
 	// which can't be anybody else's.
 	SelfCheck bool

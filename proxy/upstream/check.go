@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
@@ -25,7 +26,7 @@ func (c *checker) check(ctx context.Context, in *instance) error {
 	if c.h.Type == "tcp" {
 		ctx, cancel := context.WithTimeout(ctx, c.h.Timeout)
 		defer cancel()
-		nc, err := c.p.g.d.Dial(ctx, "tcp", in.addr)
+		nc, err := c.p.g.reach(ctx, in.addr)
 		if err != nil {
 			return err
 		}
@@ -65,6 +66,9 @@ func (c *checker) ask(in *instance, method, path string) *exchange.Exchange {
 	host := c.h.Host
 	if host == "" {
 		host = in.addr
+		if strings.HasPrefix(host, unixPrefix) {
+			host = in.host
+		}
 	}
 	scheme := "http"
 	if c.s.route.tls != nil {

@@ -7,7 +7,7 @@ type Config struct {
 	Name string `hcl:"name,label"`
 	// Find the instances in Consul; without this block and instances, the service of the same name.
 	Consul *ConsulQuery `hcl:"consul,block"`
-	// Fixed instances, host:port.
+	// Fixed instances, host:port, or unix:// and the path of a socket.
 	Instances []string `hcl:"instances,attr"`
 	// How to speak to the instances: h2c is HTTP/2 without TLS, https is HTTP/1.1 over TLS, h2 is HTTP/2 over TLS.
 	Protocol string `hcl:"protocol,attr" default:"http1" enum:"http1|h2c|https|h2"`
@@ -35,6 +35,10 @@ type Config struct {
 	Retry *RetryConfig `hcl:"retry,block"`
 	// TLS towards the instances, with protocol https or h2.
 	TLS *TLSConfig `hcl:"tls,block"`
+
+	// No argument: how long a connection that is refused is tried again, as a
+	// sidecar's app may be restarting; one that was away for longer isn't waited for.
+	Patience time.Duration
 }
 
 // ConsulQuery is a consul block in a service.

@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
@@ -124,12 +126,52 @@ func (c *connPlan) nameFor(x *exchange.Exchange, in *instance) string {
 	return host
 }
 
+// unixPrefix begins the address of an instance on a unix socket.
+const unixPrefix = "unix://"
+
+// reach connects to an instance's address.
+func (g *Group) reach(ctx context.Context, addr string) (net.Conn, error) {
+	if path, ok := strings.CutPrefix(addr, unixPrefix); ok {
+		return g.d.Dial(ctx, "unix", path)
+	}
+	return g.d.Dial(ctx, "tcp", addr)
+}
+
+// insist dials again and again while the instance refuses, up to its service's
+// patience: what restarts is back in a moment. One that isn't back by then is away,
+// and isn't waited for until it takes a connection again.
+func insist(in *instance, patience time.Duration, dial func() (net.Conn, error)) (net.Conn, error) {
+	nc, err := dial()
+	if patience == 0 {
+		return nc, err
+	}
+	until := time.Now().Add(patience)
+	for pause := 5 * time.Millisecond; refused(err) && !in.away.Load(); pause = min(2*pause, 50*time.Millisecond) {
+		if time.Now().Add(pause).After(until) {
+			in.away.Store(true)
+			break
+		}
+		<-time.After(pause)
+		nc, err = dial()
+	}
+	if err == nil && in.away.Load() {
+		in.away.Store(false)
+	}
+	return nc, err
+}
+
+// refused reports whether nobody listens there: a port that is closed, a unix socket
+// that isn't there or that nobody has open.
+func refused(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist)
+}
+
 // dial makes a connection, TLS included, within timeout. With lax, the chain is
 // verified but not the name: for a check, whose request has no host.
 func (g *Group) dial(c *connPlan, addr, name string, timeout time.Duration, lax bool) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	nc, err := g.d.Dial(ctx, "tcp", addr)
+	nc, err := g.reach(ctx, addr)
 	if err != nil || c.tls == nil {
 		return nc, err
 	}
@@ -226,7 +268,7 @@ func (g *Group) open(in *instance, s *settings, x *exchange.Exchange, name strin
 		}
 		timeout = min(timeout, left)
 	}
-	nc, err := g.dial(s.route, in.addr, name, timeout, false)
+	nc, err := insist(in, min(s.cfg.Patience, timeout), func() (net.Conn, error) { return g.dial(s.route, in.addr, name, timeout, false) })
 	if err == nil {
 		c := &conn{to: &in.conns, plan: s.route, name: name}
 		c.used.Store(g.d.Sweeper.Now())

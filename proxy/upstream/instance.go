@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -15,7 +16,7 @@ const maxEjections = 10
 // instance is one address of a service, with all that is known of it.
 type instance struct {
 	pool *Pool
-	addr string // host:port
+	addr string // host:port, or unix:// and a path
 	host string
 	key  uint64 // hash of addr
 	name string // what a sticky cookie calls it
@@ -24,6 +25,7 @@ type instance struct {
 	requests atomic.Uint64
 	failures atomic.Uint64
 	conns    connections
+	away     atomic.Bool // it refused connections for longer than its service's patience
 
 	// Failures in a row, and when the first of them was.
 	inRow     atomic.Int32
@@ -42,7 +44,10 @@ type instance struct {
 
 func newInstance(p *Pool, addr string) *instance {
 	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
+	switch {
+	case strings.HasPrefix(addr, unixPrefix):
+		host = "localhost"
+	case err != nil:
 		host = addr // the dial will say what is wrong with it
 	}
 	return &instance{pool: p, addr: addr, host: host, key: balance.Hash(addr), name: p.g.nameOf(p.name, addr)}

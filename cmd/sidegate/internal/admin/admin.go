@@ -94,27 +94,22 @@ type Server struct {
 // New returns a server that isn't listening yet.
 func New(d Deps) *Server { return &Server{Deps: d, stopping: make(chan struct{})} }
 
-// Listen opens the address, unless it is open already, and the socket; Serve or
-// Stop follows. With open, this process takes over from one that has the socket's
-// path, too: it is put in its place by Serve.
-func (s *Server) Listen(address string, token secret.String, socket string, open net.Listener) error {
+// Listen opens the address, unless that is empty or open already, and the socket;
+// Serve or Stop follows. With taking, this process takes over from one that has the
+// socket's path, too: it is put in its place by Serve.
+func (s *Server) Listen(address string, token secret.String, socket string, open net.Listener, taking bool) error {
 	s.setToken(token)
 	var err error
 	if s.assets, err = assets(); err != nil {
 		return fmt.Errorf("the dashboard can't be read: %w", err)
 	}
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return fmt.Errorf("admin address: %w", err)
-	}
-	s.names = map[string]bool{"localhost": true, "127.0.0.1": true, "::1": true, host: true}
-	if s.tcp = open; open == nil {
-		if s.tcp, err = net.Listen("tcp", address); err != nil {
+	if address != "" {
+		if err := s.listen(address, open); err != nil {
 			return fmt.Errorf("admin address: %w", err)
 		}
 	}
 	s.path = socket
-	if s.unix, err = listenSocket(socket, open != nil); err != nil { // the CLI loses its way in; traffic doesn't depend on it
+	if s.unix, err = listenSocket(socket, taking); err != nil { // the CLI loses its way in; traffic doesn't depend on it
 		s.Log.WithError(err).Warn("no admin socket: status and explain on the command line won't work")
 	}
 	return nil
@@ -122,8 +117,10 @@ func (s *Server) Listen(address string, token secret.String, socket string, open
 
 // Serve serves on what Listen has opened. Stop ends it.
 func (s *Server) Serve() {
-	s.http = server(s.guard(s.routes(s.closed)))
-	s.serve(s.http, s.tcp)
+	if s.tcp != nil {
+		s.http = server(s.guard(s.routes(s.closed)))
+		s.serve(s.http, s.tcp)
+	}
 	if s.unix == nil {
 		return
 	}
@@ -136,8 +133,11 @@ func (s *Server) Serve() {
 	s.serve(s.socket, s.unix)
 }
 
-// File is a duplicate of the address's socket, to pass on.
+// File is a duplicate of the address's socket, to pass on; nil without one.
 func (s *Server) File() (*os.File, error) {
+	if s.tcp == nil {
+		return nil, nil
+	}
 	l, ok := s.tcp.(*net.TCPListener)
 	if !ok {
 		return nil, errors.New("the admin address has no socket of its own")
@@ -155,6 +155,19 @@ func (s *Server) Leave() {
 			h.SetKeepAlivesEnabled(false)
 		}
 	}
+}
+
+// listen opens the address, or takes open.
+func (s *Server) listen(address string, open net.Listener) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	s.names = map[string]bool{"localhost": true, "127.0.0.1": true, "::1": true, host: true}
+	if s.tcp = open; open == nil {
+		s.tcp, err = net.Listen("tcp", address)
+	}
+	return err
 }
 
 func (s *Server) setToken(token secret.String) {

@@ -85,6 +85,8 @@ type Options struct {
 	// Handover says that the same command line, started again, is this gateway: it
 	// may take over from one that runs, and pass on to the next.
 	Handover bool
+	// Sidecar wants a configuration that describes sidecars, and no gateway.
+	Sidecar bool
 
 	sealDir string // where the fleet's key is, for what works on a state_dir that goes again; "": state_dir
 }
@@ -137,6 +139,8 @@ type App struct {
 	certs      *edgetls.Manager
 	snapshots  *discovery.Snapshots
 	consul     *consulPlace
+	named      *namedServices
+	registered registering
 	remembered discovery.Source // consul, with the last known instances behind it
 	accessLog  *linelog.Writer  // that of the first configuration: its output isn't changed by a reload
 	auditLog   *linelog.Writer  // likewise
@@ -199,6 +203,12 @@ func load(opt Options) (*config.File, error) {
 	if text := diags.String(); text != "" {
 		fmt.Fprint(opt.Stderr, text)
 	}
+	if opt.Sidecar && !file.SidecarOnly() {
+		if len(file.Sidecars) == 0 {
+			return nil, fmt.Errorf("%s has no sidecar block: write one, or run it with sidegate run", opt.Config)
+		}
+		return nil, fmt.Errorf("%s has listeners or routes beside its sidecars, which are a gateway's: run it with sidegate run", opt.Config)
+	}
 	return file, nil
 }
 
@@ -231,6 +241,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a.snapshots = discovery.NewSnapshots(filepath.Join(file.StateDir, "snapshots"), a.log.WithField("component", "snapshots"))
 	a.purges = a.newPurges()
 	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
+	a.named = newNamedServices(a)
 	a.remembered = a.snapshots.Wrap("consul", a.consul)
 	a.keys = newKeyStore(a.log.WithField("component", "keys"), filepath.Join(file.StateDir, keysFile), a.consul, a.snapshots, opt.Env)
 	deps := edgetls.Deps{Log: a.log, StateDir: file.StateDir, SealDir: opt.sealDir}
@@ -330,6 +341,9 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	a.signals(ctx)
 	file = a.current()
+	if !a.passedOn() { // else the services are the other process's
+		a.leave(file)
+	}
 	a.log.WithField("drain", file.Drain).Info("draining")
 	a.view.setDraining()
 	drain, cancel := context.WithTimeout(context.Background(), file.Drain)
@@ -339,6 +353,7 @@ func (a *App) Run(ctx context.Context) error {
 	} else {
 		_ = systemd.Stopping() // systemd finds out by itself
 		a.server.Leave(drain)
+		a.gone()
 	}
 	a.log.Info("stopped")
 	return nil
@@ -410,6 +425,7 @@ func (a *App) start(end *cleanups) error {
 	}
 	a.purges.SetOff(purgesShared(a.file.Consul))
 	end.background("feeds", a.feed)
+	end.background("services called by name", a.named.run)
 	a.feeds.wait(firstFeed)
 	if err := a.listenAdmin(end); err != nil {
 		return err
@@ -423,6 +439,7 @@ func (a *App) start(end *cleanups) error {
 		a.server.Drain(ctx)
 	})
 	a.admin.Serve()
+	a.register(a.current(), end)
 	end.background("configuration", a.watchFiles)
 	end.background("watchdog", a.watchdog)
 	return nil
@@ -434,7 +451,7 @@ func (a *App) listenAdmin(end *cleanups) error {
 	if err != nil {
 		return err
 	}
-	if err := a.admin.Listen(a.file.Admin.Address, a.file.Admin.Token, filepath.Join(a.file.StateDir, "admin.sock"), open); err != nil {
+	if err := a.admin.Listen(a.file.Admin.Address, a.file.Admin.Token, filepath.Join(a.file.StateDir, "admin.sock"), open, a.handing.before != nil); err != nil {
 		return err
 	}
 	end.add("admin", func() {

@@ -196,6 +196,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 	}
 	diags := &config.Diagnostics{}
 	made := a.routes(d, with, diags)
+	beside := a.sidecars(d, with, made, diags)
 	if diags.HasErrors() {
 		return nil, &ConfigError{Text: diags.String()}
 	}
@@ -209,7 +210,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 			out.services = append(out.services, s)
 		}
 	}
-	out.services = append(out.services, billingServices(out.billing)...)
+	out.services = append(append(out.services, beside.services...), billingServices(out.billing)...)
 	if out.pools, err = a.group.Plan(out.services); err != nil {
 		return nil, err
 	}
@@ -237,6 +238,9 @@ func (a *App) compile(d *draft) (*ready, error) {
 	}
 	out.table = &proxy.Table{
 		Matcher: matcher, Routes: append(made.compiled, own...), Trust: proxy.Trust(d.file.TrustedProxies), Log: a.logOf(d.file), Tracer: a.tracerOf(d.file), HTTPS: redirects(d.file),
+	}
+	if err := a.enlist(out.table, beside, out.pools, diags); err != nil {
+		return nil, err
 	}
 	out.problems = d.problems
 	return out, nil

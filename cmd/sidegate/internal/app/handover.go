@@ -232,7 +232,7 @@ func (a *App) passOn(next *handover.Successor) {
 	if err := systemd.Notify("MAINPID=" + strconv.Itoa(next.PID)); err != nil {
 		a.log.WithError(err).Warn("systemd wasn't told which process is the main one now")
 	}
-	a.server.StopAccepting()
+	a.server.PassedOn()
 	a.admin.Leave()
 	a.handing.next.Store(int64(next.PID))
 	close(a.handing.over)
@@ -260,7 +260,10 @@ func (a *App) sockets() ([]handover.Offer, error) {
 		proxy.CloseSockets(list)
 		return nil, err
 	}
-	out := []handover.Offer{{Network: adminNetwork, Address: a.file.Admin.Address, File: f}}
+	var out []handover.Offer
+	if f != nil {
+		out = append(out, handover.Offer{Network: adminNetwork, Address: a.file.Admin.Address, File: f})
+	}
 	for _, k := range list {
 		out = append(out, handover.Offer{Network: k.Network, Address: k.Address, File: k.File})
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"slices"
 	"time"
 
@@ -41,7 +42,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	}
 	var sockets *proxy.ServerPlan
 	if listeners {
-		if sockets, err = a.server.Plan(file.Listeners, r.table.Trust); err != nil {
+		if sockets, err = a.server.Plan(append(listenersOf(file), a.registered.leaving...), r.table.Trust); err != nil {
 			return err
 		}
 	}
@@ -103,6 +104,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	a.cached.Retain(kept)
 	a.charges.Retain(kept)
 	a.view.enforced(r, said.version, listeners)
+	a.named.enforced()
 	return nil
 }
 
@@ -178,7 +180,7 @@ func (a *App) Reload(context.Context) error {
 		err = a.pinned(file)
 	}
 	if err == nil {
-		err = a.enforce(file, true)
+		err = a.change(file)
 	}
 	if err != nil {
 		a.view.rejected(err)
@@ -204,6 +206,9 @@ func (a *App) pinned(file *config.File) error {
 	}
 	if file.Admin != now.Admin {
 		errs = append(errs, errors.New("the admin block changed"))
+	}
+	if a.registered.registrar.Load() != nil && !reflect.DeepEqual(file.Consul, now.Consul) {
+		errs = append(errs, errors.New("the consul block changed, whose agent sidecars are registered with"))
 	}
 	if file.Counters != now.Counters {
 		errs = append(errs, errors.New("the counters block changed"))
