@@ -1,20 +1,27 @@
 #!/bin/sh
-# Requests over and over, in several loops, until told to end; each one that isn't
+# Requests to $URL, over and over, in several loops, until told to end; each that isn't
 # answered with 200 is a failure.
 #   load.sh start
 #   load.sh stop    says how many there were; fails if one did, or if there were few
 dir=/run/load
+base=${URL:-https://localhost/}
 case "$1" in
 start)
+    h2=--http2
+    case "$base" in http:*) h2=--http2-prior-knowledge ;; esac
+    if [ -d $dir ]; then # left by a check that failed
+        touch $dir/stop
+        for i in 1 2 3 4 5 6; do until [ -e $dir/ended.$i ]; do sleep 0.05; done; done
+    fi
     rm -rf $dir
     mkdir $dir
     for i in 1 2 3 4 5 6; do
         # New connections for each request, and one for several, in turn.
         case $i in
-        1 | 2) how="--http1.1" urls="https://localhost/" each=1 ;;
-        3) how="--http1.1" urls="https://localhost/[1-20]" each=20 ;;
-        4 | 5) how="--http2" urls="https://localhost/" each=1 ;;
-        6) how="--http2" urls="https://localhost/[1-20]" each=20 ;;
+        1 | 2) how="--http1.1" urls="$base" each=1 ;;
+        3) how="--http1.1" urls="${base}[1-20]" each=20 ;;
+        4 | 5) how="$h2" urls="$base" each=1 ;;
+        6) how="$h2" urls="${base}[1-20]" each=20 ;;
         esac
         want=$(seq $each | sed s/.*/200/ | tr '\n' ' ')
         (
