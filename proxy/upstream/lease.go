@@ -77,7 +77,7 @@ func (l *lease) hangUp(keep bool) {
 	switch {
 	case c.many != nil:
 		c.leave(now)
-	case keep && c.one.Reusable() && !l.pool.stopped.Load() && c.plan == l.pool.settings.Load().route:
+	case keep && c.one.Reusable() && !l.pool.stopped.Load() && c.plan == l.pool.settings.Load().way(c.to):
 		c.to.put(c, now)
 	default:
 		c.shut()

@@ -95,6 +95,9 @@ func (l *lease) tries(x *exchange.Exchange, begin int64) *exchange.Fault {
 			now = p.g.now() // the connection's making isn't the instance's latency
 		}
 		progress, f := c.RoundTrip(x)
+		if f != nil && !reused && refusedUs(f, c) {
+			f, progress = in.notConnected(c.plan, f), exchange.NotSent
+		}
 		x.EndTry(id, start, reused, f)
 		if f == nil {
 			end := p.g.now()

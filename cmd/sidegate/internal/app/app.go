@@ -31,6 +31,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -563,7 +564,24 @@ func Validate(opt Options) (summary string, err error) {
 	for _, w := range r.certs.Warnings() {
 		fmt.Fprintln(opt.Stderr, "warning:", w)
 	}
-	return fmt.Sprintf("%d routes, %d services, %d listeners", len(r.table.Routes), len(r.services), len(file.Listeners)), nil
+	return describe(file, r), nil
+}
+
+// describe says in a line what a configuration has.
+func describe(file *config.File, r *ready) string {
+	text := fmt.Sprintf("%d routes, %d services, %d listeners", len(r.table.Routes), len(r.services), len(file.Listeners))
+	if len(file.Sidecars) == 0 {
+		return text
+	}
+	var names []string
+	for _, s := range file.Sidecars {
+		names = append(names, s.Name)
+	}
+	list := fmt.Sprintf("sidecars of %s", strings.Join(names, ", "))
+	if file.SidecarOnly() {
+		return list
+	}
+	return text + ", " + list
 }
 
 // portOf is the port of a listener's address.

@@ -339,9 +339,6 @@ func (f *finder) Request(x *exchange.Exchange) (policy.Verdict, error) {
 	if !ok {
 		return policy.Done, notKnown(host)
 	}
-	if x.Front == nil { // it is only being explained
-		return policy.Done, exchange.NewFault(exchange.FromClient, exchange.NoRoute, "nobody has called it yet: the first request finds it")
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), namedWait)
 	defer cancel()
 	for {
@@ -362,6 +359,15 @@ func (f *finder) Request(x *exchange.Exchange) (policy.Verdict, error) {
 			return policy.Done, exchange.NewFault(exchange.FromUpstream, exchange.NoInstance, "%s wasn't found within %s", host, namedWait)
 		}
 	}
+}
+
+// explain says what would become of the first request to a host.
+func (f *finder) explain(host string) (string, error) {
+	q, ok := parseName(host)
+	if !ok {
+		return "answered 404: the host isn't NAME.service.consul", nil
+	}
+	return "nobody has called it yet: Consul would be asked for " + q.String(), nil
 }
 
 // next is closed when another table is in force.

@@ -89,7 +89,7 @@ func (d *doctor) service(context.Context) []Finding {
 // allow to be open at once.
 func (d *doctor) descriptors(context.Context) []Finding {
 	needed := int64(500) // logs, state, epoll
-	for _, l := range d.file.Listeners {
+	for _, l := range d.file.Listeners { // of sidecars none: they have few clients
 		if l.Limits != nil {
 			needed += int64(l.Limits.Connections)
 		}
