@@ -53,7 +53,9 @@ type Server struct {
 	listeners map[string]*listener // by key
 	ports     map[string]*h3.Port  // the UDP ports beside them, by the address that TCP is bound to
 	retired   []*serving           // replaced or gone, with connections that haven't ended
+	inherited []Socket             // that no listener has taken so far
 	draining  bool
+	passed    bool // the sockets were passed on
 }
 
 // NewServer returns a server without listeners.
@@ -85,8 +87,12 @@ func (s *Server) Plan(cfgs []*ListenerConfig, trust Trust) (*ServerPlan, error) 
 	defer s.mu.Unlock()
 	p := &ServerPlan{server: s, trust: trust}
 	var errs []error
+	names := map[string]bool{}
 	for _, cfg := range cfgs {
-		st, err := s.plan(cfg, trust)
+		names[cfg.Name] = true
+	}
+	for _, cfg := range cfgs {
+		st, err := s.plan(cfg, trust, names)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("listener %q: %w", cfg.Name, err))
 			continue
@@ -100,7 +106,7 @@ func (s *Server) Plan(cfgs []*ListenerConfig, trust Trust) (*ServerPlan, error) 
 	return p, nil
 }
 
-func (s *Server) plan(cfg *ListenerConfig, trust Trust) (step, error) {
+func (s *Server) plan(cfg *ListenerConfig, trust Trust, names map[string]bool) (step, error) {
 	old := s.listeners[cfg.key()]
 	if old != nil {
 		now := old.now.Load()
@@ -123,7 +129,7 @@ func (s *Server) plan(cfg *ListenerConfig, trust Trust) (step, error) {
 	if old != nil {
 		return step{old: old, next: next}, nil
 	}
-	l, err := bind(cfg.Address)
+	l, err := s.listen(cfg, names)
 	if err != nil {
 		return step{}, err
 	}
@@ -222,7 +228,10 @@ func (s *Server) serveQUIC() error {
 		return nil // the ports are closed for good
 	}
 	var errs []error
-	fronts := map[string]*h3.Front{}
+	fronts, names := map[string]*h3.Front{}, map[string]bool{}
+	for _, l := range s.listeners {
+		names[l.now.Load().cfg.Name] = true
+	}
 	for _, l := range s.listeners {
 		v, address := l.now.Load(), l.tcp.Addr().String()
 		if v.h3 == nil {
@@ -232,7 +241,7 @@ func (s *Server) serveQUIC() error {
 		if p := s.ports[address]; p != nil && p.Use(v.h3) {
 			continue
 		}
-		p, err := h3.Listen(address, s.secrets, v.log)
+		p, err := s.listenQUIC(v, address, names)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("listener %q: http/3: %w", v.cfg.Name, err))
 			delete(s.ports, address)
@@ -254,7 +263,7 @@ func (s *Server) serveQUIC() error {
 // retire ends a serving, and remembers it as long as it has connections. s.mu
 // is held.
 func (s *Server) retire(v *serving) {
-	v.drain()
+	v.drain(replacedGrace)
 	s.retired = append(s.retired, v)
 }
 
@@ -262,8 +271,7 @@ func (s *Server) retire(v *serving) {
 // holds a place in the sweeper, and workers, until then. s.mu is held.
 func (s *Server) bury() {
 	s.retired = slices.DeleteFunc(s.retired, func(v *serving) bool {
-		conns, _ := v.active()
-		if conns > 0 || v.conns.Load() > 0 {
+		if v.left() > 0 {
 			return false
 		}
 		v.close()
@@ -307,27 +315,126 @@ func (s *Server) Status() []ListenerStatus {
 	return out
 }
 
-// Drain stops accepting, lets the requests in flight end, and cuts what is left
-// when ctx ends.
-func (s *Server) Drain(ctx context.Context) {
+// How long idle connections of HTTP/1.1 may still send a request, which then is
+// their last, before they are closed.
+const (
+	replacedGrace = 5 * time.Second // when a listener's settings have changed, or it is gone
+	stopGrace     = time.Second     // when the process stops: what is idle for longer hardly sends in that very moment
+)
+
+// StopAccepting closes the sockets: another process has duplicates, and accepts
+// what comes. Drain must follow.
+func (s *Server) StopAccepting() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.draining = true
-	all := slices.Clone(s.retired)
 	for _, l := range s.listeners {
-		_ = l.tcp.Close() // nothing is lost: the accept loops end
-		all = append(all, l.now.Load())
+		if u, ok := l.tcp.(*net.UnixListener); ok && s.passed {
+			u.SetUnlinkOnClose(false) // its file is another process's
+		}
+		_ = l.tcp.Close() // ends its accept loops, after what they have
 	}
-	ports := s.ports
+}
+
+// PassedOn stops accepting, as another process does that on the same sockets.
+func (s *Server) PassedOn() {
+	s.mu.Lock()
+	s.passed = true
 	s.mu.Unlock()
-	for _, v := range all {
-		v.drain()
+	s.StopAccepting()
+}
+
+// Drain stops accepting, lets the requests in flight end, and cuts what is left
+// when ctx ends. Idle connections may stay until shortly before, and send another
+// request: nothing waits for this process.
+func (s *Server) Drain(ctx context.Context) {
+	grace := stopGrace
+	if by, ok := ctx.Deadline(); ok {
+		grace = max(time.Until(by)-stopGrace, 0)
 	}
-	if left := await(ctx, all); left > 0 {
+	s.StopAccepting()
+	s.end(ctx, s.all(), grace)
+	s.closePorts()
+}
+
+// Leave is Drain for a process that another one waits for the end of. It goes on
+// accepting until all connections that there are have ended, or ctx has; each new
+// one gets to send one request. Then it stops accepting, closing its sockets, and
+// lets the last ones end.
+func (s *Server) Leave(ctx context.Context) {
+	before := s.all()
+	if err := s.renew(); err != nil {
+		s.Log.WithError(err).Warn("no connections are accepted while the gateway stops")
+		s.StopAccepting()
+	}
+	s.end(ctx, before, stopGrace)
+	s.StopAccepting()
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWait)
+	defer cancel()
+	s.end(last, s.all(), 0)
+	s.closePorts()
+}
+
+// lastWait is how long those may take who came while the gateway was stopping.
+const lastWait = 3 * time.Second
+
+// renew has connections from now on served by fronts that drain from their begin.
+func (s *Server) renew() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := map[*listener]*serving{}
+	for _, l := range s.listeners {
+		now := l.now.Load()
+		v, err := newServing(s.ServerDeps, s.abuses, now.places, &now.cfg, now.trust)
+		if err != nil {
+			return fmt.Errorf("listener %q: %w", now.cfg.Name, err)
+		}
+		next[l] = v
+	}
+	for l, v := range next {
+		before := l.now.Swap(v)
+		if v.h1 != nil {
+			v.h1.Drain(v.cfg.Limits.IdleTimeout)
+		}
+		if v.h2 != nil {
+			v.h2.Drain()
+		}
+		if p := s.ports[l.tcp.Addr().String()]; p != nil && v.h3 != nil {
+			p.Use(v.h3) // TODO
+		}
+		s.retired = append(s.retired, before)
+	}
+	return nil
+}
+
+// all is what has, or may get, connections.
+func (s *Server) all() []*serving {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := slices.Clone(s.retired)
+	for _, l := range s.listeners {
+		list = append(list, l.now.Load())
+	}
+	return list
+}
+
+// end drains servings, and closes them when they have ended or ctx has.
+func (s *Server) end(ctx context.Context, list []*serving, grace time.Duration) {
+	for _, v := range list {
+		v.drain(grace)
+	}
+	if left := await(ctx, list); left > 0 {
 		s.Log.WithField("connections", left).Warn("drain: time is up, closing the connections that are left")
 	}
-	for _, v := range all {
+	for _, v := range list {
 		v.close()
 	}
+}
+
+func (s *Server) closePorts() {
+	s.mu.Lock()
+	ports := s.ports
+	s.mu.Unlock()
 	for _, p := range ports {
 		p.Close()
 	}
@@ -341,8 +448,7 @@ func await(ctx context.Context, all []*serving) (left int) {
 	for {
 		left = 0
 		for _, v := range all {
-			conns, _ := v.active()
-			left += conns
+			left += v.left()
 		}
 		if left == 0 {
 			return 0

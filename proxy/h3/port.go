@@ -106,6 +106,9 @@ func (p *Port) HandOver() (socket *os.File, links []*os.File, err error) {
 	return socket, links, nil
 }
 
+// File is a duplicate of the socket, for who keeps it open.
+func (p *Port) File() (*os.File, error) { return p.socket.UDPConn.File() }
+
 // Reclaim undoes HandOver when the other process has failed: the port is read
 // again. That process must have ended, or it would go on reading, too. Without
 // Reclaim the socket of a process that has ended isn't read any more here: it

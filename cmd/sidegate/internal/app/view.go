@@ -99,6 +99,12 @@ func (v *viewState) setDraining() {
 	v.draining = true
 }
 
+func (v *viewState) isDraining() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.draining
+}
+
 func (v *viewState) problems() []admin.Problem {
 	v.mu.Lock()
 	defer v.mu.Unlock()
