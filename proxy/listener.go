@@ -28,6 +28,9 @@ type listener struct {
 	tcp      net.Listener
 	now      atomic.Pointer[serving]
 	accepted atomic.Uint64
+
+	unit     bool // a socket unit has opened it
+	unitName string
 }
 
 // serving is how a listener serves: its settings and protocols. A reload that
