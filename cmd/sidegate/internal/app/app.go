@@ -44,6 +44,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/traffic"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/h3"
 	"github.com/sidegate-proxy/sidegate/proxy/linelog"
 	"github.com/sidegate-proxy/sidegate/proxy/memory"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
@@ -185,7 +186,10 @@ func New(opt Options) (*App, error) {
 		return nil, err
 	}
 	a.handing.command, a.handing.before = h.command, h.before
-	a.inherit()
+	if err := a.inherit(); err != nil {
+		h.before.Failed(err)
+		return nil, err
+	}
 	return a, nil
 }
 
@@ -262,7 +266,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 		return nil, err
 	}
 	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Usage: a.countUsage(file), Memory: a.memory, Challenge: a.certs.HTTPChallenge, Tail: a.tail})
-	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, Abused: a.abused, Refused: a.refused, TLS: a.listenerTLS})
+	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, Abused: a.abused, Refused: a.refused, TLS: a.listenerTLS, Secrets: quicSecrets(a.log, file.StateDir)})
 	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, Identity: a.towards, StickyKey: stateKey(a.log, file.StateDir, "sticky.key", "sticky cookies won't survive a restart")})
 	if file.AccessLog != nil {
 		a.accessLog = linelog.New("access_log", file.AccessLog.Output, a.log)
@@ -295,6 +299,17 @@ func stateKey(log logrus.FieldLogger, dir, name, otherwise string) []byte {
 		log.WithError(err).Warn(otherwise)
 	}
 	return key
+}
+
+// quicSecrets are QUIC's keys, the same in each process: the next one can tell
+// the clients of one that has ended that their connections are gone.
+func quicSecrets(log logrus.FieldLogger, dir string) *h3.Secrets {
+	s, err := h3.OpenSecrets(filepath.Join(dir, "quic.key"))
+	if err != nil {
+		log.WithError(err).Warn("connections of HTTP/3 that a restart ends will time out at their clients")
+		return h3.NewSecrets()
+	}
+	return s
 }
 
 // cleanups are what to do at the end, last first.

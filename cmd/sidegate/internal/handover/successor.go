@@ -40,12 +40,6 @@ func Started() (Command, error) {
 	return c, err
 }
 
-// Offer is an open socket to pass on.
-type Offer struct {
-	Network, Address string
-	File             *os.File
-}
-
 // endWait bounds the wait for a killed process's end: one that hangs in the
 // kernel can't be waited for.
 const endWait = 5 * time.Second
@@ -66,7 +60,7 @@ var ErrFirst = errors.New("this is process 1 of its container, which ends with i
 // Start starts a process of the command, with this one's environment and output,
 // and offers it the sockets, of which it gets duplicates. It is a child of this
 // process's parent, not of this one: a service manager sees it end.
-func Start(c Command, version string, sockets []Offer) (*Successor, error) {
+func Start(c Command, version string, sockets []Socket) (*Successor, error) {
 	if os.Getpid() == 1 {
 		return nil, ErrFirst
 	}
@@ -79,8 +73,12 @@ func Start(c Command, version string, sockets []Offer) (*Successor, error) {
 	m := message{Kind: offer, Version: version, PID: os.Getpid()}
 	files := []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs}
 	for _, s := range sockets {
-		m.Sockets = append(m.Sockets, Socket{Network: s.Network, Address: s.Address, FD: len(files)})
-		files = append(files, s.File)
+		s.FDs = nil
+		for _, f := range s.Files {
+			s.FDs = append(s.FDs, len(files))
+			files = append(files, f)
+		}
+		m.Sockets = append(m.Sockets, s)
 	}
 	pidfd := -1
 	p, err := os.StartProcess(c.Path, c.Args, &os.ProcAttr{
