@@ -63,8 +63,10 @@ type Ledger struct {
 
 	bodies *intake.Room // for the contents that clients' keys are for
 
-	opening sync.Mutex // guards opened
+	opening sync.Mutex // guards what follows
 	opened  bool
+	held    bool // the journal is another process's (Hold)
+	wanted  bool // it is to be opened when it isn't any more
 	file    journal // the writer's, once opened
 	wake    chan struct{}
 	turns   chan turn     // what the writer is to do between two writes
@@ -144,6 +146,9 @@ func (l *Ledger) open() error {
 	l.opening.Lock()
 	defer l.opening.Unlock()
 	if l.opened {
+		return nil
+	}
+	if l.wanted = l.held; l.held {
 		return nil
 	}
 	l.mu.Lock()

@@ -59,6 +59,26 @@ func (l *Ledger) isOpen() bool {
 	return l.opened && l.Path != ""
 }
 
+// Hold keeps the journal from being opened before Claim: it is still another
+// process's. Nothing is charged until then.
+func (l *Ledger) Hold() {
+	l.opening.Lock()
+	defer l.opening.Unlock()
+	l.held = !l.opened
+}
+
+// Claim opens the journal, if a configuration has asked for it since Hold.
+func (l *Ledger) Claim() error {
+	l.opening.Lock()
+	wanted := l.held && l.wanted
+	l.held, l.wanted = false, false
+	l.opening.Unlock()
+	if !wanted {
+		return nil
+	}
+	return l.open()
+}
+
 // Yield hands the journal to a successor, while Run runs. Charges go on, in a journal
 // of their own. With an error nothing has changed.
 func (l *Ledger) Yield() error {

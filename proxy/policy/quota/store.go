@@ -110,8 +110,10 @@ type Store struct {
 	clients atomic.Int64
 	spans   [exchange.Month + 1]atomic.Pointer[span]
 
-	opening  sync.Mutex // guards opened
+	opening  sync.Mutex // guards what follows
 	opened   bool
+	held     bool // the file is another process's (Hold)
+	wanted   bool // it is to be opened when it isn't any more
 	file     file // the writer's, once opened
 	writer   writer
 	turns    chan turn                 // what Run is to do between two writes

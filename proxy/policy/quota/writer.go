@@ -248,6 +248,9 @@ func (s *Store) open() error {
 	if s.opened || s.Path == "" {
 		return nil
 	}
+	if s.wanted = s.held; s.held {
+		return nil
+	}
 	records, bad, err := s.file.open(s.Path)
 	if err != nil {
 		return fmt.Errorf("what was used of quotas can't be read: %w", err)

@@ -48,6 +48,26 @@ func (s *Store) atTurn(do func() error) error {
 	}
 }
 
+// Hold keeps the file from being opened before Claim: it is still another process's.
+// Nothing is counted until then.
+func (s *Store) Hold() {
+	s.opening.Lock()
+	defer s.opening.Unlock()
+	s.held = !s.opened
+}
+
+// Claim opens the file, if a configuration has asked for it since Hold.
+func (s *Store) Claim() error {
+	s.opening.Lock()
+	wanted := s.held && s.wanted
+	s.held, s.wanted = false, false
+	s.opening.Unlock()
+	if !wanted {
+		return nil
+	}
+	return s.open()
+}
+
 // Yield hands the file to a successor, while Run runs. Counting goes on. With an error
 // nothing has changed.
 func (s *Store) Yield() error { return s.atTurn(s.yield) }
