@@ -38,7 +38,7 @@ var layers = map[string][]string{
 	"proxy/upstream":                {"proxy/exchange", "proxy/socket", "proxy/sweep", "proxy/balance", "proxy/gradient", "proxy/h1", "proxy/h2", "discovery"},
 	"proxy/usage":                   {"proxy/exchange", "proxy/secret"},
 	"proxy/tracing":                 {"proxy/exchange", "proxy/secret"},
-	"proxy/usage/*":                 {"proxy/usage", "proxy/secret"},
+	"proxy/usage/*":                 {"proxy/estate", "proxy/usage", "proxy/secret"},
 	"proxy":                         {"proxy/abuse", "proxy/exchange", "proxy/memory", "proxy/socket", "proxy/sweep", "proxy/h1", "proxy/h2", "proxy/h3", "proxy/route", "proxy/policy", "proxy/upstream", "proxy/proxyproto", "proxy/linelog", "proxy/tail", "proxy/tracing", "proxy/usage"},
 	"proxy/bench":                   nil,
 	"packaging/image":               nil,
