@@ -80,21 +80,19 @@ type Server struct {
 	socket *http.Server
 	wg     sync.WaitGroup
 
-	assets   map[string]asset
+	assets   func() (map[string]asset, error) // made when somebody looks
 	sessions sessions
 	stopping chan struct{} // closed by Stop: streams end
 }
 
 // New returns a server that isn't listening yet.
-func New(d Deps) *Server { return &Server{Deps: d, stopping: make(chan struct{})} }
+func New(d Deps) *Server {
+	return &Server{Deps: d, assets: sync.OnceValues(assets), stopping: make(chan struct{})}
+}
 
 // Start listens on the address, unless that is empty, and the socket. Stop ends it.
 func (s *Server) Start(address string, token secret.String, socket string) error {
 	s.setToken(token)
-	var err error
-	if s.assets, err = assets(); err != nil {
-		return fmt.Errorf("the dashboard can't be read: %w", err)
-	}
 	if address != "" {
 		if err := s.listen(address); err != nil {
 			return fmt.Errorf("admin address: %w", err)
