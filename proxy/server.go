@@ -36,6 +36,9 @@ type ServerDeps struct {
 	// TLS returns the configuration of a listener's handshakes, for TCP or for
 	// QUIC.
 	TLS func(cfg *ListenerConfig, quic bool) (*tls.Config, error)
+	// Refused is told of each handshake that failed on a listener that wants
+	// certificates of its clients; nil: nobody is.
+	Refused func(cfg *ListenerConfig, from netip.AddrPort, err error)
 }
 
 // Server owns the listening sockets. A socket is kept as long as a listener of

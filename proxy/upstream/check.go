@@ -32,11 +32,12 @@ func (c *checker) check(ctx context.Context, in *instance) error {
 		}
 		return nc.Close()
 	}
-	nc, err := c.p.g.dial(c.s.route, in.addr, name, c.h.Timeout, c.h.Host == "")
+	way := c.s.way(&in.conns)
+	nc, err := c.p.g.dial(way, in.addr, name, c.h.Timeout, c.h.Host == "")
 	if err != nil {
 		return err
 	}
-	k := &conn{to: &in.conns, plan: c.s.route}
+	k := &conn{to: &in.conns, plan: way}
 	if err := c.p.g.speak(k, nc); err != nil {
 		return err
 	}
@@ -55,6 +56,10 @@ func (c *checker) check(ctx context.Context, in *instance) error {
 	} else {
 		err = c.http(k, in)
 	}
+	var f *exchange.Fault
+	if errors.As(err, &f) && refusedUs(f, k) {
+		err = fmt.Errorf("the instance refuses our certificate: %w", f.Err)
+	}
 	if err != nil && c.p.g.clock().Sub(began) >= c.h.Timeout {
 		return fmt.Errorf("no answer within %s", c.h.Timeout)
 	}
@@ -71,7 +76,7 @@ func (c *checker) ask(in *instance, method, path string) *exchange.Exchange {
 		}
 	}
 	scheme := "http"
-	if c.s.route.tls != nil {
+	if c.s.way(&in.conns).tls != nil {
 		scheme = "https"
 	}
 	x := &exchange.Exchange{}

@@ -11,6 +11,8 @@ type Config struct {
 	Instances []string `hcl:"instances,attr"`
 	// How to speak to the instances: h2c is HTTP/2 without TLS, https is HTTP/1.1 over TLS, h2 is HTTP/2 over TLS.
 	Protocol string `hcl:"protocol,attr" default:"http1" enum:"http1|h2c|https|h2"`
+	// When to speak mTLS as this process, by its identity block, and to check that the instance is this service: auto, to instances whose registration says so (sidecars with an identity); required, to all, so that no registration can ask for plain text.
+	Identity string `hcl:"identity,attr" default:"auto" enum:"auto|required"`
 	// How to choose an instance. ewma: the better of two by latency and load.
 	Balance string `hcl:"balance,attr" default:"ewma" enum:"ewma|round_robin|least_request|random|hash"`
 	// What to hash with balance = "hash": header:NAME, cookie:NAME, query:NAME, client_ip or consumer.

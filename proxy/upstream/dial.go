@@ -29,6 +29,9 @@ type connPlan struct {
 	timeouts TimeoutsConfig
 	files    [sha256.Size]byte // what the TLS files held
 	block    TLSConfig
+	identity Identity // of a plan for the fleet
+	service  string   // whose name instances of the fleet must have
+	lacks    error    // why no connection can be made; nil: they can
 
 	h1 *h1.ClientConfig
 	h2 *h2.ClientConfig
@@ -102,7 +105,8 @@ func (c *connPlan) loadTLS() error {
 }
 
 func (c *connPlan) equal(o *connPlan) bool {
-	return c.protocol == o.protocol && c.timeouts == o.timeouts && c.files == o.files && reflect.DeepEqual(c.block, o.block)
+	return c.protocol == o.protocol && c.timeouts == o.timeouts && c.files == o.files && reflect.DeepEqual(c.block, o.block) &&
+		c.identity == o.identity && c.service == o.service
 }
 
 func (c *connPlan) multiplexed() bool { return c.protocol == "h2" || c.protocol == "h2c" }
@@ -171,6 +175,9 @@ func refused(err error) bool {
 func (g *Group) dial(c *connPlan, addr, name string, timeout time.Duration, lax bool) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
+	if c.lacks != nil {
+		return nil, c.lacks
+	}
 	nc, err := g.reach(ctx, addr)
 	if err != nil || c.tls == nil {
 		return nc, err
@@ -187,6 +194,9 @@ func (g *Group) dial(c *connPlan, addr, name string, timeout time.Duration, lax 
 	}
 	tc := tls.Client(socket.Wrap(nc), cfg)
 	err = tc.HandshakeContext(ctx)
+	if err != nil && c.service != "" {
+		err = fmt.Errorf("mTLS with service %s: %w", c.service, err)
+	}
 	if err == nil && c.protocol == "h2" && tc.ConnectionState().NegotiatedProtocol != "h2" {
 		err = errors.New("the instance doesn't speak h2 over TLS")
 	}
@@ -211,26 +221,27 @@ func verifyChain(cs tls.ConnectionState, roots *x509.CertPool) error {
 // others used before, or a fault that another exchange has met and counted.
 // fresh asks for a new one.
 func (g *Group) connect(in *instance, s *settings, x *exchange.Exchange, fresh bool) (c *conn, reused bool, f *exchange.Fault) {
-	name := s.route.nameFor(x, in)
-	if s.route.multiplexed() {
-		return g.connectShared(in, s, x, name)
+	way := s.way(&in.conns)
+	name := way.nameFor(x, in)
+	if way.multiplexed() {
+		return g.connectShared(in, s, way, x, name)
 	}
 	if !fresh {
 		now := g.d.Sweeper.Now()
-		if c := in.conns.take(s.route, name, !x.Idempotent(), now); c != nil {
+		if c := in.conns.take(way, name, !x.Idempotent(), now); c != nil {
 			return c, true, nil
 		}
 	}
 	if int(in.conns.open.Load()) >= s.limits.Connections {
 		in.conns.evict() // idle ones that don't fit count, too
 	}
-	c, f = g.open(in, s, x, name)
+	c, f = g.open(in, s, way, x, name)
 	return c, false, f
 }
 
-func (g *Group) connectShared(in *instance, s *settings, x *exchange.Exchange, name string) (*conn, bool, *exchange.Fault) {
+func (g *Group) connectShared(in *instance, s *settings, way *connPlan, x *exchange.Exchange, name string) (*conn, bool, *exchange.Fault) {
 	for {
-		c, d, full := in.conns.join(s.route, name, s.limits.Connections)
+		c, d, full := in.conns.join(way, name, s.limits.Connections)
 		switch {
 		case c != nil:
 			return c, true, nil
@@ -243,11 +254,11 @@ func (g *Group) connectShared(in *instance, s *settings, x *exchange.Exchange, n
 			}
 			continue
 		}
-		c, f := g.open(in, s, x, name)
+		c, f := g.open(in, s, way, x, name)
 		if c != nil {
 			c.users.Add(1)
 			if !c.many.Reserve() {
-				f = exchange.NewFault(exchange.FromUpstream, exchange.ConnectFailed, "%s allows no streams", in.addr)
+				f = in.noStreams(c)
 				c.users.Add(-1)
 				c.shut()
 				c = nil
@@ -259,7 +270,7 @@ func (g *Group) connectShared(in *instance, s *settings, x *exchange.Exchange, n
 }
 
 // open makes a new connection for x.
-func (g *Group) open(in *instance, s *settings, x *exchange.Exchange, name string) (*conn, *exchange.Fault) {
+func (g *Group) open(in *instance, s *settings, way *connPlan, x *exchange.Exchange, name string) (*conn, *exchange.Fault) {
 	timeout := s.timeouts.Connect
 	if !x.Deadline.IsZero() {
 		left := x.Deadline.Sub(g.clock())
@@ -268,14 +279,17 @@ func (g *Group) open(in *instance, s *settings, x *exchange.Exchange, name strin
 		}
 		timeout = min(timeout, left)
 	}
-	nc, err := insist(in, min(s.cfg.Patience, timeout), func() (net.Conn, error) { return g.dial(s.route, in.addr, name, timeout, false) })
+	nc, err := insist(in, min(s.cfg.Patience, timeout), func() (net.Conn, error) { return g.dial(way, in.addr, name, timeout, false) })
 	if err == nil {
-		c := &conn{to: &in.conns, plan: s.route, name: name}
+		c := &conn{to: &in.conns, plan: way, name: name}
 		c.used.Store(g.d.Sweeper.Now())
 		if err = g.speak(c, nc); err == nil {
 			in.conns.open.Add(1)
 			return c, nil
 		}
 	}
-	return nil, exchange.NewFault(exchange.FromUpstream, exchange.ConnectFailed, "connect to %s: %w", in.addr, err)
+	if s.cfg.Patience > 0 && refused(err) {
+		return nil, exchange.NewFault(exchange.FromUpstream, exchange.NoInstance, "nobody listens on %s: %w", in.addr, err)
+	}
+	return nil, in.notConnected(way, err)
 }

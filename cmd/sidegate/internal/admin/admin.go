@@ -247,7 +247,7 @@ func (s *Server) config(w http.ResponseWriter, _ *http.Request) {
 
 func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	question := Question{Method: q.Get("method"), URL: q.Get("url"), Client: q.Get("client"), Headers: map[string]string{}}
+	question := Question{Method: q.Get("method"), URL: q.Get("url"), Client: q.Get("client"), Listener: q.Get("listener"), Headers: map[string]string{}}
 	if question.Method == "" {
 		question.Method = http.MethodGet
 	}

@@ -31,6 +31,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -138,6 +139,7 @@ type App struct {
 	consul     *consulPlace
 	named      *namedServices
 	registered registering
+	identities *identities
 	remembered discovery.Source // consul, with the last known instances behind it
 	accessLog  *linelog.Writer  // that of the first configuration: its output isn't changed by a reload
 	auditLog   *linelog.Writer  // likewise
@@ -149,11 +151,12 @@ type App struct {
 	counting *counting     // what the fleet counts by, of the configuration in force
 
 	// build is held while a configuration is made ready and put in force.
-	build    sync.Mutex
-	file     *config.File // the one in force
-	compiled compiled     // of the last one that was made ready
-	planning *config.File // the one being made ready
-	feeds    feeds
+	build          sync.Mutex
+	file           *config.File  // the one in force
+	compiled       compiled      // of the last one that was made ready
+	planning       *config.File  // the one being made ready
+	planIdentities *identityPlan // of planning
+	feeds          feeds
 
 	view viewState
 }
@@ -218,6 +221,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a.purges = a.newPurges()
 	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
 	a.named = newNamedServices(a)
+	a.identities = &identities{log: a.log, live: map[edgetls.IdentitySettings]*liveIdentity{}}
 	a.remembered = a.snapshots.Wrap("consul", a.consul)
 	a.keys = newKeyStore(a.log.WithField("component", "keys"), filepath.Join(file.StateDir, keysFile), a.consul, a.snapshots, opt.Env)
 	deps := edgetls.Deps{Log: a.log, StateDir: file.StateDir, SealDir: opt.sealDir}
@@ -231,8 +235,8 @@ func assemble(opt Options, file *config.File) (*App, error) {
 		return nil, err
 	}
 	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Usage: a.countUsage(file), Memory: a.memory, Challenge: a.certs.HTTPChallenge, Tail: a.tail})
-	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, Abused: a.abused, TLS: a.listenerTLS})
-	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, StickyKey: stateKey(a.log, file.StateDir, "sticky.key", "sticky cookies won't survive a restart")})
+	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, Abused: a.abused, Refused: a.refused, TLS: a.listenerTLS})
+	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, Identity: a.towards, StickyKey: stateKey(a.log, file.StateDir, "sticky.key", "sticky cookies won't survive a restart")})
 	if file.AccessLog != nil {
 		a.accessLog = linelog.New("access_log", file.AccessLog.Output, a.log)
 	}
@@ -375,6 +379,7 @@ func (a *App) start(end *cleanups) error {
 		}
 	})
 	end.add("certificates", a.certs.Close)
+	end.add("identities", a.identities.close)
 	if err := a.startLog(end, "access log", a.accessLog); err != nil {
 		return err
 	}
@@ -506,7 +511,24 @@ func Validate(opt Options) (summary string, err error) {
 	for _, w := range r.certs.Warnings() {
 		fmt.Fprintln(opt.Stderr, "warning:", w)
 	}
-	return fmt.Sprintf("%d routes, %d services, %d listeners", len(r.table.Routes), len(r.services), len(file.Listeners)), nil
+	return describe(file, r), nil
+}
+
+// describe says in a line what a configuration has.
+func describe(file *config.File, r *ready) string {
+	text := fmt.Sprintf("%d routes, %d services, %d listeners", len(r.table.Routes), len(r.services), len(file.Listeners))
+	if len(file.Sidecars) == 0 {
+		return text
+	}
+	var names []string
+	for _, s := range file.Sidecars {
+		names = append(names, s.Name)
+	}
+	list := fmt.Sprintf("sidecars of %s", strings.Join(names, ", "))
+	if file.SidecarOnly() {
+		return list
+	}
+	return text + ", " + list
 }
 
 // portOf is the port of a listener's address.
