@@ -99,7 +99,6 @@ func (v *viewState) setDraining() {
 	v.draining = true
 }
 
-
 // running reports whether the gateway isn't about to end.
 func (v *viewState) running() bool {
 	v.mu.Lock()
