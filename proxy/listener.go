@@ -29,6 +29,11 @@ type listener struct {
 	tcp      net.Listener
 	now      atomic.Pointer[serving]
 	accepted atomic.Uint64
+	stumbled atomic.Uint64 // accepts that failed
+	check    atomic.Pointer[selfCheck]
+
+	unit     bool // a socket unit has opened it
+	unitName string
 }
 
 // serving is how a listener serves: its settings and protocols. A reload that
@@ -112,6 +117,7 @@ func (l *listener) accept() {
 		}
 		v := l.now.Load()
 		if err != nil { // out of descriptors, mostly: wait for some to be freed
+			l.stumbled.Add(1)
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 			v.log.WithError(err).Warn("accept failed")
 			t := time.NewTimer(pause)
@@ -119,13 +125,18 @@ func (l *listener) accept() {
 			continue
 		}
 		pause = 0
-		n := l.accepted.Add(1)
 		remote := addrPort(nc.RemoteAddr())
+		if l.checks(remote) {
+			v.admitCheck(remote.Addr())
+			go v.serve(nc, &exchange.Conn{Remote: remote, SelfCheck: true})
+			continue
+		}
+		n := l.accepted.Add(1)
 		if l.server.Memory.TurnsAway() || !v.admit(remote.Addr()) {
 			v.turnAway(nc) // without a word: it costs us the least
 			continue
 		}
-		go v.serve(nc, remote, uint32(n))
+		go v.serve(nc, &exchange.Conn{Remote: remote, Shard: uint32(n)})
 	}
 }
 
@@ -196,12 +207,12 @@ func (v *serving) turnAway(nc net.Conn) {
 }
 
 // serve is the begin of a client connection; ended is its end.
-func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
-	info := &exchange.Conn{Listener: v.cfg.Name, Remote: remote, Local: addrPort(nc.LocalAddr()), Scheme: "http", Shard: shard}
+func (v *serving) serve(nc net.Conn, info *exchange.Conn) {
+	info.Listener, info.Local, info.Scheme = v.cfg.Name, addrPort(nc.LocalAddr()), "http"
 	if p := v.cfg.Peers; p != nil {
 		info.Trusted = p.Local || p.Identity != "" // that is proved before the first request
 	}
-	if v.cfg.ProxyProtocol && (!v.readProxyHeader(nc, info) || !v.claim(info.Remote.Addr())) {
+	if v.cfg.ProxyProtocol && !info.SelfCheck && (!v.readProxyHeader(nc, info) || !v.claim(info.Remote.Addr())) {
 		v.turnAway(nc)
 		v.leave()
 		return
@@ -211,7 +222,11 @@ func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
 		v.servePlain(nc, info)
 		return
 	}
-	tc := tls.Server(socket.Wrap(nc), v.tls)
+	cfg := v.tls
+	if info.SelfCheck {
+		cfg = uncertified(cfg)
+	}
+	tc := tls.Server(socket.Wrap(nc), cfg)
 	if err := handshake(tc, v.cfg.Limits.HeaderTimeout); err != nil {
 		v.failed.Add(1)
 		v.unshaken(nc, info, err)
@@ -338,9 +353,11 @@ func isPrefix(b []byte) bool {
 	return string(b[:n]) == h2Preface[:n]
 }
 
-func (v *serving) drain() {
+// drain has the clients go elsewhere with their next requests. Idle connections of
+// HTTP/1.1, which can't be told, are closed after grace.
+func (v *serving) drain(grace time.Duration) {
 	if v.h1 != nil {
-		v.h1.Drain()
+		v.h1.Drain(grace)
 	}
 	if v.h2 != nil {
 		v.h2.Drain()
@@ -360,6 +377,16 @@ func (v *serving) close() {
 	if v.h3 != nil {
 		v.h3.Close()
 	}
+}
+
+// left is how many connections there are, those in their handshake included.
+func (v *serving) left() int {
+	n := int(v.conns.Load())
+	if v.h3 != nil {
+		conns, _ := v.h3.Active()
+		n += conns
+	}
+	return n
 }
 
 func (v *serving) active() (conns, busy int) {

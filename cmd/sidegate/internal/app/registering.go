@@ -41,6 +41,7 @@ func (a *App) register(file *config.File, end *cleanups, more ...sidecar.Service
 		g.registrar.Store(r)
 		g.end.background("registrations", r.Run)
 	}
+	r.Use(a.consul.client())
 	list := slices.Clone(more)
 	for _, s := range file.Sidecars {
 		list = append(list, a.registration(s))
