@@ -54,6 +54,10 @@ func (h *Handler) Table() *Table { return h.table.Load() }
 // policies, backend, policies, answer; and, whatever happens, finish.
 func (h *Handler) Serve(x *exchange.Exchange) {
 	l := line{h: h, t: h.table.Load(), x: x, stats: h.unknown}
+	if x.Conn.SelfCheck {
+		l.selfCheck()
+		return
+	}
 	defer l.finish()
 
 	trusted := l.t.Trust.identify(x)
@@ -201,6 +205,18 @@ func (l *line) run(trusted bool) *exchange.Fault {
 		r.Mirror.send(x)
 	}
 	return to.Pool.Send(x)
+}
+
+// selfCheck answers the process itself, with an empty answer: the line without
+// what belongs to somebody, its policies, service, counters and logs.
+func (l *line) selfCheck() {
+	defer func() { _ = recover() }() // it hasn't hung; a request that panics says so
+	l.t.Trust.identify(l.x)
+	if l.x.Fault == nil && l.x.Canonicalise() == nil {
+		l.t.Match(l.x)
+	}
+	l.x.Reply(204, "", nil)
+	l.respond()
 }
 
 func (l *line) respond() {

@@ -42,7 +42,7 @@ With -config, sidecar blocks are read from a file, and no other flag is taken.`,
 			if err := f.settle(c, &path); err != nil {
 				return err
 			}
-			a, err := app.New(app.Options{Config: path, Version: version, Stderr: c.ErrOrStderr(), Sidecar: true})
+			a, err := app.New(app.Options{Config: path, Version: version, Stderr: c.ErrOrStderr(), Sidecar: true, Handover: true})
 			if err != nil {
 				return reported(c, err)
 			}

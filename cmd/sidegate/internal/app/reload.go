@@ -53,12 +53,14 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 		return err
 	}
 
-	// From here on nothing fails.
+	// From here on nothing fails, but for the old process that a first
+	// configuration takes over from; then this process ends.
 	if listeners {
 		for _, w := range r.certs.Warnings() {
 			a.log.Warn(w)
 		}
 	}
+	r.identities.commit()
 	r.pools.Commit()
 	r.keys.Commit()
 	r.auth.Commit()
@@ -71,6 +73,9 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	a.keysets.Wait(ctx)
 	a.keys.wait(ctx)
 	cancel()
+	if err := a.takeOver(); err != nil {
+		return err
+	}
 	a.traces.Configure(r.file.Tracing, r.tracingCA)
 	a.handler.SetTable(r.table)
 	a.abuse.Store(a.bans.Abuse(bansOf(r.table)))
@@ -162,6 +167,14 @@ func (a *App) current() *config.File {
 // Reload loads the files again and puts them in force, or keeps what is and
 // says why.
 func (a *App) Reload(context.Context) error {
+	a.handing.changing.Lock() // sockets stay as they are while they are passed on
+	defer a.handing.changing.Unlock()
+	if a.passedOn() {
+		return fmt.Errorf("process %d has taken over: ask it", a.handing.next.Load())
+	}
+	if !a.view.running() {
+		return errors.New("the gateway is stopping")
+	}
 	begin := time.Now()
 	a.view.tried(a.fingerprint())
 	_ = systemd.Reloading() // systemd finds out by itself
@@ -184,6 +197,7 @@ func (a *App) Reload(context.Context) error {
 		a.log.WithError(err).Error("the new configuration isn't in force; the old one goes on")
 		return err
 	}
+	a.keepSockets()
 	a.log.WithFields(logrus.Fields{"routes": len(a.handler.Table().Routes), "took": time.Since(begin).String()}).Info("configuration reloaded")
 	return nil
 }
@@ -275,6 +289,9 @@ func (a *App) fingerprint() [sha256.Size]byte {
 
 // listenerTLS is the configuration of a listener's handshakes.
 func (a *App) listenerTLS(cfg *proxy.ListenerConfig, quic bool) (*tls.Config, error) {
+	if cfg.Peers != nil {
+		return a.fleetTLS(cfg)
+	}
 	var cas *x509.CertPool
 	if cfg.ClientCAFile != "" {
 		pem, err := os.ReadFile(cfg.ClientCAFile)
