@@ -30,6 +30,9 @@ type listener struct {
 	accepted atomic.Uint64
 	stumbled atomic.Uint64 // accepts that failed
 	check    atomic.Pointer[selfCheck]
+
+	unit     bool // a socket unit has opened it
+	unitName string
 }
 
 // serving is how a listener serves: its settings and protocols. A reload that

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"reflect"
@@ -36,6 +37,8 @@ type ServerDeps struct {
 	// TLS returns the configuration of a listener's handshakes, for TCP or for
 	// QUIC.
 	TLS func(cfg *ListenerConfig, quic bool) (*tls.Config, error)
+	// Secrets are QUIC's, which the next process should have, too; nil: new ones.
+	Secrets *h3.Secrets
 }
 
 // Server owns the listening sockets. A socket is kept as long as a listener of
@@ -43,12 +46,11 @@ type ServerDeps struct {
 // also until its last connection has ended.
 type Server struct {
 	ServerDeps
-	secrets *h3.Secrets
-	abuses  *abuses
+	abuses *abuses
 
 	mu        sync.Mutex           // guards what follows
 	listeners map[string]*listener // by key
-	ports     map[string]*h3.Port  // the UDP ports beside them, by the address that TCP is bound to
+	ports     map[string]port      // the UDP ports beside them, by the address that TCP is bound to
 	retired   []*serving           // replaced or gone, with connections that haven't ended
 	inherited []Socket             // that no listener has taken so far
 	draining  bool
@@ -57,7 +59,10 @@ type Server struct {
 
 // NewServer returns a server without listeners.
 func NewServer(d ServerDeps) *Server {
-	return &Server{ServerDeps: d, secrets: h3.NewSecrets(), abuses: newAbuses(), listeners: map[string]*listener{}, ports: map[string]*h3.Port{}}
+	if d.Secrets == nil {
+		d.Secrets = h3.NewSecrets()
+	}
+	return &Server{ServerDeps: d, abuses: newAbuses(), listeners: map[string]*listener{}, ports: map[string]port{}}
 }
 
 // ServerPlan is a set of listeners that is ready, with sockets bound, but
@@ -73,8 +78,7 @@ type ServerPlan struct {
 type step struct {
 	old   *listener // nil: new
 	next  *serving  // nil: goes on as it is
-	tcp   net.Listener
-	fresh bool
+	fresh *listener
 }
 
 // Plan binds the addresses that aren't bound yet and prepares the protocols.
@@ -104,7 +108,7 @@ func (s *Server) Plan(cfgs []*ListenerConfig, trust Trust) (*ServerPlan, error) 
 }
 
 func (s *Server) plan(cfg *ListenerConfig, trust Trust, names map[string]bool) (step, error) {
-	old := s.listeners[cfg.key()]
+	old := s.listeners[cfg.Key()]
 	if old != nil {
 		now := old.now.Load()
 		same, err := s.sameAuthorities(now, cfg)
@@ -130,7 +134,7 @@ func (s *Server) plan(cfg *ListenerConfig, trust Trust, names map[string]bool) (
 	if err != nil {
 		return step{}, err
 	}
-	return step{next: next, tcp: l, fresh: true}, nil
+	return step{next: next, fresh: l}, nil
 }
 
 // sameAuthorities reports whether the file of client authorities says what it
@@ -178,8 +182,8 @@ func bindError(address string, err error) error {
 // Abort gives up a plan and the sockets that it bound.
 func (p *ServerPlan) Abort() {
 	for _, st := range p.steps {
-		if st.fresh {
-			_ = st.tcp.Close()
+		if st.fresh != nil {
+			_ = st.fresh.tcp.Close()
 		}
 	}
 }
@@ -194,17 +198,17 @@ func (p *ServerPlan) Commit() error {
 	for _, st := range p.steps {
 		l := st.old
 		if l == nil {
-			l = &listener{server: s, tcp: st.tcp}
+			l = st.fresh
 		}
 		if st.next != nil {
 			if before := l.now.Swap(st.next); before != nil {
 				s.retire(before)
 			}
 		}
-		if st.fresh {
+		if st.fresh != nil {
 			l.start()
 		}
-		kept[l.now.Load().cfg.key()] = l
+		kept[l.now.Load().cfg.Key()] = l
 	}
 	for key, l := range s.listeners {
 		if kept[key] != l {
@@ -235,7 +239,7 @@ func (s *Server) serveQUIC() error {
 			continue
 		}
 		fronts[address] = v.h3
-		if p := s.ports[address]; p != nil && p.Use(v.h3) {
+		if p, ok := s.ports[address]; ok && p.Use(v.h3) {
 			continue
 		}
 		p, err := s.listenQUIC(v, address, names)
@@ -281,7 +285,7 @@ func (s *Server) bury() {
 func (s *Server) Address(name, address string) net.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.listeners[(&ListenerConfig{Name: name, Address: address}).key()]
+	l := s.listeners[(&ListenerConfig{Name: name, Address: address}).Key()]
 	if l == nil {
 		return nil
 	}
@@ -350,26 +354,36 @@ func (s *Server) Drain(ctx context.Context) {
 		grace = max(time.Until(by)-stopGrace, 0)
 	}
 	s.StopAccepting()
-	s.end(ctx, s.all(), grace)
-	s.closePorts()
+	all, ports := s.all()
+	s.end(ctx, all, ports, grace)
+	s.close(all, ports)
 }
 
-// Leave is Drain for a process that another one waits for the end of. It goes on
-// accepting until all connections that there are have ended, or ctx has; each new
-// one gets to send one request. Then it stops accepting, closing its sockets, and
-// lets the last ones end.
+// Leave is Drain for a process that the next one waits for the end of, or that
+// has none. It goes on accepting until all connections that there are have ended,
+// or ctx has; each new one gets to send one request. Then it closes its sockets,
+// which may stay open elsewhere, and lets the last ones end.
 func (s *Server) Leave(ctx context.Context) {
-	before := s.all()
+	before, ports := s.all()
+	for _, p := range ports {
+		p.Stay()
+	}
 	if err := s.renew(); err != nil {
 		s.Log.WithError(err).Warn("no connections are accepted while the gateway stops")
 		s.StopAccepting()
 	}
-	s.end(ctx, before, stopGrace)
+	if !s.end(ctx, before, nil, stopGrace) {
+		s.close(before, nil)
+	}
 	s.StopAccepting()
+	for _, p := range ports {
+		p.Hush()
+	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWait)
 	defer cancel()
-	s.end(last, s.all(), 0)
-	s.closePorts()
+	all, ports := s.all()
+	s.end(last, all, ports, 0)
+	s.close(all, ports)
 }
 
 // lastWait is how long those may take who came while the gateway was stopping.
@@ -389,70 +403,69 @@ func (s *Server) renew() error {
 		next[l] = v
 	}
 	for l, v := range next {
-		before := l.now.Swap(v)
-		if v.h1 != nil {
-			v.h1.Drain(v.cfg.Limits.IdleTimeout)
+		v.drain(v.cfg.Limits.IdleTimeout)
+		s.retired = append(s.retired, l.now.Swap(v))
+		if p, ok := s.ports[l.tcp.Addr().String()]; ok && v.h3 != nil {
+			p.Use(v.h3)
 		}
-		if v.h2 != nil {
-			v.h2.Drain()
-		}
-		if p := s.ports[l.tcp.Addr().String()]; p != nil && v.h3 != nil {
-			p.Use(v.h3) // TODO
-		}
-		s.retired = append(s.retired, before)
 	}
 	return nil
 }
 
-// all is what has, or may get, connections.
-func (s *Server) all() []*serving {
+// all is what has, or may get, connections, and the UDP ports.
+func (s *Server) all() ([]*serving, map[string]port) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	list := slices.Clone(s.retired)
 	for _, l := range s.listeners {
 		list = append(list, l.now.Load())
 	}
-	return list
+	return list, maps.Clone(s.ports)
 }
 
-// end drains servings, and closes them when they have ended or ctx has.
-func (s *Server) end(ctx context.Context, list []*serving, grace time.Duration) {
+// end drains servings, and reports whether they, and ports, have no connections
+// any more before ctx ends.
+func (s *Server) end(ctx context.Context, list []*serving, ports map[string]port, grace time.Duration) bool {
 	for _, v := range list {
 		v.drain(grace)
 	}
-	if left := await(ctx, list); left > 0 {
+	left := await(ctx, func() (n int) {
+		for _, v := range list {
+			n += v.left()
+		}
+		shaking := 0 // a port has those in their handshake, too
+		for _, p := range ports {
+			shaking += p.Conns()
+		}
+		return max(n, shaking)
+	})
+	if left > 0 {
 		s.Log.WithField("connections", left).Warn("drain: time is up, closing the connections that are left")
 	}
+	return left == 0
+}
+
+func (s *Server) close(list []*serving, ports map[string]port) {
 	for _, v := range list {
 		v.close()
 	}
-}
-
-func (s *Server) closePorts() {
-	s.mu.Lock()
-	ports := s.ports
-	s.mu.Unlock()
 	for _, p := range ports {
 		p.Close()
 	}
 }
 
-// await waits until the connections have ended, and returns how many are left
-// when ctx ends first.
-func await(ctx context.Context, all []*serving) (left int) {
+// await waits until left is 0, and returns it when ctx ends first.
+func await(ctx context.Context, left func() int) int {
 	t := time.NewTicker(10 * time.Millisecond)
 	defer t.Stop()
 	for {
-		left = 0
-		for _, v := range all {
-			left += v.left()
-		}
-		if left == 0 {
+		n := left()
+		if n == 0 {
 			return 0
 		}
 		select {
 		case <-ctx.Done():
-			return left
+			return n
 		case <-t.C:
 		}
 	}

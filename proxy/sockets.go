@@ -16,17 +16,22 @@ import (
 type Socket struct {
 	Network string // tcp, which unix sockets count among, or udp
 	// Address is that of the listener it was opened for, as its configuration
-	// writes it; with any free port, behind the listener's name. "": somebody else opened it, a socket unit; it goes to the listener
-	// of its name, or else to one whose address it is bound to.
+	// writes it; with any free port, behind the listener's name (ListenerConfig.Key).
 	Address string
-	Name    string
-	File    *os.File
+	// Unit says that a socket unit has opened it: it goes to the listener of its
+	// name, or else to one whose address it is bound to, whatever Address says.
+	Unit bool
+	Name string // of a unit's socket
+	File *os.File
+	// Links are the ways to the processes before, which still have connections on
+	// it (h3.Port.HandOver).
+	Links []*os.File
 }
 
 // String says which socket it is.
 func (s Socket) String() string {
 	switch {
-	case s.Address != "":
+	case !s.Unit:
 		return s.Network + " " + s.Address
 	case s.Name != "":
 		return fmt.Sprintf("%s %s (%q)", s.Network, bound(s.File), s.Name)
@@ -72,13 +77,13 @@ func (s *Server) Unclaimed() []Socket {
 // claim takes the inherited socket of a listener, if there is one. names are those
 // of all listeners. s.mu is held.
 func (s *Server) claim(network string, cfg *ListenerConfig, names map[string]bool) (Socket, bool) {
-	i := slices.IndexFunc(s.inherited, func(k Socket) bool { return k.Network == network && k.Address == cfg.key() })
+	i := slices.IndexFunc(s.inherited, func(k Socket) bool { return !k.Unit && k.Network == network && k.Address == cfg.Key() })
 	if i < 0 {
 		i = s.claimNamed(network, cfg)
 	}
 	if i < 0 {
 		i = slices.IndexFunc(s.inherited, func(k Socket) bool {
-			return k.Network == network && k.Address == "" && !names[k.Name] && fits(bound(k.File), cfg.Address)
+			return k.Unit && k.Network == network && !names[k.Name] && fits(bound(k.File), cfg.Address)
 		})
 	}
 	if i < 0 {
@@ -94,7 +99,7 @@ func (s *Server) claim(network string, cfg *ListenerConfig, names map[string]boo
 func (s *Server) claimNamed(network string, cfg *ListenerConfig) int {
 	only, named := -1, 0
 	for i, k := range s.inherited {
-		if k.Network != network || k.Address != "" || k.Name != cfg.Name {
+		if !k.Unit || k.Network != network || k.Name != cfg.Name {
 			continue
 		}
 		if fits(bound(k.File), cfg.Address) {
@@ -125,68 +130,105 @@ func fits(at netip.AddrPort, address string) bool {
 
 // listen opens the TCP socket of a listener, or takes an inherited one. s.mu is
 // held.
-func (s *Server) listen(cfg *ListenerConfig, names map[string]bool) (net.Listener, error) {
+func (s *Server) listen(cfg *ListenerConfig, names map[string]bool) (*listener, error) {
 	k, ok := s.claim("tcp", cfg, names)
 	if !ok {
-		return bind(cfg.Address)
+		l, err := bind(cfg.Address)
+		if err != nil {
+			return nil, err
+		}
+		return &listener{server: s, tcp: l}, nil
 	}
 	l, err := net.FileListener(k.File)
 	if err != nil {
 		return nil, fmt.Errorf("the socket that was passed, %s: %w", k, err)
 	}
-	if k.Address == "" && !fits(addrPort(l.Addr()), cfg.Address) {
+	if k.Unit && !fits(addrPort(l.Addr()), cfg.Address) {
 		s.Log.WithField("listener", cfg.Name).Warnf("the socket that systemd passes is bound to %s, which holds, not to the listener's address %s", l.Addr(), cfg.Address)
 	}
-	return l, k.File.Close()
+	return &listener{server: s, tcp: l, unit: k.Unit, unitName: k.Name}, k.File.Close()
+}
+
+// port is a UDP port, and where its socket comes from.
+type port struct {
+	*h3.Port
+	unit     bool // a socket unit
+	unitName string
 }
 
 // listenQUIC opens the UDP socket beside a TCP one that is bound to address, or
 // takes an inherited one. s.mu is held.
-func (s *Server) listenQUIC(v *serving, address string, names map[string]bool) (*h3.Port, error) {
+func (s *Server) listenQUIC(v *serving, address string, names map[string]bool) (port, error) {
 	k, ok := s.claim("udp", &v.cfg, names)
 	if !ok {
-		return h3.Listen(address, s.secrets, v.log)
+		p, err := h3.Listen(address, s.Secrets, v.log)
+		return port{Port: p}, err
 	}
 	c, err := net.FilePacketConn(k.File)
 	if err != nil {
-		return nil, fmt.Errorf("the socket that was passed, %s: %w", k, err)
+		return port{}, fmt.Errorf("the socket that was passed, %s: %w", k, err)
 	}
 	udp, ok := c.(*net.UDPConn)
 	if !ok {
-		return nil, errors.Join(fmt.Errorf("the socket that was passed, %s, isn't one of UDP", k), c.Close())
+		return port{}, errors.Join(fmt.Errorf("the socket that was passed, %s, isn't one of UDP", k), c.Close())
 	}
 	if err := k.File.Close(); err != nil { // udp has a duplicate
-		return nil, err
+		return port{}, err
 	}
-	return h3.ListenOn(udp, s.secrets, v.log)
+	p, err := h3.ListenOn(udp, s.Secrets, k.Links, v.log)
+	return port{Port: p, unit: k.Unit, unitName: k.Name}, err
 }
 
-// Sockets are duplicates of the sockets in use, to pass on. The caller closes them.
+// Sockets are duplicates of the sockets in use. The caller closes them.
 func (s *Server) Sockets() ([]Socket, error) {
+	return s.sockets(func(p port) (Socket, error) {
+		f, err := p.File()
+		return Socket{File: f}, err
+	})
+}
+
+// HandOver is Sockets for another process that takes over: with the ways from it to
+// this one. Reclaim must follow if it fails, and StopAccepting if it serves.
+func (s *Server) HandOver() ([]Socket, error) {
+	return s.sockets(func(p port) (Socket, error) {
+		f, links, err := p.HandOver()
+		return Socket{File: f, Links: links}, err
+	})
+}
+
+// Reclaim undoes HandOver, after the end of the other process.
+func (s *Server) Reclaim() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.ports {
+		p.Reclaim()
+	}
+}
+
+func (s *Server) sockets(ofPort func(port) (Socket, error)) ([]Socket, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []Socket
-	add := func(network string, cfg *ListenerConfig, from interface{ File() (*os.File, error) }) error {
-		f, err := from.File()
-		if err != nil {
-			return fmt.Errorf("listener %q: %w", cfg.Name, err)
-		}
-		list = append(list, Socket{Network: network, Address: cfg.key(), Name: cfg.Name, File: f})
-		return nil
-	}
 	for _, l := range s.listeners {
 		v := l.now.Load()
 		from, ok := l.tcp.(interface{ File() (*os.File, error) })
 		if !ok {
 			continue
 		}
-		err := add("tcp", &v.cfg, from)
-		if p := s.ports[l.tcp.Addr().String()]; err == nil && v.h3 != nil && p != nil {
-			err = add("udp", &v.cfg, p)
+		f, err := from.File()
+		if err == nil {
+			list = append(list, Socket{Network: "tcp", Address: v.cfg.Key(), Unit: l.unit, Name: l.unitName, File: f})
+		}
+		if p, ok := s.ports[l.tcp.Addr().String()]; ok && err == nil && v.h3 != nil {
+			var k Socket
+			if k, err = ofPort(p); err == nil {
+				k.Network, k.Address, k.Unit, k.Name = "udp", v.cfg.Key(), p.unit, p.unitName
+				list = append(list, k)
+			}
 		}
 		if err != nil {
 			CloseSockets(list)
-			return nil, err
+			return nil, fmt.Errorf("listener %q: %w", v.cfg.Name, err)
 		}
 	}
 	return list, nil
@@ -195,6 +237,9 @@ func (s *Server) Sockets() ([]Socket, error) {
 // CloseSockets closes sockets that aren't passed on, or have been.
 func CloseSockets(list []Socket) {
 	for _, k := range list {
-		_ = k.File.Close() // duplicates, or not wanted
+		_ = k.File.Close() // a duplicate, or not wanted
+		for _, l := range k.Links {
+			_ = l.Close() // likewise
+		}
 	}
 }

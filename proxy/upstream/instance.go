@@ -28,7 +28,7 @@ type instance struct {
 	requests atomic.Uint64
 	failures atomic.Uint64
 	conns    connections
-	away     atomic.Bool // it refused connections for longer than its service's patience
+	away     atomic.Bool            // it refused connections for longer than its service's patience
 	refusal  atomic.Pointer[string] // why TLS connections fail; nil: they don't
 
 	// Failures in a row, and when the first of them was.

@@ -44,6 +44,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/traffic"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/h3"
 	"github.com/sidegate-proxy/sidegate/proxy/linelog"
 	"github.com/sidegate-proxy/sidegate/proxy/memory"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
@@ -183,7 +184,10 @@ func New(opt Options) (*App, error) {
 		return nil, err
 	}
 	a.handing.command, a.handing.before = h.command, h.before
-	a.inherit()
+	if err := a.inherit(); err != nil {
+		h.before.Failed(err)
+		return nil, err
+	}
 	return a, nil
 }
 
@@ -217,7 +221,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a := &App{opt: opt, started: time.Now(), stats: proxy.NewStats(), counters: ratelimit.NewStore(file.Counters.StoreConfig), sweeper: sweep.New(), file: file}
 	a.tail = new(tail.Tap)
 	a.traffic = traffic.New(traffic.Deps{Totals: a.stats.Totals, InFlight: a.inFlight, Clock: time.Now})
-	a.handing.passing = &passing{over: make(chan struct{})}
+	a.handing.passing = newPassing()
 	a.feeds.first, a.feeds.dirty = make(chan struct{}), make(chan struct{}, 1)
 	a.log = newLog(file.Log, opt.Stderr)
 	if err := os.MkdirAll(file.StateDir, 0o700); err != nil {
@@ -256,7 +260,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 		return nil, err
 	}
 	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Usage: a.countUsage(file), Memory: a.memory, Challenge: a.certs.HTTPChallenge, Tail: a.tail})
-	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, Abused: a.abused, TLS: a.listenerTLS})
+	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, Abused: a.abused, TLS: a.listenerTLS, Secrets: quicSecrets(a.log, file.StateDir)})
 	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, StickyKey: stateKey(a.log, file.StateDir, "sticky.key", "sticky cookies won't survive a restart")})
 	if file.AccessLog != nil {
 		a.accessLog = linelog.New("access_log", file.AccessLog.Output, a.log)
@@ -289,6 +293,17 @@ func stateKey(log logrus.FieldLogger, dir, name, otherwise string) []byte {
 		log.WithError(err).Warn(otherwise)
 	}
 	return key
+}
+
+// quicSecrets are QUIC's keys, the same in each process: the next one can tell
+// the clients of one that has ended that their connections are gone.
+func quicSecrets(log logrus.FieldLogger, dir string) *h3.Secrets {
+	s, err := h3.OpenSecrets(filepath.Join(dir, "quic.key"))
+	if err != nil {
+		log.WithError(err).Warn("connections of HTTP/3 that a restart ends will time out at their clients")
+		return h3.NewSecrets()
+	}
+	return s
 }
 
 // cleanups are what to do at the end, last first.
@@ -325,6 +340,8 @@ func (c *cleanups) background(name string, f func(context.Context)) {
 // Run serves until ctx ends, drains, and stops.
 func (a *App) Run(ctx context.Context) error {
 	signal.Ignore(syscall.SIGPIPE) // a log that nobody reads any more must not end the gateway
+	ch := make(chan os.Signal, 4)
+	signal.Notify(ch, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2) // what comes during the start waits
 	end := &cleanups{log: a.log}
 	defer end.run()
 	if err := a.start(end); err != nil {
@@ -340,7 +357,8 @@ func (a *App) Run(ctx context.Context) error {
 	if a.opt.Ready != nil {
 		a.opt.Ready()
 	}
-	a.signals(ctx)
+	a.handing.begin(ctx)
+	a.signals(ctx, ch)
 	file = a.current()
 	if !a.passedOn() { // else the services are the other process's
 		a.leave(file)
@@ -465,10 +483,7 @@ func (a *App) listenAdmin(end *cleanups) error {
 
 // signals handles the process's signals until ctx ends, or another process has
 // taken over.
-func (a *App) signals(ctx context.Context) {
-	ch := make(chan os.Signal, 4)
-	signal.Notify(ch, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
-	a.handing.ctx.Store(&ctx)
+func (a *App) signals(ctx context.Context, ch <-chan os.Signal) {
 	for {
 		select {
 		case <-ctx.Done():

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"sync"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/admin"
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/handover"
-	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/systemd"
 )
 
@@ -51,26 +49,51 @@ func (a *App) claim() error { return nil }
 // serves.
 const handoverTime = 45 * time.Second
 
-// adminNetwork is what the admin address's socket is passed on as.
-const adminNetwork = "admin"
-
 // handing is what handovers work with.
 type handing struct {
 	command handover.Command
 	before  *handover.Predecessor // nil: nobody passed on to this process
-	admin   *os.File              // the admin address's socket, from before; nil: none
+	admin   handover.Socket       // the admin address's, from before
+	kept    map[string]bool       // names of what systemd keeps open, or may; true: it does
 
 	*passing
 }
 
 // passing is the way to the next process.
 type passing struct {
-	ctx      atomic.Pointer[context.Context] // Run's
-	busy     sync.Mutex                      // held by the handover that goes on
-	changing sync.Mutex                      // held by what changes the sockets in use, and by what passes them on
-	over     chan struct{}                   // closed when another process has taken over
-	next     atomic.Int64                    // its id, then
+	ctx      context.Context // Run's; set when running is closed
+	running  chan struct{}   // closed when the gateway has started
+	busy     sync.Mutex      // held by the handover that goes on
+	changing sync.Mutex      // held by what changes the sockets in use, and by what passes them on
+	over     chan struct{}   // closed when another process has taken over
+	next     atomic.Int64    // its id, then
 }
+
+func newPassing() *passing {
+	return &passing{running: make(chan struct{}), over: make(chan struct{})}
+}
+
+// begin says that the gateway has started, and may pass on.
+func (p *passing) begin(ctx context.Context) {
+	p.ctx = ctx
+	close(p.running)
+}
+
+// started waits for the end of the start: who takes over can be asked to pass on
+// before it has been told that it may.
+func (p *passing) started() bool {
+	t := time.NewTimer(startWait)
+	defer t.Stop()
+	select {
+	case <-p.running:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+// startWait bounds that wait.
+const startWait = 5 * time.Second
 
 func newHanding() (handing, error) {
 	h := handing{}
@@ -80,41 +103,6 @@ func newHanding() (handing, error) {
 	}
 	h.before, err = handover.Inherit()
 	return h, err
-}
-
-// inherit gives the server the sockets that the process before passed on.
-func (a *App) inherit() {
-	if a.handing.before == nil {
-		return
-	}
-	var list []proxy.Socket
-	for _, k := range a.handing.before.Sockets {
-		if k.Network == adminNetwork {
-			a.handing.admin = k.File
-			continue
-		}
-		list = append(list, proxy.Socket{Network: k.Network, Address: k.Address, File: k.File})
-	}
-	a.server.Inherit(list)
-	a.log.WithFields(logrus.Fields{"from": a.handing.before.PID, "version": a.handing.before.Version, "sockets": len(list)}).Info("taking over from the old process")
-}
-
-// adminSocket is the admin address's socket, when it was passed on; nil: it is to
-// be opened.
-func (a *App) adminSocket(address string) (net.Listener, error) {
-	f := a.handing.admin
-	if f == nil {
-		return nil, nil
-	}
-	defer f.Close() //nolint:errcheck // the listener has a duplicate
-	l, err := net.FileListener(f)
-	if err != nil {
-		return nil, fmt.Errorf("the admin socket that was passed on: %w", err)
-	}
-	if f.Name() != adminNetwork+" "+address { // the configuration's has changed
-		return nil, l.Close()
-	}
-	return l, nil
 }
 
 // takeOver is called when all that can fail in a first configuration has
@@ -137,14 +125,13 @@ func (a *App) takeOver() error {
 
 // takenOver tells the process before that this one serves.
 func (a *App) takenOver() {
-	left := a.server.Unclaimed()
-	for _, k := range left {
-		a.log.WithField("socket", k.String()).Info("a socket that no listener wants any more is closed")
-	}
-	proxy.CloseSockets(left)
+	a.dropUnclaimed()
 	if a.handing.before != nil {
 		a.handing.before.Serving()
 	}
+	a.handing.changing.Lock()
+	defer a.handing.changing.Unlock()
+	a.keepSockets()
 }
 
 // Handover starts the program anew and passes everything on to it. With an error,
@@ -166,11 +153,10 @@ var (
 )
 
 func (a *App) handOver() (admin.Handover, error) {
-	ctx := a.handing.ctx.Load()
 	switch {
 	case !a.opt.Handover:
 		return admin.Handover{}, errNoHandover
-	case ctx == nil:
+	case !a.handing.started():
 		return admin.Handover{}, errors.New("this process is still starting")
 	case !a.handing.busy.TryLock():
 		return admin.Handover{}, errHandingOver
@@ -181,21 +167,20 @@ func (a *App) handOver() (admin.Handover, error) {
 	if a.passedOn() {
 		return admin.Handover{}, fmt.Errorf("process %d has taken over already: ask it", a.handing.next.Load())
 	}
-	if (*ctx).Err() != nil {
+	if a.handing.ctx.Err() != nil {
 		return admin.Handover{}, errors.New("this process is stopping")
 	}
-	sockets, err := a.sockets()
+	sockets, err := a.sockets(a.server.HandOver)
 	if err != nil {
 		return admin.Handover{}, err
 	}
 	next, err := handover.Start(a.handing.command, a.opt.Version, sockets)
-	for _, k := range sockets {
-		_ = k.File.Close() // the new process has duplicates
-	}
+	closeAll(sockets) // the new process has duplicates
 	if err != nil {
+		a.server.Reclaim()
 		return admin.Handover{}, err
 	}
-	stop := context.AfterFunc(*ctx, next.Kill) // who stops this process doesn't want another one
+	stop := context.AfterFunc(a.handing.ctx, next.Kill) // who stops this process doesn't want another one
 	defer stop()
 	if err := a.passState(next); err != nil {
 		return admin.Handover{}, err
@@ -211,6 +196,7 @@ func (a *App) passState(next *handover.Successor) error {
 	by := time.Now().Add(handoverTime)
 	if err := next.Prepared(by); err != nil {
 		next.End()
+		a.server.Reclaim()
 		return err
 	}
 	err := a.yield()
@@ -221,6 +207,7 @@ func (a *App) passState(next *handover.Successor) error {
 		return nil
 	}
 	next.End()
+	a.server.Reclaim()
 	if back := a.resume(); back != nil {
 		a.log.WithError(back).Error("state that was let go for the new process couldn't be taken back: restart the gateway")
 	}
@@ -247,27 +234,6 @@ func (a *App) passedOn() bool {
 	default:
 		return false
 	}
-}
-
-// sockets are duplicates of all that are in use.
-func (a *App) sockets() ([]handover.Offer, error) {
-	list, err := a.server.Sockets()
-	if err != nil {
-		return nil, err
-	}
-	f, err := a.admin.File()
-	if err != nil {
-		proxy.CloseSockets(list)
-		return nil, err
-	}
-	var out []handover.Offer
-	if f != nil {
-		out = append(out, handover.Offer{Network: adminNetwork, Address: a.file.Admin.Address, File: f})
-	}
-	for _, k := range list {
-		out = append(out, handover.Offer{Network: k.Network, Address: k.Address, File: k.File})
-	}
-	return out, nil
 }
 
 // lateSignals handles what comes after the gateway has begun to end. What was

@@ -171,6 +171,9 @@ func (a *App) Reload(context.Context) error {
 	if a.passedOn() {
 		return fmt.Errorf("process %d has taken over: ask it", a.handing.next.Load())
 	}
+	if !a.view.running() {
+		return errors.New("the gateway is stopping")
+	}
 	begin := time.Now()
 	a.view.tried(a.fingerprint())
 	_ = systemd.Reloading() // systemd finds out by itself
@@ -193,6 +196,7 @@ func (a *App) Reload(context.Context) error {
 		a.log.WithError(err).Error("the new configuration isn't in force; the old one goes on")
 		return err
 	}
+	a.keepSockets()
 	a.log.WithFields(logrus.Fields{"routes": len(a.handler.Table().Routes), "took": time.Since(begin).String()}).Info("configuration reloaded")
 	return nil
 }

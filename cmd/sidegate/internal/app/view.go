@@ -99,10 +99,11 @@ func (v *viewState) setDraining() {
 	v.draining = true
 }
 
-func (v *viewState) isDraining() bool {
+// running reports whether the gateway isn't about to end.
+func (v *viewState) running() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.draining
+	return !v.draining
 }
 
 func (v *viewState) problems() []admin.Problem {

@@ -30,16 +30,21 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 )
 
 // Env is the variable that tells a new process the descriptor of its channel.
 const Env = "SIDEGATE_HANDOVER"
 
-// Socket is an open socket, and what it was opened for.
+// Socket is an open socket, what it was opened for, and the ways to the processes
+// before that come with it.
 type Socket struct {
-	Network string `json:"network"` // tcp, udp, or what its owner means by it
-	Address string `json:"address"` // as in the configuration
-	FD      int    `json:"fd"`      // in the new process
+	Network string     `json:"network"` // tcp, udp, or what its owner means by it
+	Address string     `json:"address"` // as in the configuration
+	Unit    bool       `json:"unit,omitempty"`
+	Name    string     `json:"name,omitempty"`
+	FDs     []int      `json:"fds"` // in the new process: of Files
+	Files   []*os.File `json:"-"`   // the socket, and the ways
 }
 
 // The kinds of messages.

@@ -19,17 +19,11 @@ const answerWait = 10 * time.Second
 type Predecessor struct {
 	PID     int
 	Version string
-	Sockets []Inherited
+	Sockets []Socket
 
 	channel net.Conn
 	gone    bool // it ended before it let go
 	done    bool // serving was said
-}
-
-// Inherited is a socket that was passed on.
-type Inherited struct {
-	Network, Address string
-	File             *os.File
 }
 
 // Inherit finds the process that started this one to take over; nil: this one was
@@ -74,12 +68,18 @@ func (p *Predecessor) take() error {
 	}
 	p.PID, p.Version = m.PID, m.Version
 	for _, s := range m.Sockets {
-		unix.CloseOnExec(s.FD)
-		f := os.NewFile(uintptr(s.FD), s.Network+" "+s.Address)
-		if f == nil {
-			return fmt.Errorf("descriptor %d of %s %s is bad", s.FD, s.Network, s.Address)
+		for _, fd := range s.FDs {
+			unix.CloseOnExec(fd)
+			f := os.NewFile(uintptr(fd), s.Network+" "+s.Address)
+			if f == nil {
+				return fmt.Errorf("descriptor %d of %s %s is bad", fd, s.Network, s.Address)
+			}
+			s.Files = append(s.Files, f)
 		}
-		p.Sockets = append(p.Sockets, Inherited{Network: s.Network, Address: s.Address, File: f})
+		if len(s.Files) == 0 {
+			return fmt.Errorf("%s %s comes without a descriptor", s.Network, s.Address)
+		}
+		p.Sockets = append(p.Sockets, s)
 	}
 	return p.channel.SetReadDeadline(time.Time{})
 }
