@@ -3,6 +3,7 @@ package proxy
 import (
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"runtime"
@@ -38,21 +39,23 @@ type listener struct {
 // serving is how a listener serves: its settings and protocols. A reload that
 // changes them puts another in its place; this one then drains.
 type serving struct {
-	cfg    ListenerConfig
-	trust  Trust
-	log    logrus.FieldLogger
-	tls    *tls.Config
-	h1     *h1.Front // nil: not spoken
-	h2     *h2.Front
-	h3     *h3.Front
-	refuse atomic.Uint64
-	failed atomic.Uint64
-	conns  atomic.Int64
-	places *places // the listener's
+	cfg   ListenerConfig
+	trust Trust
+	log   logrus.FieldLogger
+	tls   *tls.Config
+	// refused is ServerDeps.Refused.
+	refused func(cfg *ListenerConfig, from netip.AddrPort, err error)
+	h1      *h1.Front // nil: not spoken
+	h2      *h2.Front
+	h3      *h3.Front
+	refuse  atomic.Uint64
+	failed  atomic.Uint64
+	conns   atomic.Int64
+	places  *places // the listener's
 }
 
 func newServing(d ServerDeps, a *abuses, p *places, cfg *ListenerConfig, trust Trust) (*serving, error) {
-	v := &serving{cfg: *cfg, trust: trust, log: d.Log.WithField("listener", cfg.Name), places: p}
+	v := &serving{cfg: *cfg, trust: trust, log: d.Log.WithField("listener", cfg.Name), places: p, refused: d.Refused}
 	lim := cfg.Limits
 	speaks := func(p string) bool { return slices.Contains(cfg.Protocols, p) }
 	var err error
@@ -226,11 +229,42 @@ func (v *serving) serve(nc net.Conn, info *exchange.Conn) {
 	tc := tls.Server(socket.Wrap(nc), cfg)
 	if err := handshake(tc, v.cfg.Limits.HeaderTimeout); err != nil {
 		v.failed.Add(1)
-		_ = nc.Close()
+		v.unshaken(nc, info, err)
 		v.ended(info)
 		return
 	}
 	go v.serveTLS(tc, info) // ends with the connection; the handshake's stack is too deep to keep
+}
+
+// farewell is what is read of a caller that was refused, and how long.
+const (
+	farewellBytes = 64 << 10
+	farewellTime  = time.Second
+)
+
+// unshaken ends a connection without a handshake. Where certificates are asked
+// for, it is told, and the alert has to arrive: a caller sends its first request
+// before it knows that it is refused, and closing with that unread would reset the
+// connection and the alert with it.
+func (v *serving) unshaken(nc net.Conn, info *exchange.Conn, err error) {
+	if v.tls.ClientAuth >= tls.RequireAnyClientCert {
+		if v.refused != nil {
+			v.refused(&v.cfg, info.Remote, err)
+		}
+		if half, ok := nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil && nc.SetReadDeadline(time.Now().Add(farewellTime)) == nil {
+			_, _ = io.CopyN(io.Discard, nc, farewellBytes) // how it ends doesn't matter
+		}
+	}
+	_ = nc.Close()
+}
+
+// peerOf is the name that a verified certificate has, if it has one alone: that
+// of a service in the fleet.
+func peerOf(state *tls.ConnectionState) string {
+	if len(state.VerifiedChains) == 0 || len(state.VerifiedChains[0][0].URIs) != 1 {
+		return ""
+	}
+	return state.VerifiedChains[0][0].URIs[0].String()
 }
 
 // ended counts a connection out.
@@ -252,7 +286,7 @@ func handshake(tc *tls.Conn, limit time.Duration) error {
 // serveTLS serves a connection whose handshake is over.
 func (v *serving) serveTLS(tc *tls.Conn, info *exchange.Conn) {
 	state := tc.ConnectionState()
-	info.TLS, info.Scheme = &state, "https"
+	info.TLS, info.Scheme, info.Peer = &state, "https", peerOf(&state)
 	switch {
 	case state.NegotiatedProtocol == "h2" && v.h2 != nil:
 		v.h2.ServeConn(tc, info, nil)

@@ -37,6 +37,9 @@ type ServerDeps struct {
 	// TLS returns the configuration of a listener's handshakes, for TCP or for
 	// QUIC.
 	TLS func(cfg *ListenerConfig, quic bool) (*tls.Config, error)
+	// Refused is told of each handshake that failed on a listener that wants
+	// certificates of its clients; nil: nobody is.
+	Refused func(cfg *ListenerConfig, from netip.AddrPort, err error)
 	// Secrets are QUIC's, which the next process should have, too; nil: new ones.
 	Secrets *h3.Secrets
 }

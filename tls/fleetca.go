@@ -123,7 +123,7 @@ func (a *FleetCA) Issue(out, service string, life time.Duration, now time.Time, 
 	}
 	certFile, keyFile := filepath.Join(out, service+".pem"), filepath.Join(out, service+".key")
 	if err := absent(certFile, keyFile); err != nil && !replace {
-		return nil, "", fmt.Errorf("%w: to replace certificate and key, say so (--renew)", err)
+		return nil, "", fmt.Errorf("%w: to replace certificate and key, say so (-renew)", err)
 	}
 	serial, err := newSerial()
 	if err != nil {

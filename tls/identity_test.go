@@ -239,7 +239,7 @@ func TestIdentityClientRefuses(t *testing.T) {
 func TestIdentityNoResumption(t *testing.T) {
 	b := newIdentityBed(t, "fleet.example")
 	server, client := b.identity("orders").Server(nil), b.identity("edge").Client("orders")
-	client.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+	client.ClientSessionCache, client.ServerName = tls.NewLRUClientSessionCache(4), "orders" // else each port has its sessions
 	verify := client.VerifyConnection
 	client.VerifyConnection = func(cs tls.ConnectionState) error {
 		if cs.DidResume {
@@ -542,7 +542,7 @@ func BenchmarkIdentityHandshake(b *testing.B) {
 			server, client := bed.identity("orders").Server(nil), bed.identity("edge").Client("orders")
 			if resume { // as it would be
 				server.GetConfigForClient, server.SessionTicketsDisabled = nil, false
-				client.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+				client.ClientSessionCache, client.ServerName = tls.NewLRUClientSessionCache(4), "orders"
 			}
 			b.ReportAllocs()
 			for b.Loop() {

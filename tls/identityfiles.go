@@ -8,6 +8,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -166,6 +168,10 @@ func ending(cert *x509.Certificate, now time.Time) string {
 // Refused tells of a handshake with a caller that failed, at most once a second:
 // who it was and why.
 func (f *IdentityFiles) Refused(listener string, from netip.AddrPort, err error) {
+	var network net.Error
+	if errors.Is(err, io.EOF) || errors.As(err, &network) && !told(err) {
+		return // it went, or was too slow: that says nothing of certificates
+	}
 	now := f.now()
 	f.mu.Lock()
 	f.refusals++
@@ -192,6 +198,12 @@ func (f *IdentityFiles) Refused(listener string, from netip.AddrPort, err error)
 		err = caller.Err
 	}
 	f.log.WithFields(fields).WithError(err).Warn("caller refused")
+}
+
+// told reports whether err is what the other side has said of us.
+func told(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
 }
 
 // Refusals is how many callers were refused.

@@ -227,15 +227,21 @@ type registrar struct {
 	log  *logs
 }
 
+func newClient(t *testing.T, address, token string, log logrus.FieldLogger) *consul.Client {
+	t.Helper()
+	client, err := consul.New(consul.Config{Address: address, Token: secret.String(token)}, consul.Deps{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
 func newRegistrar(t *testing.T, address, token, dir string) *registrar {
 	t.Helper()
 	lines := &logs{t: t}
 	log := logrus.New()
 	log.SetOutput(lines)
-	client, err := consul.New(consul.Config{Address: address, Token: secret.String(token)}, consul.Deps{Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := newClient(t, address, token, log)
 	r := New(client, Deps{Log: log, StateDir: dir, Wait: 50 * time.Millisecond})
 	r.times.maxBackoff = 200 * time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())

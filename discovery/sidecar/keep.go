@@ -154,7 +154,7 @@ func (r *Registrar) tend(ctx context.Context, e *entry) error {
 // ensure looks how the agent has a service, and puts that right.
 func (r *Registrar) ensure(ctx context.Context, e *entry, s Service) error {
 	want := s.registration(r.note.Owner)
-	has, ok, err := r.agent.Registered(ctx, s.Name, s.ID)
+	has, ok, err := r.agent().Registered(ctx, s.Name, s.ID)
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (r *Registrar) ensure(ctx context.Context, e *entry, s Service) error {
 		}
 	}
 	if has.Maintenance == Reason { // an earlier run was leaving, and not let go
-		if err := r.agent.Maintain(ctx, s.ID, false, ""); err != nil {
+		if err := r.agent().Maintain(ctx, s.ID, false, ""); err != nil {
 			return err
 		}
 		has.Maintenance = ""
@@ -199,7 +199,7 @@ func (r *Registrar) put(ctx context.Context, e *entry, s Service, has consul.Reg
 	if err := r.note.add(s.ID); err != nil {
 		r.log.WithError(err).Warn("the service isn't noted: after a crash nobody would deregister it")
 	}
-	if err := r.agent.Register(ctx, want); err != nil {
+	if err := r.agent().Register(ctx, want); err != nil {
 		return has, err
 	}
 	log := r.log.WithField("service", s.Name).WithField("id", s.ID).WithField("port", s.Port)
@@ -208,7 +208,7 @@ func (r *Registrar) put(ctx context.Context, e *entry, s Service, has consul.Reg
 	} else {
 		log.WithField("health", cmp.Or(want.Status, "unknown")).Info("service registered")
 	}
-	has, ok, err := r.agent.Registered(ctx, s.Name, s.ID)
+	has, ok, err := r.agent().Registered(ctx, s.Name, s.ID)
 	if err != nil {
 		return has, err
 	}
@@ -253,7 +253,7 @@ func (r *Registrar) drop(ctx context.Context, e *entry) error {
 	put := r.note.has(id)
 	late := !time.Now().Before(d.until)
 	if put && !d.told && !late {
-		if err := r.agent.Maintain(ctx, id, true, Reason); err != nil {
+		if err := r.agent().Maintain(ctx, id, true, Reason); err != nil {
 			return err
 		}
 		d.told = true
@@ -280,7 +280,7 @@ func (r *Registrar) drop(ctx context.Context, e *entry) error {
 
 // forget deregisters, and takes the id out of the note.
 func (r *Registrar) forget(ctx context.Context, id string) error {
-	if err := r.agent.Deregister(ctx, id); err != nil {
+	if err := r.agent().Deregister(ctx, id); err != nil {
 		return err
 	}
 	r.log.WithField("id", id).Info("service deregistered")
@@ -300,7 +300,7 @@ func (r *Registrar) cleanUp(ctx context.Context) error {
 		if wanted {
 			return true
 		}
-		has, ok, err := r.agent.Registered(ctx, "", id)
+		has, ok, err := r.agent().Registered(ctx, "", id)
 		if err == nil && ok && has.Meta[metaOwner] == r.note.Owner {
 			err = r.forget(ctx, id)
 		} else if err == nil { // it has gone, or is another's now

@@ -63,23 +63,27 @@ func (r *Registrar) turnTo(m mode) {
 func (r *Registrar) tell(ctx context.Context, name, id string, wait time.Duration) {
 	log := r.log.WithField("service", name).WithField("id", id)
 	ends := time.Now().Add(wait)
-	err := r.try(ctx, func(ctx context.Context) error { return r.agent.Maintain(ctx, id, true, Reason) })
+	err := r.try(ctx, func(ctx context.Context) error { return r.agent().Maintain(ctx, id, true, Reason) })
 	for err != nil && time.Now().Before(ends) && sleep(ctx, r.times.backoff) {
-		err = r.try(ctx, func(ctx context.Context) error { return r.agent.Maintain(ctx, id, true, Reason) })
+		err = r.try(ctx, func(ctx context.Context) error { return r.agent().Maintain(ctx, id, true, Reason) })
 	}
 	if err != nil {
 		log.WithError(err).Warn("service leaves without saying so: it couldn't be put into maintenance")
 		return
 	}
 	log.Info("service is leaving")
-	for time.Now().Before(ends) {
+	for {
 		seen := false
 		err := r.try(ctx, func(ctx context.Context) (err error) {
-			seen, err = r.agent.InMaintenance(ctx, name, id)
+			seen, err = r.agent().InMaintenance(ctx, name, id)
 			return err
 		})
 		if seen || err != nil || !sleep(ctx, lookAgain) {
 			return // an error: the token may not look, or the agent is gone
+		}
+		if time.Now().After(ends) {
+			log.Warn("the catalog doesn't show yet that the service is leaving")
+			return
 		}
 	}
 }

@@ -51,7 +51,6 @@ const (
 
 // Registrar keeps services registered. It is safe for concurrent use.
 type Registrar struct {
-	agent *consul.Client
 	log   logrus.FieldLogger
 	wait  time.Duration
 	times timing
@@ -61,6 +60,7 @@ type Registrar struct {
 	stale []string      // ids of an earlier run, guarded by turn
 
 	mu      sync.Mutex // guards what follows
+	client  *consul.Client
 	mode    mode
 	entries []*entry
 	set     bool               // Set was called
@@ -92,7 +92,7 @@ type departure struct {
 // New makes a registrar; Run does the work.
 func New(agent *consul.Client, deps Deps) *Registrar {
 	r := &Registrar{
-		agent: agent, log: deps.Log.WithField("component", "sidecar"), wait: deps.Wait, times: usualTiming(),
+		client: agent, log: deps.Log.WithField("component", "sidecar"), wait: deps.Wait, times: usualTiming(),
 		wake: make(chan struct{}, 1), turn: make(chan struct{}, 1),
 	}
 	if r.wait <= 0 {
@@ -104,6 +104,24 @@ func New(agent *consul.Client, deps Deps) *Registrar {
 	}
 	r.stale = slices.Clone(r.note.IDs)
 	return r
+}
+
+// Use goes over to another client: the agent's address or the token has changed.
+// What is registered at another agent stays there until its check has failed for
+// long enough.
+func (r *Registrar) Use(agent *consul.Client) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.client != agent {
+		r.client = agent
+		r.poke()
+	}
+}
+
+func (r *Registrar) agent() *consul.Client {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.client
 }
 
 // Set says which services are to be registered, all of them. What changed is
@@ -262,7 +280,7 @@ func (r *Registrar) rest(ctx context.Context) {
 		defer cancel() // before waiting for it
 		await.Go(func() {
 			// How it ended, the look that follows tells, too.
-			_ = r.agent.AwaitService(ctx, id, hash, r.times.every)
+			_ = r.agent().AwaitService(ctx, id, hash, r.times.every)
 			close(changed)
 		})
 	}

@@ -3,6 +3,7 @@ package sidecar
 import (
 	"bytes"
 	"context"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -407,6 +409,67 @@ func TestACL(t *testing.T) {
 	}
 }
 
+// A reload brings another token.
+func TestUse(t *testing.T) {
+	a := newAgent(t, false, aclOn)
+	r := newRegistrar(t, a.address(), "", t.TempDir())
+	r.Set([]Service{orders()})
+	eventually(t, "the status tells", func() bool { return strings.Contains(r.state(ordersID).Error, "the token lacks") })
+	client := newClient(t, a.address(), management, r.Registrar.log)
+	t.Cleanup(client.Close)
+	r.Use(client)
+	eventually(t, "registered", func() bool { return r.state(ordersID).State == Registered && r.state(ordersID).Error == "" })
+}
+
+// An agent that hangs keeps nobody from ending, and is served when it goes on.
+func TestHangingAgent(t *testing.T) {
+	a := newAgent(t, false, "")
+	r := newRegistrar(t, a.address(), "", t.TempDir())
+	r.Set([]Service{orders()})
+	eventually(t, "registered", func() bool { return r.state(ordersID).State == Registered })
+	if err := a.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = a.cmd.Process.Signal(syscall.SIGCONT) }) // it may have gone on
+	s := orders()
+	s.Tags = []string{"while it hangs"}
+	r.Set([]Service{s})
+	begun := time.Now()
+	r.Leave(context.Background(), 100*time.Millisecond)
+	r.Gone(context.Background())
+	took := time.Since(begun)
+	t.Logf("leaving took %v", took)
+	if took > 30*time.Second {
+		t.Errorf("leaving took %v with an agent that hangs", took)
+	}
+	if n, err := readNote(filepath.Dir(r.note.path)); err != nil || !reflect.DeepEqual(n.IDs, []string{ordersID}) {
+		t.Errorf("note: %+v, %v; want the id still", n, err)
+	}
+}
+
+// An agent whose connections others use up: registered once there is a place.
+func TestCrowdedAgent(t *testing.T) {
+	a := newAgent(t, false, `limits { http_max_conns_per_client = 10 }`)
+	http.DefaultClient.CloseIdleConnections()
+	var others []net.Conn
+	for range 10 {
+		c, err := net.Dial("tcp", a.address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		others = append(others, c)
+	}
+	r := newRegistrar(t, a.address(), "", t.TempDir())
+	r.Set([]Service{orders()})
+	eventually(t, "the status tells", func() bool { return strings.Contains(r.state(ordersID).Error, "429") })
+	for _, c := range others {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	eventually(t, "registered", func() bool { s := r.state(ordersID); return s.State == Registered && s.Error == "" })
+}
+
 func (a *agent) policyID(t *testing.T, name string) string {
 	t.Helper()
 	var p struct{ ID string }
@@ -487,7 +550,7 @@ func TestWatcherSeesMaintenance(t *testing.T) {
 		}
 	}()
 	// Wait nothing after the catalog has it, but be patient for that.
-	r.tell(context.Background(), "orders", ordersID, time.Minute)
+	r.tell(context.Background(), "orders", ordersID, 3*time.Minute)
 	inCatalog := time.Now()
 	select {
 	case at := <-seen:

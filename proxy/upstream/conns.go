@@ -37,6 +37,7 @@ type single interface {
 type shared interface {
 	speaker
 	Reserve() bool
+	Ended() error
 	Unreserve()
 }
 

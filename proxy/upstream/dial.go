@@ -258,7 +258,7 @@ func (g *Group) connectShared(in *instance, s *settings, way *connPlan, x *excha
 		if c != nil {
 			c.users.Add(1)
 			if !c.many.Reserve() {
-				f = exchange.NewFault(exchange.FromUpstream, exchange.ConnectFailed, "%s allows no streams", in.addr)
+				f = in.noStreams(c)
 				c.users.Add(-1)
 				c.shut()
 				c = nil
@@ -287,6 +287,9 @@ func (g *Group) open(in *instance, s *settings, way *connPlan, x *exchange.Excha
 			in.conns.open.Add(1)
 			return c, nil
 		}
+	}
+	if s.cfg.Patience > 0 && refused(err) {
+		return nil, exchange.NewFault(exchange.FromUpstream, exchange.NoInstance, "nobody listens on %s: %w", in.addr, err)
 	}
 	return nil, in.notConnected(way, err)
 }

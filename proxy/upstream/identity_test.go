@@ -3,8 +3,10 @@ package upstream
 import (
 	"crypto/tls"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -249,5 +251,51 @@ func TestIdentityCost(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(1000, once); n != 0 {
 		t.Errorf("%v allocations for a request", n)
+	}
+}
+
+// TestIdentityForeign speaks to the TLS of others.
+func TestIdentityForeign(t *testing.T) {
+	openssl, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Skip("openssl isn't installed")
+	}
+	f := newFleet(t, "fleet.example")
+	dir := t.TempDir()
+	for _, service := range []string{"orders", "billing"} {
+		if _, _, err := f.ca.Issue(dir, service, time.Hour, time.Now(), false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	serve := func(service string) string {
+		_, port, err := net.SplitHostPort(deadAddr(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pair := filepath.Join(dir, service)
+		c := exec.Command(openssl, "s_server", "-accept", "127.0.0.1:"+port, "-cert", pair+".pem", "-key", pair+".key", "-CAfile", f.ca.RootFile(), "-Verify", "1", "-verify_return_error", "-www", "-alpn", "http/1.1", "-quiet")
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
+		addr := "127.0.0.1:" + port
+		until(t, "openssl s_server", func() bool {
+			nc, err := net.Dial("tcp", addr)
+			if err == nil {
+				nc.Close()
+			}
+			return err == nil
+		})
+		return addr
+	}
+	good, wrong := serve("orders"), serve("billing")
+	cfg := &Config{Consul: &ConsulQuery{Name: "orders"}, Retry: &RetryConfig{}}
+	b := newBench(t, cfg, deps(f.identity("edge")), inFleet(good))
+	if a := b.get("/"); a.status != 200 || !strings.Contains(a.body, "svc/edge") {
+		t.Errorf("openssl: %v", a)
+	}
+	b.src.give(inFleet(wrong))
+	if a := b.get("/"); a.fault == nil || !strings.Contains(a.fault.Error(), "svc/billing: it isn't svc/orders") {
+		t.Errorf("openssl with another name: %v", a)
 	}
 }

@@ -90,6 +90,18 @@ func (in *instance) notConnected(way *connPlan, err error) *exchange.Fault {
 	return exchange.NewFault(exchange.FromUpstream, exchange.ConnectFailed, "connect to %s: %w", in.addr, err)
 }
 
+// noStreams is why a new connection takes no request.
+func (in *instance) noStreams(c *conn) *exchange.Fault {
+	f := exchange.NewFault(exchange.FromUpstream, exchange.ConnectFailed, "%s allows no streams", in.addr)
+	if err := c.many.Ended(); err != nil {
+		f = exchange.NewFault(exchange.FromUpstream, exchange.ConnectFailed, "connect to %s: it closed the connection: %w", in.addr, err)
+		if refusedUs(f, c) {
+			return in.notConnected(c.plan, &exchange.Fault{Err: err})
+		}
+	}
+	return f
+}
+
 // answered takes in a response's head that came after rtt, if that is known.
 func (in *instance) answered(rtt time.Duration, known bool, now int64) {
 	if in.refusal.Load() != nil {

@@ -23,6 +23,7 @@ type lease struct {
 	tried   []*balance.Stats
 	retries int
 	stale   bool // the free try after a stale connection was had
+	patient int  // tries that the service's patience has given
 
 	body     replay
 	wake     chan struct{}
@@ -128,7 +129,7 @@ func (l *lease) end(x *exchange.Exchange) {
 	l.body.seat.in = nil
 	clear(l.tried)
 	l.pool, l.s, l.in, l.conn, l.response = nil, nil, nil, nil, nil
-	l.tried, l.retries, l.stale, l.count, l.key, l.keyed = l.tried[:0], 0, false, false, 0, false
+	l.tried, l.retries, l.stale, l.patient, l.count, l.key, l.keyed = l.tried[:0], 0, false, 0, false, 0, false
 	g.leases.Put(l)
 }
 

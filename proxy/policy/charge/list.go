@@ -172,7 +172,7 @@ type Total struct {
 	Units    Amount `json:"units"`
 	Count    int64  `json:"count"`
 	Told     Amount `json:"told"` // what of it the billing service knows
-	Pending  Amount `json:"pending"`
+	Untold   Amount `json:"untold"`
 }
 
 // Totals are what was charged from day since on, and before day until; "": no bound.
@@ -194,7 +194,7 @@ func (l *Ledger) Totals(since, until, consumer string) (Totals, error) {
 			continue
 		}
 		out.Totals = append(out.Totals, Total{
-			Day: k.day, Consumer: k.consumer, Meter: k.meter, Service: k.target, Units: Amount(t.units), Count: t.count, Told: Amount(t.told), Pending: Amount(t.units - t.told),
+			Day: k.day, Consumer: k.consumer, Meter: k.meter, Service: k.target, Units: Amount(t.units), Count: t.count, Told: Amount(t.told), Untold: Amount(t.units - t.told),
 		})
 	}
 	slices.SortFunc(out.Totals, func(a, b Total) int {

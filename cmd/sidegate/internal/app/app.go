@@ -143,6 +143,7 @@ type App struct {
 	consul     *consulPlace
 	named      *namedServices
 	registered registering
+	identities *identities
 	remembered discovery.Source // consul, with the last known instances behind it
 	accessLog  *linelog.Writer  // that of the first configuration: its output isn't changed by a reload
 	auditLog   *linelog.Writer  // likewise
@@ -156,11 +157,12 @@ type App struct {
 	handing handing // what a handover works with
 
 	// build is held while a configuration is made ready and put in force.
-	build    sync.Mutex
-	file     *config.File // the one in force
-	compiled compiled     // of the last one that was made ready
-	planning *config.File // the one being made ready
-	feeds    feeds
+	build          sync.Mutex
+	file           *config.File  // the one in force
+	compiled       compiled      // of the last one that was made ready
+	planning       *config.File  // the one being made ready
+	planIdentities *identityPlan // of planning
+	feeds          feeds
 
 	view viewState
 }
@@ -246,7 +248,11 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a.snapshots = discovery.NewSnapshots(filepath.Join(file.StateDir, "snapshots"), a.log.WithField("component", "snapshots"))
 	a.purges = a.newPurges()
 	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
+	if file.SidecarOnly() {
+		a.consul.blocking = sidecarBlocking
+	}
 	a.named = newNamedServices(a)
+	a.identities = &identities{log: a.log, live: map[edgetls.IdentitySettings]*liveIdentity{}}
 	a.remembered = a.snapshots.Wrap("consul", a.consul)
 	a.keys = newKeyStore(a.log.WithField("component", "keys"), filepath.Join(file.StateDir, keysFile), a.consul, a.snapshots, opt.Env)
 	deps := edgetls.Deps{Log: a.log, StateDir: file.StateDir, SealDir: opt.sealDir}
@@ -260,8 +266,8 @@ func assemble(opt Options, file *config.File) (*App, error) {
 		return nil, err
 	}
 	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Usage: a.countUsage(file), Memory: a.memory, Challenge: a.certs.HTTPChallenge, Tail: a.tail})
-	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, Abused: a.abused, TLS: a.listenerTLS, Secrets: quicSecrets(a.log, file.StateDir)})
-	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, StickyKey: stateKey(a.log, file.StateDir, "sticky.key", "sticky cookies won't survive a restart")})
+	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, Abused: a.abused, Refused: a.refused, TLS: a.listenerTLS, Secrets: quicSecrets(a.log, file.StateDir)})
+	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, Identity: a.towards, StickyKey: stateKey(a.log, file.StateDir, "sticky.key", "sticky cookies won't survive a restart")})
 	if file.AccessLog != nil {
 		a.accessLog = linelog.New("access_log", file.AccessLog.Output, a.log)
 	}
@@ -426,6 +432,7 @@ func (a *App) start(end *cleanups) error {
 		}
 	})
 	end.add("certificates", a.certs.Close)
+	end.add("identities", a.identities.close)
 	if err := a.startLog(end, "access log", a.accessLog); err != nil {
 		return err
 	}

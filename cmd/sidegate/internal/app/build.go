@@ -25,20 +25,21 @@ import (
 // ready is a configuration that can be put in force: everything that can fail
 // has been done.
 type ready struct {
-	file      *config.File
-	table     *proxy.Table
-	services  []*upstream.Config
-	pools     *upstream.Plan
-	keys      *keyset.Plan
-	consumers *consumer.Directory
-	personal  *personal.Policy
-	auth      *remote.Plan // the services that decide who may call
-	billing   *charge.Plan // the services that take charges
-	certs     *edgetls.Plan
-	counting  *counting
-	tracingCA string // the roots of tracing.ca_file
-	problems  []admin.Problem
-	hosts     []string
+	file       *config.File
+	table      *proxy.Table
+	services   []*upstream.Config
+	pools      *upstream.Plan
+	keys       *keyset.Plan
+	consumers  *consumer.Directory
+	personal   *personal.Policy
+	auth       *remote.Plan // the services that decide who may call
+	billing    *charge.Plan // the services that take charges
+	certs      *edgetls.Plan
+	counting   *counting
+	identities *identityPlan
+	tracingCA  string // the roots of tracing.ca_file
+	problems   []admin.Problem
+	hosts      []string
 }
 
 // prepare makes a configuration ready, with what the feeds said (nil: nothing).
@@ -195,6 +196,8 @@ func (a *App) compile(d *draft) (*ready, error) {
 		return nil, err
 	}
 	diags := &config.Diagnostics{}
+	out.identities = a.identities.plan(d.file, diags)
+	a.planIdentities = out.identities
 	made := a.routes(d, with, diags)
 	beside := a.sidecars(d, with, made, diags)
 	if diags.HasErrors() {

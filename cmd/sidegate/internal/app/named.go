@@ -47,7 +47,6 @@ type named struct {
 	host    string
 	query   discovery.Query
 	service *upstream.Config // in the configuration that is made of it
-	own     bool             // it isn't that of a service block
 
 	since    time.Time // it is idle, or has no instance
 	requests uint64    // by then
@@ -120,11 +119,11 @@ func (n *namedServices) services(file *config.File) []*named {
 		c := *w
 		switch {
 		case plain && block != nil:
-			c.service, c.own = block, false
+			c.service = block
 		case block != nil && len(block.Instances) > 0:
 			continue // fixed ones have no tags
 		default:
-			c.service, c.own = askFor(w, block), true
+			c.service = askFor(w, block)
 		}
 		list = append(list, &c)
 	}
@@ -297,9 +296,15 @@ func (n *namedServices) look(now time.Time) {
 		return
 	}
 	file := n.a.current()
-	pools := map[string]upstream.PoolStatus{}
+	pools := map[string]upstream.PoolStatus{} // by service, those that sidecars call as themselves among it
 	for _, s := range n.a.group.Status() {
-		pools[s.Service] = s
+		name := s.Service
+		if _, of, ok := strings.Cut(name, "/to/"); ok {
+			name = of
+		}
+		p := pools[name]
+		p.Requests, p.Instances = p.Requests+s.Requests, append(p.Instances, s.Instances...)
+		pools[name] = p
 	}
 	list := n.services(file)
 	n.mu.Lock()

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"maps"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
 	"github.com/sidegate-proxy/sidegate/discovery/sidecar"
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 )
 
 // registering is what is registered in Consul of this process's sidecars.
@@ -24,8 +26,8 @@ type registering struct {
 }
 
 // register has the sidecars of a configuration registered: those whose listeners
-// are bound. end is given at the start.
-func (a *App) register(file *config.File, end *cleanups) (left <-chan struct{}) {
+// are bound; and more, that are there from before. end is given at the start.
+func (a *App) register(file *config.File, end *cleanups, more ...sidecar.Service) (left <-chan struct{}) {
 	g := &a.registered
 	if end != nil {
 		g.end = end
@@ -39,7 +41,8 @@ func (a *App) register(file *config.File, end *cleanups) (left <-chan struct{}) 
 		g.registrar.Store(r)
 		g.end.background("registrations", r.Run)
 	}
-	var list []sidecar.Service
+	r.Use(a.consul.client())
+	list := slices.Clone(more)
 	for _, s := range file.Sidecars {
 		list = append(list, a.registration(s))
 	}
@@ -60,8 +63,16 @@ func (a *App) registration(s *config.Sidecar) sidecar.Service {
 	if at := a.server.Address(s.Checked(), s.Check.Listen); at != nil {
 		check += at.String()
 	}
+	meta := s.Meta
+	if id := a.identities.of(a.current(), s); id != "" {
+		meta = maps.Clone(meta)
+		if meta == nil {
+			meta = map[string]string{}
+		}
+		meta[upstream.IdentityMeta] = id
+	}
 	return sidecar.Service{
-		ID: sidecar.ID(s.Name, host, port), Name: s.Name, Address: s.Announced(), Port: port, Tags: s.Tags, Meta: s.Meta,
+		ID: sidecar.ID(s.Name, host, port), Name: s.Name, Address: s.Announced(), Port: port, Tags: s.Tags, Meta: meta,
 		Passing: s.Weights.Passing, Warning: s.Weights.Warning,
 		Check:           sidecar.Check{URL: check + s.CheckPath(), Interval: s.Check.Interval, Timeout: s.Check.Timeout},
 		DeregisterAfter: s.Check.DeregisterAfter,
@@ -107,6 +118,7 @@ func (a *App) change(file *config.File) error {
 	stays := *now
 	stays.Sidecars = nil
 	var moved []*proxy.ListenerConfig
+	var before []sidecar.Service
 	for _, s := range now.Sidecars {
 		next := find(file.Sidecars, s.Name)
 		if next == nil {
@@ -114,7 +126,8 @@ func (a *App) change(file *config.File) error {
 		}
 		stays.Sidecars = append(stays.Sidecars, s)
 		if next.Listen != s.Listen {
-			moved = append(moved, listenersOf(&config.File{Sidecars: []*config.Sidecar{s}})[0])
+			moved = append(moved, listenersOf(&config.File{Sidecars: []*config.Sidecar{s}, Identity: now.Identity})[0])
+			before = append(before, a.registration(s))
 		}
 	}
 	if len(stays.Sidecars) < len(now.Sidecars) {
@@ -126,12 +139,37 @@ func (a *App) change(file *config.File) error {
 		a.register(now, nil)
 		return err
 	}
-	left := a.register(file, nil)
+	left := a.register(file, nil, before...)
+	if len(moved) > 0 {
+		a.awaitRegistered(len(file.Sidecars) + len(before))
+		left = a.register(file, nil)
+	}
 	if a.registered.leaving = nil; len(moved) == 0 {
 		return nil
 	}
 	await(left, 2*deregisterWait(now)+time.Second)
 	return a.enforce(file, true)
+}
+
+// movePatience is how long a service that moves is announced at both addresses at most
+// before the first one is taken back.
+const movePatience = 5 * time.Second
+
+// awaitRegistered waits until all services are registered.
+func (a *App) awaitRegistered(services int) {
+	t := time.NewTicker(10 * time.Millisecond)
+	defer t.Stop()
+	for until := time.Now().Add(movePatience); time.Now().Before(until); <-t.C {
+		n := 0
+		for _, s := range a.registered.registrar.Load().Status() {
+			if s.State == sidecar.Registered {
+				n++
+			}
+		}
+		if n >= services {
+			return
+		}
+	}
 }
 
 // await waits until a channel is closed, or the time is over.

@@ -60,6 +60,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 			a.log.Warn(w)
 		}
 	}
+	r.identities.commit()
 	r.pools.Commit()
 	r.keys.Commit()
 	r.auth.Commit()
@@ -288,6 +289,9 @@ func (a *App) fingerprint() [sha256.Size]byte {
 
 // listenerTLS is the configuration of a listener's handshakes.
 func (a *App) listenerTLS(cfg *proxy.ListenerConfig, quic bool) (*tls.Config, error) {
+	if cfg.Peers != nil {
+		return a.fleetTLS(cfg)
+	}
 	var cas *x509.CertPool
 	if cfg.ClientCAFile != "" {
 		pem, err := os.ReadFile(cfg.ClientCAFile)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -62,6 +63,21 @@ func (p *part) answer(origin string, r route.Config, by policy.Requester) {
 func (a *App) sidecars(d *draft, with *making, m *made, diags *config.Diagnostics) *sidecars {
 	out := &sidecars{}
 	var wanted []*named
+	blocks := map[string]*upstream.Config{}
+	for _, s := range d.file.Services {
+		blocks[s.Name] = s
+	}
+	called := map[string]bool{}
+	call := func(s *config.Sidecar, block *upstream.Config) string {
+		c := s.Calls(block)
+		if c == block && blocks[c.Name] == c {
+			m.used[c.Name] = true // it is among the configuration's
+		} else if !called[c.Name] {
+			called[c.Name] = true
+			out.services = append(out.services, c)
+		}
+		return c.Name
+	}
 	for _, s := range d.file.Sidecars {
 		at, origin := d.file.Place(s), d.file.Origin(s)
 		out.services = append(out.services, s.AppService())
@@ -75,8 +91,7 @@ func (a *App) sidecars(d *draft, with *making, m *made, diags *config.Diagnostic
 		out.parts = append(out.parts, in, a.checked(s, origin, at, with, diags))
 		for _, u := range s.Upstreams {
 			p := &part{listener: s.Outbound(u.Name)}
-			p.add(with, origin, at, route.Config{Name: p.listener, Service: u.Name}, diags)
-			m.used[u.Name] = true
+			p.add(with, origin, at, route.Config{Name: p.listener, Service: call(s, blocks[u.Name])}, diags)
 			out.parts = append(out.parts, p)
 		}
 		if s.Proxy == "" {
@@ -87,17 +102,10 @@ func (a *App) sidecars(d *draft, with *making, m *made, diags *config.Diagnostic
 		}
 		p := &part{listener: s.Proxied(), connect: noTunnel}
 		for _, w := range wanted {
-			p.add(with, origin, at, route.Config{Name: s.Proxied() + "/" + w.name(), Hosts: []string{w.host}, Service: w.service.Name}, diags)
+			p.add(with, origin, at, route.Config{Name: s.Proxied() + "/" + w.name(), Hosts: []string{w.host}, Service: call(s, w.service)}, diags)
 		}
 		p.answer(origin, route.Config{Name: s.Proxied()}, &finder{a: a, listener: s.Proxied()})
 		out.parts = append(out.parts, p)
-	}
-	for _, w := range wanted {
-		if w.own {
-			out.services = append(out.services, w.service)
-		} else {
-			m.used[w.service.Name] = true
-		}
 	}
 	return out
 }
@@ -150,11 +158,16 @@ func listenersOf(file *config.File) []*proxy.ListenerConfig {
 		l := &proxy.ListenerConfig{}
 		config.Defaults(l)
 		l.Name, l.Address, l.TLS, l.Protocols, l.Peers = name, address, false, []string{"h1", "h2"}, &peers
+		l.TLS = peers.Identity != ""
 		l.Limits.ConnectionsPerIP = l.Limits.Connections // one client here is an edge, another sidecar or the app
 		list = append(list, l)
 	}
 	for _, s := range file.Sidecars {
-		add(s.Inbound(), s.Listen, proxy.Peers{})
+		in := proxy.Peers{}
+		if id := cmp.Or(s.Identity, file.Identity); id != nil {
+			in.Identity, in.Allow = identityKey(*id), s.Allow
+		}
+		add(s.Inbound(), s.Listen, in)
 		add(s.Checked(), s.Check.Listen, proxy.Peers{})
 		for _, u := range s.Upstreams {
 			add(s.Outbound(u.Name), u.Listen, proxy.Peers{Local: onThisHost(u.Listen)})

@@ -15,6 +15,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
 	"github.com/sidegate-proxy/sidegate/discovery/sidecar"
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 )
 
 // glance bounds a look at the app for status.
@@ -35,7 +36,7 @@ func (a *App) sidecarsStatus() []admin.SidecarStatus {
 		delete(registered, service.ID)
 		st := admin.SidecarStatus{
 			Name: s.Name, ID: service.ID, State: cmp.Or(r.State, sidecar.Pending), Since: r.Since, Health: r.Health, Maintenance: r.Maintenance, Error: r.Error,
-			Announced: net.JoinHostPort(service.Address, strconv.Itoa(service.Port)), App: s.App, Proxy: s.Proxy, Upstreams: a.calling(s),
+			Announced: net.JoinHostPort(service.Address, strconv.Itoa(service.Port)), App: s.App, Identity: service.Meta[upstream.IdentityMeta], Proxy: s.Proxy, Upstreams: a.calling(s),
 		}
 		if at := a.server.Address(s.Inbound(), s.Listen); at != nil {
 			st.Listen = at.String()

@@ -188,12 +188,15 @@ func (a *App) Status() admin.Status {
 	s := admin.Status{
 		Version: a.opt.Version, Started: a.started, PID: os.Getpid(), Ready: a.Ready(),
 		Listeners: a.server.Status(), Sidecars: a.sidecarsStatus(), Services: a.group.Status(), Stale: a.stale(), Consul: a.consulStatus(), Problems: a.view.problems(),
-		Certificate: a.certs.Status(), Issuers: a.issuers(), Memory: a.memory.Status(),
+		Certificate: append(a.certs.Status(), a.identities.status()...), Issuers: a.issuers(), Memory: a.memory.Status(),
 		Auth: a.authServices(), Consumers: a.keys.status(), Counters: a.countersStatus(), Charges: a.chargesStatus(), Usage: a.usageStatus(),
 	}
 	s.Problems = append(append(slices.Clip(s.Problems), a.keys.problems()...), a.cacheProblems()...)
 	for key, text := range a.purges.Problems() {
 		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "KV " + purgesPrefix(a.consul.config().KV) + key, Text: text})
+	}
+	if n := a.purges.Waiting(); n > 0 {
+		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "cache", Text: fmt.Sprintf("%d purges wait for Consul: other nodes may still answer with what was purged here", n)})
 	}
 	for _, p := range a.certs.Problems() {
 		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "state_dir", Text: p.Error()})

@@ -55,6 +55,7 @@ func (c *checker) sidecar(s *Sidecar) {
 	c.app(s, what)
 	c.sidecarCheck(s, what)
 	c.registration(s, what)
+	c.fleet(s, what)
 	c.use(s, s.Use, what)
 	seen := map[string]*SidecarUpstream{}
 	for _, u := range s.Upstreams {
@@ -70,6 +71,23 @@ func (c *checker) sidecar(s *Sidecar) {
 		c.forApp(s, "proxy", s.Proxy, what+": proxy")
 	} else if c.given(s, "proxy") && !c.broken[s] {
 		c.errorf(s, "proxy", `Write it like "127.0.0.1:9190", or take it out.`, "%s: proxy is empty", what)
+	}
+}
+
+// fleet checks who may call.
+func (c *checker) fleet(s *Sidecar, what string) {
+	if s.Identity != nil || c.file.Identity != nil {
+		if c.given(s, "allow") && len(s.Allow) == 0 && !c.broken[s] {
+			c.errorf(s, "allow", `Name the services, like allow = ["edge"], or take it out to let in all of the fleet.`, "%s: allow is empty: nobody could call", what)
+		}
+		return
+	}
+	if c.given(s, "allow") && c.whole {
+		c.errorf(s, "allow", "Add identity { ca_file, cert_file, key_file }: see sidegate ca.", "%s: allow goes by certificates, and there is no identity to ask for them by", what)
+	}
+	if host, _, err := hostPort(s.Listen); err == nil && !loopback(host) && c.whole && !c.broken[s] {
+		c.diags.warnf(c.at(s, "listen"), "Add identity { ca_file, cert_file, key_file }: sidegate ca makes the files.",
+			"%s: what comes in on %s is neither encrypted, nor is it known who calls", what, s.Listen)
 	}
 }
 

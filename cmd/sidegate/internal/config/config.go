@@ -51,6 +51,8 @@ type File struct {
 	Redis *shared.RedisConfig `hcl:"redis,block"`
 	// Where certificates come from.
 	TLS edgetls.Settings `hcl:"tls,block"`
+	// Who this process is among the fleet's services: it shows that certificate to instances that ask for it, and its sidecars ask for others'.
+	Identity *edgetls.IdentitySettings `hcl:"identity,block"`
 	// Sockets that clients connect to; without any: https on :443, and http on :80 that redirects to it. There are none where the files have sidecars and no routes.
 	Listeners []*proxy.ListenerConfig `hcl:"listener,block"`
 	// How services are found and reached; implied by their first use in a route.

@@ -61,6 +61,9 @@ func decode(path string, docs []*document, opt Options, diags *Diagnostics) (*Fi
 	for _, doc := range docs {
 		if !doc.parse(diags) {
 			whole = false
+			if dir := doc.stateDir(); dir != "" {
+				f.StateDir = dir
+			}
 			continue
 		}
 		d.body(doc, doc.body, f, "")

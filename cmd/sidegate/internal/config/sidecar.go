@@ -8,6 +8,7 @@ import (
 
 	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
+	edgetls "github.com/sidegate-proxy/sidegate/tls"
 )
 
 // Sidecar is a sidecar block: a service of this host that is registered in Consul,
@@ -32,6 +33,10 @@ type Sidecar struct {
 	Weights SidecarWeights `hcl:"weights,block"`
 	// Be a member of Consul's service mesh. It isn't available yet.
 	Mesh bool `hcl:"mesh,attr" default:"false"`
+	// Who the service is in the fleet: requests come in by TLS with certificates of both sides, and go out with this one to services that ask for it; the identity at the top unless given, and without any, plain text.
+	Identity *edgetls.IdentitySettings `hcl:"identity,block"`
+	// Services whose certificates may call, with an identity; unless given, all of the certificate's trust domain.
+	Allow []string `hcl:"allow,attr"`
 	// Policies on what comes in.
 	Use []string `hcl:"use,attr"`
 	// A listener by which the app calls another service.
@@ -102,6 +107,26 @@ func (s *Sidecar) AppService() *upstream.Config {
 // appPatience is how long a request waits for an app that refuses connections: what
 // a quick restart takes.
 const appPatience = 250 * time.Millisecond
+
+// Calls is the service of a block as the sidecar calls it: as itself, where it has an
+// identity of its own, and then by connections of its own.
+func (s *Sidecar) Calls(block *upstream.Config) *upstream.Config {
+	if s.Identity == nil {
+		return block
+	}
+	c := *block
+	if len(c.Instances) == 0 {
+		q := upstream.ConsulQuery{Name: block.Name}
+		if c.Consul != nil {
+			if q = *c.Consul; q.Name == "" {
+				q.Name = block.Name
+			}
+		}
+		c.Consul = &q
+	}
+	c.Name = s.Inbound() + "/to/" + block.Name
+	return &c
+}
 
 // SidecarOnly reports whether the file describes sidecars and no gateway: then there
 // are no listeners by default, no admin server by TCP, and a state_dir for each file.
