@@ -111,7 +111,7 @@ func (s *Server) Plan(cfgs []*ListenerConfig, trust Trust) (*ServerPlan, error) 
 }
 
 func (s *Server) plan(cfg *ListenerConfig, trust Trust, names map[string]bool) (step, error) {
-	old := s.listeners[cfg.key()]
+	old := s.listeners[cfg.Key()]
 	if old != nil {
 		now := old.now.Load()
 		same, err := s.sameAuthorities(now, cfg)
@@ -211,7 +211,7 @@ func (p *ServerPlan) Commit() error {
 		if st.fresh != nil {
 			l.start()
 		}
-		kept[l.now.Load().cfg.key()] = l
+		kept[l.now.Load().cfg.Key()] = l
 	}
 	for key, l := range s.listeners {
 		if kept[key] != l {
@@ -288,7 +288,7 @@ func (s *Server) bury() {
 func (s *Server) Address(name, address string) net.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.listeners[(&ListenerConfig{Name: name, Address: address}).key()]
+	l := s.listeners[(&ListenerConfig{Name: name, Address: address}).Key()]
 	if l == nil {
 		return nil
 	}

@@ -16,7 +16,7 @@ import (
 type Socket struct {
 	Network string // tcp, which unix sockets count among, or udp
 	// Address is that of the listener it was opened for, as its configuration
-	// writes it; with any free port, behind the listener's name.
+	// writes it; with any free port, behind the listener's name (ListenerConfig.Key).
 	Address string
 	// Unit says that a socket unit has opened it: it goes to the listener of its
 	// name, or else to one whose address it is bound to, whatever Address says.
@@ -77,7 +77,7 @@ func (s *Server) Unclaimed() []Socket {
 // claim takes the inherited socket of a listener, if there is one. names are those
 // of all listeners. s.mu is held.
 func (s *Server) claim(network string, cfg *ListenerConfig, names map[string]bool) (Socket, bool) {
-	i := slices.IndexFunc(s.inherited, func(k Socket) bool { return !k.Unit && k.Network == network && k.Address == cfg.key() })
+	i := slices.IndexFunc(s.inherited, func(k Socket) bool { return !k.Unit && k.Network == network && k.Address == cfg.Key() })
 	if i < 0 {
 		i = s.claimNamed(network, cfg)
 	}
@@ -145,6 +145,9 @@ func (s *Server) listen(cfg *ListenerConfig, names map[string]bool) (*listener, 
 	}
 	if k.Unit && !fits(addrPort(l.Addr()), cfg.Address) {
 		s.Log.WithField("listener", cfg.Name).Warnf("the socket that systemd passes is bound to %s, which holds, not to the listener's address %s", l.Addr(), cfg.Address)
+	}
+	if u, ok := l.(*net.UnixListener); ok && !k.Unit {
+		u.SetUnlinkOnClose(true) // its file is ours from here on
 	}
 	return &listener{server: s, tcp: l, unit: k.Unit, unitName: k.Name}, k.File.Close()
 }
@@ -217,12 +220,12 @@ func (s *Server) sockets(ofPort func(port) (Socket, error)) ([]Socket, error) {
 		}
 		f, err := from.File()
 		if err == nil {
-			list = append(list, Socket{Network: "tcp", Address: v.cfg.key(), Unit: l.unit, Name: l.unitName, File: f})
+			list = append(list, Socket{Network: "tcp", Address: v.cfg.Key(), Unit: l.unit, Name: l.unitName, File: f})
 		}
 		if p, ok := s.ports[l.tcp.Addr().String()]; ok && err == nil && v.h3 != nil {
 			var k Socket
 			if k, err = ofPort(p); err == nil {
-				k.Network, k.Address, k.Unit, k.Name = "udp", v.cfg.key(), p.unit, p.unitName
+				k.Network, k.Address, k.Unit, k.Name = "udp", v.cfg.Key(), p.unit, p.unitName
 				list = append(list, k)
 			}
 		}

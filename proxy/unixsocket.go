@@ -66,9 +66,9 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
-// key tells the listeners of a server apart: two that take any free port at the
+// Key tells the listeners of a server apart: two that take any free port at the
 // same host aren't the same.
-func (c *ListenerConfig) key() string {
+func (c *ListenerConfig) Key() string {
 	if _, port, err := net.SplitHostPort(c.Address); err == nil && port == "0" {
 		return c.Name + " " + c.Address
 	}

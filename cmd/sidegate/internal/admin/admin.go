@@ -86,29 +86,28 @@ type Server struct {
 	socket *http.Server
 	wg     sync.WaitGroup
 
-	assets   map[string]asset
+	assets   func() (map[string]asset, error) // made when somebody looks
 	sessions sessions
 	stopping chan struct{} // closed by Stop: streams end
 }
 
 // New returns a server that isn't listening yet.
-func New(d Deps) *Server { return &Server{Deps: d, stopping: make(chan struct{})} }
+func New(d Deps) *Server {
+	return &Server{Deps: d, assets: sync.OnceValues(assets), stopping: make(chan struct{})}
+}
 
 // Listen opens the address, unless that is empty or open already, and the socket;
 // Serve or Stop follows. With taking, this process takes over from one that has the
 // socket's path, too: it is put in its place by Serve.
 func (s *Server) Listen(address string, token secret.String, socket string, open net.Listener, taking bool) error {
 	s.setToken(token)
-	var err error
-	if s.assets, err = assets(); err != nil {
-		return fmt.Errorf("the dashboard can't be read: %w", err)
-	}
 	if address != "" {
 		if err := s.listen(address, open); err != nil {
 			return fmt.Errorf("admin address: %w", err)
 		}
 	}
 	s.path = socket
+	var err error
 	if s.unix, err = listenSocket(socket, taking); err != nil { // the CLI loses its way in; traffic doesn't depend on it
 		s.Log.WithError(err).Warn("no admin socket: status and explain on the command line won't work")
 	}

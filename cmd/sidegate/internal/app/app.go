@@ -223,7 +223,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a := &App{opt: opt, started: time.Now(), stats: proxy.NewStats(), counters: ratelimit.NewStore(file.Counters.StoreConfig), sweeper: sweep.New(), file: file}
 	a.tail = new(tail.Tap)
 	a.traffic = traffic.New(traffic.Deps{Totals: a.stats.Totals, InFlight: a.inFlight, Clock: time.Now})
-	a.handing.passing = &passing{over: make(chan struct{})}
+	a.handing.passing = newPassing()
 	a.feeds.first, a.feeds.dirty = make(chan struct{}), make(chan struct{}, 1)
 	a.log = newLog(file.Log, opt.Stderr)
 	if err := os.MkdirAll(file.StateDir, 0o700); err != nil {
@@ -346,6 +346,8 @@ func (c *cleanups) background(name string, f func(context.Context)) {
 // Run serves until ctx ends, drains, and stops.
 func (a *App) Run(ctx context.Context) error {
 	signal.Ignore(syscall.SIGPIPE) // a log that nobody reads any more must not end the gateway
+	ch := make(chan os.Signal, 4)
+	signal.Notify(ch, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2) // what comes during the start waits
 	end := &cleanups{log: a.log}
 	defer end.run()
 	if err := a.start(end); err != nil {
@@ -361,7 +363,8 @@ func (a *App) Run(ctx context.Context) error {
 	if a.opt.Ready != nil {
 		a.opt.Ready()
 	}
-	a.signals(ctx)
+	a.handing.begin(ctx)
+	a.signals(ctx, ch)
 	file = a.current()
 	if !a.passedOn() { // else the services are the other process's
 		a.leave(file)
@@ -487,10 +490,7 @@ func (a *App) listenAdmin(end *cleanups) error {
 
 // signals handles the process's signals until ctx ends, or another process has
 // taken over.
-func (a *App) signals(ctx context.Context) {
-	ch := make(chan os.Signal, 4)
-	signal.Notify(ch, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
-	a.handing.ctx.Store(&ctx)
+func (a *App) signals(ctx context.Context, ch <-chan os.Signal) {
 	for {
 		select {
 		case <-ctx.Done():

@@ -61,12 +61,39 @@ type handing struct {
 
 // passing is the way to the next process.
 type passing struct {
-	ctx      atomic.Pointer[context.Context] // Run's
-	busy     sync.Mutex                      // held by the handover that goes on
-	changing sync.Mutex                      // held by what changes the sockets in use, and by what passes them on
-	over     chan struct{}                   // closed when another process has taken over
-	next     atomic.Int64                    // its id, then
+	ctx      context.Context // Run's; set when running is closed
+	running  chan struct{}   // closed when the gateway has started
+	busy     sync.Mutex      // held by the handover that goes on
+	changing sync.Mutex      // held by what changes the sockets in use, and by what passes them on
+	over     chan struct{}   // closed when another process has taken over
+	next     atomic.Int64    // its id, then
 }
+
+func newPassing() *passing {
+	return &passing{running: make(chan struct{}), over: make(chan struct{})}
+}
+
+// begin says that the gateway has started, and may pass on.
+func (p *passing) begin(ctx context.Context) {
+	p.ctx = ctx
+	close(p.running)
+}
+
+// started waits for the end of the start: who takes over can be asked to pass on
+// before it has been told that it may.
+func (p *passing) started() bool {
+	t := time.NewTimer(startWait)
+	defer t.Stop()
+	select {
+	case <-p.running:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+// startWait bounds that wait.
+const startWait = 5 * time.Second
 
 func newHanding() (handing, error) {
 	h := handing{}
@@ -126,11 +153,10 @@ var (
 )
 
 func (a *App) handOver() (admin.Handover, error) {
-	ctx := a.handing.ctx.Load()
 	switch {
 	case !a.opt.Handover:
 		return admin.Handover{}, errNoHandover
-	case ctx == nil:
+	case !a.handing.started():
 		return admin.Handover{}, errors.New("this process is still starting")
 	case !a.handing.busy.TryLock():
 		return admin.Handover{}, errHandingOver
@@ -141,7 +167,7 @@ func (a *App) handOver() (admin.Handover, error) {
 	if a.passedOn() {
 		return admin.Handover{}, fmt.Errorf("process %d has taken over already: ask it", a.handing.next.Load())
 	}
-	if (*ctx).Err() != nil {
+	if a.handing.ctx.Err() != nil {
 		return admin.Handover{}, errors.New("this process is stopping")
 	}
 	sockets, err := a.sockets(a.server.HandOver)
@@ -154,7 +180,7 @@ func (a *App) handOver() (admin.Handover, error) {
 		a.server.Reclaim()
 		return admin.Handover{}, err
 	}
-	stop := context.AfterFunc(*ctx, next.Kill) // who stops this process doesn't want another one
+	stop := context.AfterFunc(a.handing.ctx, next.Kill) // who stops this process doesn't want another one
 	defer stop()
 	if err := a.passState(next); err != nil {
 		return admin.Handover{}, err

@@ -117,9 +117,9 @@ func fromSystemd(name string, l systemd.Listener) (handover.Socket, error) {
 // have any more, before others are bound: it may be the same port.
 func (a *App) dropGone(list []handover.Socket) []handover.Socket {
 	wanted := map[string]bool{keptName(adminNetwork, a.file.Admin.Address): true}
-	for _, l := range a.file.Listeners {
-		wanted[keptName("tcp", l.Address)] = true
-		wanted[keptName("udp", l.Address)] = slices.Contains(l.Protocols, "h3")
+	for _, l := range listenersOf(a.file) {
+		wanted[keptName("tcp", l.Key())] = true
+		wanted[keptName("udp", l.Key())] = slices.Contains(l.Protocols, "h3")
 	}
 	gone := 0
 	list = slices.DeleteFunc(list, func(k handover.Socket) bool {
@@ -195,7 +195,7 @@ func (a *App) keepSockets() {
 	a.handing.kept = map[string]bool{}
 	for _, k := range list {
 		name := keptName(k.Network, k.Address)
-		if k.Unit {
+		if k.Unit || strings.HasPrefix(k.Address, proxy.UnixPrefix) { // whose file goes with the process
 			continue
 		}
 		if !before[name] {
@@ -224,7 +224,10 @@ func (a *App) sockets(of func() ([]proxy.Socket, error)) ([]handover.Socket, err
 		proxy.CloseSockets(list)
 		return nil, err
 	}
-	out := []handover.Socket{{Network: adminNetwork, Address: a.current().Admin.Address, Files: []*os.File{f}}}
+	var out []handover.Socket
+	if f != nil {
+		out = append(out, handover.Socket{Network: adminNetwork, Address: a.current().Admin.Address, Files: []*os.File{f}})
+	}
 	for _, k := range list {
 		out = append(out, handover.Socket{Network: k.Network, Address: k.Address, Unit: k.Unit, Name: k.Name, Files: append([]*os.File{k.File}, k.Links...)})
 	}

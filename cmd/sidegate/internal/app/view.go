@@ -99,12 +99,6 @@ func (v *viewState) setDraining() {
 	v.draining = true
 }
 
-func (v *viewState) isDraining() bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.draining
-}
-
 // running reports whether the gateway isn't about to end.
 func (v *viewState) running() bool {
 	v.mu.Lock()

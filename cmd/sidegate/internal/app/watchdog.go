@@ -40,7 +40,7 @@ func (a *App) watchdog(ctx context.Context) {
 	}
 	w := &watchdog{
 		log: a.log.WithField("component", "watchdog"), interval: interval, check: a.server.Check, beat: systemd.Watchdog,
-		ending: func() bool { return a.passedOn() || a.view.isDraining() },
+		ending: func() bool { return a.passedOn() || !a.view.running() },
 		try: func() bool {
 			free := a.build.TryLock()
 			if free {

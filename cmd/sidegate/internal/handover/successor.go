@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,8 +50,7 @@ type Successor struct {
 	PID     int
 	Version string // once it is prepared
 
-	process *os.Process
-	pidfd   int // of its own: the process isn't our child, and can't be awaited
+	pidfd   int // the process isn't our child, and can't be awaited
 	channel net.Conn
 }
 
@@ -80,20 +80,46 @@ func Start(c Command, version string, sockets []Socket) (*Successor, error) {
 		}
 		m.Sockets = append(m.Sockets, s)
 	}
+	fds, err := numbers(files)
+	if err != nil {
+		_ = ours.Close() // nobody has heard of it
+		return nil, err
+	}
 	pidfd := -1
-	p, err := os.StartProcess(c.Path, c.Args, &os.ProcAttr{
-		Dir: c.Dir, Env: environment(first), Files: files, Sys: &syscall.SysProcAttr{Cloneflags: syscall.CLONE_PARENT, PidFD: &pidfd},
+	pid, err := syscall.ForkExec(c.Path, c.Args, &syscall.ProcAttr{
+		Dir: c.Dir, Env: environment(first), Files: fds, Sys: &syscall.SysProcAttr{Cloneflags: syscall.CLONE_PARENT, PidFD: &pidfd},
 	})
+	runtime.KeepAlive(files)
+	if err == nil && pidfd < 0 { // Linux 5.4 has it
+		err = errors.New("this kernel has no descriptors of processes")
+		_ = syscall.Kill(pid, syscall.SIGKILL) // just started: it is this one
+	}
 	if err != nil {
 		_ = ours.Close() // nobody has heard of it
 		return nil, fmt.Errorf("start %s: %w", c.Path, err)
 	}
-	s := &Successor{PID: p.Pid, process: p, pidfd: pidfd, channel: ours}
+	s := &Successor{PID: pid, pidfd: pidfd, channel: ours}
 	if err := send(ours, m); err != nil {
 		s.End()
 		return nil, fmt.Errorf("the new process takes no sockets: %w", err)
 	}
 	return s, nil
+}
+
+// numbers are the descriptors of files, which stay open as long as the files do.
+// File.Fd would make a socket of package net block, for all who have it.
+func numbers(files []*os.File) ([]uintptr, error) {
+	var list []uintptr
+	for _, f := range files {
+		raw, err := f.SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) { list = append(list, fd) })
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f.Name(), err)
+		}
+	}
+	return list, nil
 }
 
 // environment is this process's, with the channel, and without what was meant for
@@ -146,27 +172,22 @@ func (s *Successor) Released() {
 }
 
 // Kill ends the new process, which whoever waits for it gets to know.
-func (s *Successor) Kill() { _ = s.process.Kill() } // it may have ended by itself
+func (s *Successor) Kill() { _ = unix.PidfdSendSignal(s.pidfd, unix.SIGKILL, nil, 0) } // it may have ended by itself
 
 // End kills the new process, and waits until it holds no lock and no socket any
 // more.
 func (s *Successor) End() {
 	s.Kill()
-	if s.pidfd >= 0 {
-		p := [1]unix.PollFd{{Fd: int32(s.pidfd), Events: unix.POLLIN}}
-		for err := error(unix.EINTR); err == unix.EINTR; { //nolint:errorlint // an Errno as it comes
-			_, err = unix.Poll(p[:], int(endWait.Milliseconds()))
-		}
+	p := [1]unix.PollFd{{Fd: int32(s.pidfd), Events: unix.POLLIN}}
+	for err := error(unix.EINTR); errors.Is(err, unix.EINTR); {
+		_, err = unix.Poll(p[:], int(endWait.Milliseconds()))
 	}
 	s.close()
 }
 
 func (s *Successor) close() {
 	_ = s.channel.Close()   // all is said
-	_ = s.process.Release() // nor is there more to do with it
-	if s.pidfd >= 0 {
-		_ = unix.Close(s.pidfd)
-	}
+	_ = unix.Close(s.pidfd) // nor is there more to do with it
 }
 
 func (s *Successor) tell(kind string) error {
