@@ -552,3 +552,64 @@ route "two" {
 	other.signal(syscall.SIGTERM)
 	<-other.done
 }
+
+// TestSidecarHandover: another process takes over by SIGUSR2, on the same free port, and
+// nobody notices, Consul included.
+func TestSidecarHandover(t *testing.T) {
+	a := newAgent(t)
+	p := ports(t, 1)
+	orders := newApp(t, "orders", fmt.Sprintf("127.0.0.1:%d", p[0])).start()
+	dir := t.TempDir()
+	s := startSidecar(t, a, fmt.Sprintf("sidecar \"orders\" {\n  app = %q\n  listen = \"127.0.0.1:0\"\n  proxy = \"unix://%s/proxy.sock\"\n}\n", orders.address, dir))
+	r := a.registered(t, "orders")
+	index := func() string {
+		text, err := a.do("GET", "/v1/health/service/orders?filter="+url.QueryEscape(`Service.ID=="`+r.Service.ID+`"`), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	before := index()
+	c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+	var done atomic.Int64
+	stop := load(4, func(int) error { done.Add(1); _, err := hear(c, r.url()); return err })
+	pid := func() int {
+		var st struct{ PID int }
+		out, code := run(t, "status", "-json", "-config", s.config())
+		if code != 0 || json.Unmarshal([]byte(out), &st) != nil {
+			return 0
+		}
+		return st.PID
+	}
+	old := pid()
+	s.signal(syscall.SIGUSR2)
+	next := 0
+	eventually(t, "another process", func() error {
+		if next = pid(); next == 0 || next == old {
+			return fmt.Errorf("it is %d", next)
+		}
+		return nil
+	})
+	t.Cleanup(func() { _ = syscall.Kill(next, syscall.SIGKILL) }) // unless it has ended
+	eventually(t, "the first process ends", func() error {        // its output is the other's, too, so done tells of both
+		if err := syscall.Kill(old, 0); err == nil {
+			return errors.New("it runs")
+		}
+		return nil
+	})
+	n := done.Load()
+	eventually(t, "load", func() error { return atLeast(&done, n+500) })
+	if ok, errs := stop(); len(errs) > 0 {
+		t.Errorf("%d of %d requests failed: %v", len(errs), ok+int64(len(errs)), errs[0])
+	}
+	if after := index(); after != before {
+		t.Errorf("Consul had\n%s\nand has\n%s", before, after)
+	}
+	if status, text := plain(t, "unix://"+dir+"/proxy.sock", "GET / HTTP/1.1\r\nHost: orders.service.consul\r\nConnection: close\r\n\r\n"); status != 200 {
+		t.Errorf("by the unix socket: %d %s", status, text)
+	}
+	if err := syscall.Kill(next, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "deregistered at the end", func() error { return a.absent("orders") })
+}

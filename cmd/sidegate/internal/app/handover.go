@@ -199,6 +199,7 @@ func (a *App) passState(next *handover.Successor) error {
 		a.server.Reclaim()
 		return err
 	}
+	a.registered.yield()
 	err := a.yield()
 	if err == nil {
 		err = next.Yielded(by)
@@ -208,6 +209,7 @@ func (a *App) passState(next *handover.Successor) error {
 	}
 	next.End()
 	a.server.Reclaim()
+	a.registered.resume()
 	if back := a.resume(); back != nil {
 		a.log.WithError(back).Error("state that was let go for the new process couldn't be taken back: restart the gateway")
 	}

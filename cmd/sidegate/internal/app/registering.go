@@ -98,6 +98,19 @@ func (a *App) leave(file *config.File) {
 	}
 }
 
+// yield leaves what is registered to the next process, resume takes it back.
+func (g *registering) yield() {
+	if r := g.registrar.Load(); r != nil {
+		r.Yield()
+	}
+}
+
+func (g *registering) resume() {
+	if r := g.registrar.Load(); r != nil {
+		r.Resume()
+	}
+}
+
 func (a *App) gone() {
 	if r := a.registered.registrar.Load(); r != nil {
 		r.Gone(context.Background())
