@@ -3,7 +3,7 @@
 # sidegate there as a user would, and checks its life: installed, enabled,
 # answering, reloaded, killed, hung, restarted and upgraded under load, purged; and
 # sidecars of two services, with a real Consul agent. Then the rpm beside it, if there
-# is one: its files and scripts, by Debian's rpm.
+# is one: its files and scripts, by Debian's rpm. The guide to systemd is run, too.
 #
 #   packaging/boot-test.sh [sidegate_VERSION_amd64.deb]
 #
@@ -395,6 +395,9 @@ check "installing it again finds both, and starts nothing" "
 check "purge stops it, and removes configuration, state and logs" 'dpkg -P sidegate && test ! -e /etc/sidegate && test ! -e /var/lib/sidegate && test ! -e /var/log/sidegate && ! pgrep -x sidegate'
 check "purge leaves no file behind, and takes none of others" "$files >/root/after"'
     diff /root/before /root/after'
+for guide in systemd; do
+    check "the guide $guide.md, as it stands" "dpkg -i /root/pkg/sidegate.deb >/dev/null && /root/guide.sh /usr/share/doc/sidegate/$guide.md && dpkg -P sidegate >/dev/null"
+done
 if [ -e "$rpm" ]; then
     # The same version once more stands for another: to the scripts it is an upgrade.
     check "rpm: installs, is as it was packed, and isn't started" '

@@ -26,6 +26,7 @@ func portOwner(port int) string {
 	if err != nil {
 		return ""
 	}
+	owner := ""
 	for _, l := range links {
 		if to, err := os.Readlink(l); err != nil || to != want {
 			continue
@@ -35,9 +36,12 @@ func portOwner(port int) string {
 		if err != nil {
 			return ""
 		}
-		return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), filepath.Base(dir))
+		owner = fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), filepath.Base(dir))
+		if filepath.Base(dir) != "1" { // systemd keeps duplicates of a service's sockets
+			break
+		}
 	}
-	return ""
+	return owner
 }
 
 // listeningInode finds the socket of a listening port in /proc/net/tcp.

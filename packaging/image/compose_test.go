@@ -237,8 +237,7 @@ func (e *engine) run(name string, c *composed) {
 		add("--volume", v)
 	}
 	if len(c.Healthcheck.Test) > 0 {
-		add("--health-cmd", strings.Join(c.Healthcheck.Test[1:], " "))
-		args[len(args)-1] = `["CMD","` + strings.Join(c.Healthcheck.Test[1:], `","`) + `"]`
+		add("--health-cmd", `["`+strings.Join(c.Healthcheck.Test[1:], `","`)+`"]`) // CMD is understood
 	}
 	if of, ok := strings.CutPrefix(c.NetworkMode, "service:"); ok {
 		add("--network", "container:"+of)

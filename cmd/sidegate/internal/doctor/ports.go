@@ -177,10 +177,15 @@ func (d *doctor) holder(ctx context.Context, network string, port int) (pid int,
 			continue
 		}
 		of := strings.Split(strings.TrimPrefix(fd, d.root+"proc/"), "/")[0]
-		if pid, err = strconv.Atoi(of); err == nil {
-			name, _ = d.text("proc/" + of + "/comm") // it may have gone
-			return pid, name
+		n, err := strconv.Atoi(of)
+		if err != nil || pid != 0 && n == 1 {
+			continue
+		}
+		pid = n
+		name, _ = d.text("proc/" + of + "/comm")                // it may have gone
+		if n != 1 && (d.Running == nil || n == d.Running.PID) { // systemd keeps duplicates of a service's
+			break
 		}
 	}
-	return 0, ""
+	return pid, name
 }
