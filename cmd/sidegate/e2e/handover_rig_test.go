@@ -96,10 +96,10 @@ func (h *heir) install(t *testing.T) {
 	}
 }
 
-// replace puts a shell script in the binary's place.
-func (h *heir) replace(t *testing.T, script string) {
+// replace puts another file in the binary's place.
+func (h *heir) replace(t *testing.T, text string, mode os.FileMode) {
 	t.Helper()
-	if err := os.WriteFile(h.bin+".new", []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+	if err := os.WriteFile(h.bin+".new", []byte(text), mode); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(h.bin+".new", h.bin); err != nil {
@@ -254,7 +254,7 @@ func (g *gateway) attack(clients int) *pressure {
 	for kind, dial := range g.senders() {
 		for n := range clients {
 			path := "/"
-			if n == 0 {
+			if n > 0 && n == clients-1 {
 				path = "/?take=300ms"
 			}
 			l.wg.Go(func() { l.client(kind, dial, path) })

@@ -50,7 +50,7 @@ type Gateway interface {
 	Routes() []RouteStatus
 	Explain(Question) (Explanation, error)
 	Reload(ctx context.Context) error
-	Handover() (Handover, error)
+	Handover(limit time.Duration) (Handover, error)
 	Config() ([]byte, error) // JSON, secrets hidden
 	Bans() []ban.Ban
 	AddBan(address string, lasts time.Duration) (ban.Ban, error)
@@ -95,9 +95,9 @@ type Server struct {
 func New(d Deps) *Server { return &Server{Deps: d, stopping: make(chan struct{})} }
 
 // Listen opens the address, unless it is open already, and the socket; Serve or
-// Stop follows. With open, this process takes over from one that has the socket's
-// path, too: it is put in its place by Serve.
-func (s *Server) Listen(address string, token secret.String, socket string, open net.Listener) error {
+// Stop follows. instead says that another gateway may answer on the socket's path,
+// which Serve takes.
+func (s *Server) Listen(address string, token secret.String, socket string, open net.Listener, instead bool) error {
 	s.setToken(token)
 	var err error
 	if s.assets, err = assets(); err != nil {
@@ -114,7 +114,7 @@ func (s *Server) Listen(address string, token secret.String, socket string, open
 		}
 	}
 	s.path = socket
-	if s.unix, err = listenSocket(socket, open != nil); err != nil { // the CLI loses its way in; traffic doesn't depend on it
+	if s.unix, err = listenSocket(socket, instead); err != nil { // the CLI loses its way in; traffic doesn't depend on it
 		s.Log.WithError(err).Warn("no admin socket: status and explain on the command line won't work")
 	}
 	return nil
@@ -166,12 +166,12 @@ func (s *Server) setToken(token secret.String) {
 // ahead is where a socket is made, until it serves.
 func ahead(path string) string { return strings.TrimSuffix(path, ".sock") + ".new" }
 
-func listenSocket(path string, other bool) (net.Listener, error) {
-	if c, err := net.Dial("unix", path); err == nil && !other {
+func listenSocket(path string, instead bool) (net.Listener, error) {
+	if c, err := net.Dial("unix", path); err == nil {
 		_ = c.Close()
-		return nil, fmt.Errorf("another gateway answers on %s", path)
-	} else if err == nil {
-		_ = c.Close() // it is the one that this one takes over from
+		if !instead {
+			return nil, fmt.Errorf("another gateway answers on %s", path)
+		}
 	}
 	if err := os.Remove(ahead(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -331,8 +331,16 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 	s.json(w, http.StatusOK, map[string]bool{"reloaded": true})
 }
 
-func (s *Server) handover(w http.ResponseWriter, _ *http.Request) {
-	h, err := s.Gateway.Handover()
+func (s *Server) handover(w http.ResponseWriter, r *http.Request) {
+	limit := time.Duration(0)
+	if text := r.FormValue("timeout"); text != "" {
+		var err error
+		if limit, err = time.ParseDuration(text); err != nil || limit <= 0 {
+			http.Error(w, fmt.Sprintf("timeout: %q isn't a duration, such as 30s", text), http.StatusBadRequest)
+			return
+		}
+	}
+	h, err := s.Gateway.Handover(limit)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 		return

@@ -451,7 +451,7 @@ func (a *App) listenAdmin(end *cleanups) error {
 	if err != nil {
 		return err
 	}
-	if err := a.admin.Listen(a.file.Admin.Address, a.file.Admin.Token, filepath.Join(a.file.StateDir, "admin.sock"), open); err != nil {
+	if err := a.admin.Listen(a.file.Admin.Address, a.file.Admin.Token, filepath.Join(a.file.StateDir, "admin.sock"), open, a.handing.before != nil); err != nil {
 		return err
 	}
 	end.add("admin", func() {
@@ -482,7 +482,7 @@ func (a *App) signals(ctx context.Context, ch <-chan os.Signal) {
 func (a *App) signal(ctx context.Context, s os.Signal) {
 	switch s {
 	case syscall.SIGUSR2:
-		go func() { _, _ = a.Handover() }() // said in the log; ends in a bounded time
+		go func() { _, _ = a.Handover(0) }() // said in the log; ends in a bounded time
 	case syscall.SIGUSR1:
 		a.reopenLogs()
 	default:

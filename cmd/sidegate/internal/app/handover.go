@@ -45,7 +45,7 @@ func (a *App) resume() error { return nil }
 // yielded. It is called once, before the first configuration is in force.
 func (a *App) claim() error { return nil }
 
-// handoverTime bounds a handover, from the start of the new process until it
+// handoverTime is the most that a handover may take, from the start of the new process until it
 // serves.
 const handoverTime = 45 * time.Second
 
@@ -134,10 +134,14 @@ func (a *App) takenOver() {
 	a.keepSockets()
 }
 
-// Handover starts the program anew and passes everything on to it. With an error,
-// which is logged, this process goes on as before.
-func (a *App) Handover() (admin.Handover, error) {
-	h, err := a.handOver()
+// Handover starts the program anew and passes everything on to it. The new process
+// must serve within limit; 0, or more than 45 s: 45 s. With an error, which is
+// logged, this process goes on as before.
+func (a *App) Handover(limit time.Duration) (admin.Handover, error) {
+	if limit <= 0 || limit > handoverTime {
+		limit = handoverTime
+	}
+	h, err := a.handOver(limit)
 	log := a.log.WithField("component", "handover")
 	if err != nil {
 		log.WithError(err).Error("no handover: this process goes on")
@@ -152,7 +156,7 @@ var (
 	errNoHandover  = errors.New("this command can't be started a second time beside itself: only `sidegate run` hands over")
 )
 
-func (a *App) handOver() (admin.Handover, error) {
+func (a *App) handOver(limit time.Duration) (admin.Handover, error) {
 	switch {
 	case !a.opt.Handover:
 		return admin.Handover{}, errNoHandover
@@ -182,7 +186,7 @@ func (a *App) handOver() (admin.Handover, error) {
 	}
 	stop := context.AfterFunc(a.handing.ctx, next.Kill) // who stops this process doesn't want another one
 	defer stop()
-	if err := a.passState(next); err != nil {
+	if err := a.passState(next, time.Now().Add(limit)); err != nil {
 		return admin.Handover{}, err
 	}
 	a.passOn(next)
@@ -191,9 +195,8 @@ func (a *App) handOver() (admin.Handover, error) {
 
 // passState waits for the new process, and leaves it the durable state. After an
 // error the new process has ended, and the state is this one's.
-func (a *App) passState(next *handover.Successor) error {
+func (a *App) passState(next *handover.Successor, by time.Time) error {
 	a.log.WithFields(logrus.Fields{"component": "handover", "pid": next.PID, "path": a.handing.command.Path}).Info("a new process was started, and takes over when it is ready")
-	by := time.Now().Add(handoverTime)
 	if err := next.Prepared(by); err != nil {
 		next.End()
 		a.server.Reclaim()
