@@ -47,8 +47,9 @@ type heir struct {
 	bin string // of its own: tests replace it
 	out *os.File
 
-	mu  sync.Mutex
-	pid int // of the process that serves
+	mu    sync.Mutex
+	pid   int           // of the process that serves
+	ended chan struct{} // closed when it has ended
 }
 
 // newHeir starts a gateway from a copy of the binary.
@@ -138,12 +139,12 @@ func (h *heir) ready(t *testing.T) {
 
 // owns notes which process serves. It is this one's child, as that of a service
 // manager would be, and is awaited.
-func (h *heir) owns(t *testing.T, pid int) (ended chan struct{}) {
+func (h *heir) owns(t *testing.T, pid int) {
 	t.Helper()
+	ended := make(chan struct{})
 	h.mu.Lock()
-	h.pid = pid
+	h.pid, h.ended = pid, ended
 	h.mu.Unlock()
-	ended = make(chan struct{})
 	go func() {
 		defer close(ended)
 		for {
@@ -160,7 +161,12 @@ func (h *heir) owns(t *testing.T, pid int) (ended chan struct{}) {
 			<-ended
 		}
 	})
-	return ended
+}
+
+func (h *heir) end() chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.ended
 }
 
 func (h *heir) serving() int {

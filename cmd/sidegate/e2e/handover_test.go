@@ -303,7 +303,7 @@ func TestHandoverKilled(t *testing.T) {
 			pid, _ = strconv.Atoi(all[len(all)-1][1])
 			return nil
 		})
-		ended := h.owns(t, pid)
+		h.owns(t, pid)
 		time.Sleep(time.Duration(n/2*25) * time.Millisecond) // at another moment each time
 		victim := old
 		if n%2 == 0 {
@@ -316,7 +316,7 @@ func TestHandoverKilled(t *testing.T) {
 			h.ready(t) // the new one, for it has the sockets
 			continue
 		}
-		<-ended
+		<-h.end()
 		if _, err := h.get("/readyz"); err == nil { // before it served
 			h.mu.Lock()
 			h.pid = old
