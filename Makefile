@@ -31,7 +31,6 @@ tools: ## install the real servers that tests use (Consul, Pebble, nginx, ...)
 test: tools build lint ## every test, against real servers
 	go test -run Alloc ./proxy/... # allocations can't be counted under the race detector
 	CGO_ENABLED=1 go test -race -timeout 20m ./...
-	.ci/fuzz 3s
 
 lint: tools ## gofmt, vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not gofmt-clean:"; echo "$$out"; exit 1; }

@@ -82,6 +82,13 @@ func (s *snapshotSource) Watch(ctx context.Context, q Query, update func([]Insta
 	})
 }
 
+// Has reports whether a set is stored that a source of that name told for a query.
+func (s *Snapshots) Has(name string, q Query) bool {
+	var set []Instance
+	_, ok := s.Load(snapshotKey(name, q), &set)
+	return ok && len(set) > 0
+}
+
 // useStored reports the stored set unless the source was faster.
 func (s *snapshotSource) useStored(w *snapshotWatch, key string, update func([]Instance)) {
 	w.mu.Lock()

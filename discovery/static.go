@@ -32,7 +32,11 @@ type static struct {
 
 type hostPort struct{ host, port string }
 
-// Static makes a source of a fixed list of host:port. Host names are looked up
+// unixPrefix begins an instance that is the path of a unix socket.
+const unixPrefix = "unix://"
+
+// Static makes a source of a fixed list of host:port, or unix:// and the path of a
+// socket. Host names are looked up
 // every 30 s; each address of a name is an instance. A name that can't be
 // looked up keeps the addresses it had, and doesn't hold up the others.
 func Static(instances []string) (Source, error) {
@@ -49,6 +53,14 @@ func Static(instances []string) (Source, error) {
 	var errs []error
 	seen := make(map[string]bool, len(instances))
 	for _, in := range instances {
+		if path, ok := strings.CutPrefix(in, unixPrefix); ok && strings.HasPrefix(path, "/") {
+			if seen[in] {
+				errs = append(errs, fmt.Errorf("instance %q: given twice", in))
+			}
+			seen[in] = true
+			s.fixed = append(s.fixed, Instance{ID: in, Address: in, Node: "localhost", Local: true, Weight: 1})
+			continue
+		}
 		hp, ip, err := parseHostPort(in)
 		if err == nil && seen[hp.host+" "+hp.port] {
 			err = fmt.Errorf("instance %q: given twice", in)

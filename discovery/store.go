@@ -44,6 +44,7 @@ type Snapshots struct {
 	mu      sync.Mutex // guards what follows
 	pending map[string]pendingWrite
 	failing bool // the last write failed, which has been logged
+	away    bool // the folder is another process's (Yield)
 	bad     map[string]bool
 	watched map[*snapshotWatch]struct{}
 }
@@ -116,6 +117,23 @@ func (s *Snapshots) Flush() error { return s.flush() }
 // Close writes what isn't written yet.
 func (s *Snapshots) Close() error { return s.flush() }
 
+// Yield writes what has changed, and nothing after that: another process has the
+// folder, which hears the same.
+func (s *Snapshots) Yield() error {
+	err := s.flush()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.away = true
+	return err
+}
+
+// Resume writes what changes from here on.
+func (s *Snapshots) Resume() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.away = false
+}
+
 // Save keeps v under key, replacing what was there. It doesn't touch the disk;
 // v must not change afterwards.
 func (s *Snapshots) Save(key string, v any) {
@@ -124,6 +142,10 @@ func (s *Snapshots) Save(key string, v any) {
 	}
 	s.mu.Lock()
 	_, known := s.pending[key]
+	if s.away {
+		s.mu.Unlock()
+		return
+	}
 	if known || len(s.pending) < maxSnapshotKeys {
 		s.pending[key] = pendingWrite{v, time.Now()}
 	}

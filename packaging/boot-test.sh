@@ -1,14 +1,16 @@
 #!/bin/bash
 # Boots Debian 12 with systemd in a container of its own, installs a deb of
 # sidegate there as a user would, and checks its life: installed, enabled,
-# answering, reloaded, killed, upgraded, purged. Then the rpm beside it, if there is
-# one: its files and scripts, by Debian's rpm.
+# answering, reloaded, killed, hung, restarted and upgraded under load, purged; and
+# sidecars of two services, with a real Consul agent. Then the rpm beside it, if there
+# is one: its files and scripts, by Debian's rpm.
 #
-#   packaging/boot-test.sh [dist/sidegate_VERSION_amd64.deb]
+#   packaging/boot-test.sh [sidegate_VERSION_amd64.deb]
 #
-# Needs root, systemd-nspawn (systemd-container) and mmdebstrap. The base is made
-# once, in .cache/boot. One line for each check; then passed=N failed=N. Exits
-# with 1 when a check failed, with 2 when this machine can't run it.
+# Without a deb it builds one of what is here. Needs root, systemd-nspawn
+# (systemd-container) and mmdebstrap. The base is made once, in .cache/boot. One line
+# for each check; then passed=N failed=N. Exits with 1 when a check failed, with 2
+# when this machine can't run it.
 #
 # shellcheck disable=SC2016 # most of these commands expand in the container
 set -u
@@ -19,14 +21,6 @@ can_not() {
     exit 2
 }
 
-deb=${1:-}
-if [ -z "$deb" ]; then
-    for f in dist/sidegate_*_"$(dpkg --print-architecture 2>/dev/null || echo amd64)".deb; do
-        if [ -e "$f" ]; then deb=$f; fi
-    done
-fi
-[ -e "$deb" ] || can_not "no deb given, and none in dist/ (make package)"
-deb=$(realpath "$deb")
 [ "$(id -u)" = 0 ] || can_not "not root"
 for tool in systemd-nspawn mmdebstrap nsenter dpkg-deb; do
     command -v "$tool" >/dev/null || can_not "$tool is missing (apt-get install systemd-container mmdebstrap)"
@@ -44,6 +38,24 @@ if [ ! -e "$base" ]; then
         bookworm "$base.new" "$sources" || can_not "mmdebstrap failed"
     mv "$base.new" "$base"
 fi
+
+deb=${1:-}
+if [ -z "$deb" ]; then
+    mkdir -p .cache
+    echo "boot-test: building the package" >&2
+    packaging/package.sh host >.cache/package.log 2>&1 || {
+        tail -n 30 .cache/package.log >&2
+        echo "boot-test: packaging/package.sh failed" >&2
+        exit 1
+    }
+    for f in .cache/dist/sidegate_*.deb; do deb=$f; done
+fi
+[ -e "$deb" ] || {
+    echo "boot-test: no $deb" >&2
+    exit 1
+}
+deb=$(realpath "$deb")
+consul=$(.ci/tool consul 2>/dev/null) || consul=
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/sidegate-boot.XXXXXX") || can_not "no temporary folder"
 root=$work/root
@@ -76,6 +88,7 @@ trap 'exit 2' INT TERM
 mkdir "$root"
 tar -C "$root" -xf "$base" || can_not "the base can't be unpacked"
 echo boot-test >"$root/etc/hostname"
+echo 127.0.0.1 localhost boot-test >"$root/etc/hosts"
 mkdir -p "$root/root/pkg"
 cp "$deb" "$root/root/pkg/sidegate.deb"
 rpm=${deb%.deb}.rpm
@@ -91,10 +104,15 @@ if ! {
     can_not "the deb can't be built again"
 fi
 rm -rf "$work/next"
+cp packaging/boot/* "$root/root/"
 
 # Where systemd doesn't run the host, the container gets a cgroup of its own.
 boot=(systemd-nspawn --quiet --directory="$root" --machine="$name" --boot
     --private-network --console=pipe --link-journal=no)
+if [ -n "$consul" ]; then
+    boot+=(--bind-ro="$(realpath "$consul"):/usr/local/bin/consul")
+    touch "$root/usr/local/bin/consul" # before what was there is listed
+fi
 if [ ! -d /run/systemd/system ]; then
     boot+=(--register=no --keep-unit)
     export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
@@ -152,6 +170,7 @@ check() { # WHAT SHELL-COMMAND: in the container
         failed=$((failed + 1))
         echo "FAILED  $1"
         printf '%s\n' "$out" | tail -n 15 | sed 's/^/        /'
+        sh_in "journalctl -u 'sidegate*' -o cat --no-pager -n 12" 2>&1 | cut -c1-300 | sed 's/^/        | /'
     fi
 }
 eventually() { # SECONDS SHELL-COMMAND, as a shell command
@@ -175,8 +194,8 @@ check "its pages, completions, schema and guides are there" '
         grep -q json-schema.org /usr/share/doc/sidegate/schema.json && test -s /usr/share/doc/sidegate/edge.md'
 check "init replaces nothing by itself" '! sidegate init -service a=127.0.0.1:8080 && sidegate init -force -service a=127.0.0.1:8080 && mv /etc/sidegate/sidegate.hcl.old /etc/sidegate/sidegate.hcl'
 check "doctor finds nothing that fails" 'sidegate doctor'
-check "the unit is without faults" 'out=$(systemd-analyze verify --man=no sidegate.service 2>&1); echo "$out"; test -z "$out"'
-check "the unit's exposure is 1.5 at most" 'systemd-analyze security --no-pager --threshold=15 sidegate.service | tail -n 1'
+check "the units are without faults" 'out=$(systemd-analyze verify --man=no sidegate.service sidegate@orders.service sidegate.socket 2>&1); echo "$out"; test -z "$out"'
+check "the exposure of the services is 1.5 at most" 'systemd-analyze security --no-pager --threshold=15 sidegate.service | tail -n 1 && systemd-analyze security --no-pager --threshold=15 sidegate@orders.service | tail -n 1'
 check "enable --now starts it" 'systemctl enable --now sidegate || { journalctl -u sidegate --no-pager | tail; exit 1; }'
 check "is active and enabled" 'systemctl is-active sidegate && systemctl is-enabled sidegate'
 check "answers on 443 (TLS, 404 without routes)" "$(eventually 30 'test "$(curl -sk -o /dev/null -w %{http_code} https://localhost/)" = 404')"
@@ -205,20 +224,55 @@ check "is started again after kill -9" "
     kill -9 \$before
     $(eventually 30 'systemctl is-active --quiet sidegate && test "$(curl -sk https://localhost/)" = hello')
     test \"\$before\" != \"$pid\" && test \"\$(systemctl show -P NRestarts sidegate)\" -ge 1"
-check "an upgrade takes the package's configuration where it wasn't edited, restarts, and keeps the state" "
+check "systemd watches it" 'test "$(systemctl show -P WatchdogUSec sidegate)" = 30s && test "$(systemctl show -P FileDescriptorStoreMax sidegate)" -gt 0'
+check "one that hangs is killed by the watchdog, and started again" "
+    mkdir -p /run/systemd/system/sidegate.service.d
+    printf '[Service]\nWatchdogSec=3\n' >/run/systemd/system/sidegate.service.d/test.conf
+    systemctl daemon-reload && systemctl restart sidegate || exit 1
+    $(eventually 30 'test "$(curl -sk https://localhost/)" = hello')
+    before=$pid restarts=\$(systemctl show -P NRestarts sidegate)
+    : five seconds, in which nothing happens to one that answers itself
+    end=\$((\$(date +%s) + 5)); while [ \$(date +%s) -lt \$end ]; do test \"\$before\" = \"$pid\" || exit 1; sleep 0.2; done
+    kill -STOP \$before
+    $(eventually 30 'journalctl -u sidegate --no-pager | grep -q "Watchdog timeout"')
+    $(eventually 30 'systemctl is-active --quiet sidegate && test "$(curl -sk --max-time 2 https://localhost/)" = hello')
+    test \"\$before\" != \"$pid\" && test \"\$(systemctl show -P NRestarts sidegate)\" -gt \"\$restarts\" || exit 1
+    rm /run/systemd/system/sidegate.service.d/test.conf
+    systemctl daemon-reload && systemctl restart sidegate"
+check "its own requests to itself are in no count and no log" '
+    if journalctl -u sidegate -o cat --no-pager | grep "\"status\":204"; then exit 1; fi'
+check "a restart under load loses no request" "
+    $(eventually 30 'test "$(curl -sk https://localhost/)" = hello')
+    /root/load.sh start
+    for i in 1 2 3; do before=$pid; systemctl restart sidegate || exit 1; test \"\$before\" != \"$pid\" || exit 1; done
+    /root/load.sh stop"
+check "credentials are there for the configuration" "
+    echo 'from a credential' >/root/greeting
+    printf '[Service]\nLoadCredential=greeting:/root/greeting\n' >/run/systemd/system/sidegate.service.d/test.conf
+    systemctl daemon-reload
+    printf 'route \"credential\" {\n  hosts = [\"localhost\"]\n  paths = [\"/credential\"]\n  respond {\n    status = 200\n    body   = credential(\"greeting\")\n  }\n}\n' >/etc/sidegate/credential.hcl
+    systemctl restart sidegate || exit 1
+    $(eventually 30 'test "$(curl -sk https://localhost/credential)" = "from a credential"')
+    systemctl reload sidegate"
+check "an upgrade under load takes the package's configuration where it wasn't edited, and keeps the state, and loses no request" "
     before=$pid
     sha256sum /var/lib/sidegate/ca/root.pem >/root/ca || exit 1
+    /root/load.sh start
     dpkg -i /root/pkg/next.deb || exit 1
+    /root/load.sh stop || exit 1
     tail -n 1 /etc/sidegate/sidegate.hcl | grep -qx '# the next version' || exit 1
-    $(eventually 30 'systemctl is-active --quiet sidegate && test "$(curl -sk https://localhost/)" = hello')
-    test \"\$before\" != \"$pid\" && systemctl is-enabled sidegate && sha256sum -c /root/ca"
+    test \"\$before\" != \"$pid\" && systemctl is-active sidegate && systemctl is-enabled sidegate && sha256sum -c /root/ca || exit 1
+    test \"\$(curl -sk https://localhost/credential)\" = 'from a credential' || exit 1
+    $(eventually 45 '! kill -0 $before')
+    systemctl is-active sidegate"
 check "a downgrade does the same backwards" "
     before=$pid
+    rm /etc/sidegate/credential.hcl
     dpkg -i /root/pkg/sidegate.deb || exit 1
     if grep '# the next version' /etc/sidegate/sidegate.hcl; then exit 1; fi
     $(eventually 30 'systemctl is-active --quiet sidegate && test "$(curl -sk https://localhost/)" = hello')
     test \"\$before\" != \"$pid\" && systemctl is-enabled sidegate && sha256sum -c /root/ca"
-check "an upgrade keeps an edited configuration, with the new one beside it, and restarts" "
+check "an upgrade keeps an edited configuration, with the new one beside it" "
     before=$pid
     echo '# edited' >>/etc/sidegate/sidegate.hcl
     echo 'SIDEGATE_EDITED=1' >>/etc/default/sidegate
@@ -243,11 +297,92 @@ check "a broken configuration fails the start and says where" '
     rm /etc/sidegate/broken.hcl
     journalctl -u sidegate --no-pager | grep -q broken.hcl:1'
 check "starts again once it is mended" 'systemctl reset-failed sidegate; systemctl start sidegate'
+check "sockets of sidegate.socket start it, by TCP" "
+    systemctl stop sidegate && systemctl enable --now sidegate.socket && ! systemctl is-active --quiet sidegate || exit 1
+    ss -Hltn 'sport = :443' | grep -q . && ss -Hlun 'sport = :443' | grep -q . && ss -Hltn 'sport = :80' | grep -q . || exit 1
+    test \"\$(curl -sk --max-time 30 https://localhost/)\" = hello || exit 1
+    for s in 'ltnp sport = :443' 'lunp sport = :443' 'ltnp sport = :80'; do ss -H\$s | grep -q '\"sidegate\"' || exit 1; done
+    test \"\$(ss -Hltn 'sport = :443' | wc -l) \$(ss -Hlun 'sport = :443' | wc -l)\" = '1 1'"
+check "with them, a restart under load loses no request" "
+    /root/load.sh start
+    systemctl restart sidegate || exit 1
+    /root/load.sh stop"
+check "and by UDP" "
+    systemctl stop sidegate 2>/dev/null
+    test \"\$(systemctl is-active sidegate)\" = inactive || exit 1
+    bash -c 'echo x >/dev/udp/127.0.0.1/443'
+    $(eventually 20 'systemctl is-active --quiet sidegate')
+    systemctl disable --now sidegate.socket; systemctl restart sidegate
+    $(eventually 20 'test "$(curl -sk https://localhost/)" = hello')"
+if [ -n "$consul" ]; then
+    registered='curl -sf "http://127.0.0.1:8500/v1/health/service/$name?passing" | grep -q "\"Service\":\"$name\""'
+    check "an agent of Consul, and two services" "
+        systemd-run --quiet --unit=consul /usr/local/bin/consul agent -config-file=/root/consul.hcl
+        cp /usr/bin/sidegate /run/app
+        for s in orders:8081 billing:8082; do
+            name=\${s%:*} port=\${s#*:}
+            printf 'state_dir = \"/run/%s\"\nadmin {\n  address = \"127.0.0.1:1%s\"\n}\nlistener \"l\" {\n  address = \"127.0.0.1:%s\"\n  tls     = false\n}\nroute \"all\" {\n  respond {\n    status = 200\n    body   = \"%s\"\n  }\n}\n' \$name \$port \$port \$name >/run/\$name.hcl
+            systemd-run --quiet --unit=\$name /run/app run -config /run/\$name.hcl
+        done
+        $(eventually 30 'curl -sf http://127.0.0.1:8500/v1/status/leader | grep -q :')
+        $(eventually 30 'test "$(curl -s http://127.0.0.1:8081)$(curl -s http://127.0.0.1:8082)" = ordersbilling')"
+    check "sidecars of both start, and register them" "
+        cp /root/a.hcl /root/b.hcl /etc/sidegate/sidecars/
+        echo CONSUL_HTTP_ADDR=127.0.0.1:8500 >/etc/sidegate/sidecars/a.env
+        systemctl enable --now sidegate@a sidegate@b || { journalctl -u 'sidegate@*' --no-pager | tail; exit 1; }
+        for name in orders billing; do $(eventually 20 "$registered"); done"
+    check "each service calls the other by its sidecar" "
+        $(eventually 20 'test "$(curl -s http://127.0.0.1:9191/)" = billing')
+        $(eventually 20 'test "$(curl -s --unix-socket /run/sidegate/b/orders.sock http://orders/)" = orders')"
+    check "a sidecar has no capability, and sees no other's state" '
+        p=$(systemctl show -P MainPID sidegate@a)
+        grep -q "^CapEff:.0000000000000000\$" /proc/$p/status && grep -q "^CapBnd:.0000000000000000\$" /proc/$p/status || exit 1
+        test "$(nsenter -t $p -m ls /var/lib/sidegate /var/lib/sidegate/sidecars | tr "\n" " ")" = "/var/lib/sidegate: sidecars  /var/lib/sidegate/sidecars: a " &&
+            test "$(stat -c "%U %a" /var/lib/sidegate/sidecars/a)" = "sidegate 700"'
+    check "the gateway doesn't see theirs" 'p='"$pid"'; ! nsenter -t $p -m -S "$(id -u sidegate)" ls /var/lib/sidegate/sidecars'
+    check "status, doctor and validate speak of a sidecar" 'sidegate status -config /etc/sidegate/sidecars/a.hcl && sidegate validate -config /etc/sidegate/sidecars/a.hcl'
+    check "the exposure of a running sidecar is 1.5 at most" 'systemd-analyze security --no-pager --threshold=15 sidegate@a.service | tail -n 1'
+    check "a sidecar takes a new configuration by reload" "
+        p=\$(systemctl show -P MainPID sidegate@a)
+        sed -i 's/tags *=.*/tags = [\"v2\"]/' /etc/sidegate/sidecars/a.hcl
+        systemctl reload sidegate@a || exit 1
+        $(eventually 20 'curl -sf "http://127.0.0.1:8500/v1/catalog/service/orders" | grep -q "\"v2\""')
+        test \"\$(systemctl show -P MainPID sidegate@a)\" = \"\$p\" || exit 1
+        echo sidecarr >/etc/sidegate/sidecars/b.hcl
+        if systemctl reload sidegate@b; then exit 1; fi
+        cp /root/b.hcl /etc/sidegate/sidecars/ && systemctl reload sidegate@b"
+    check "a sidecar that crashed is back, and registered once" "
+        p=\$(systemctl show -P MainPID sidegate@b)
+        kill -9 \$p
+        $(eventually 30 'test "$(systemctl show -P MainPID sidegate@b)" != $p && systemctl is-active --quiet sidegate@b')
+        name=billing; $(eventually 20 "$registered")
+        test \"\$(curl -sf http://127.0.0.1:8500/v1/catalog/service/billing | grep -o '\"ServiceID\"' | wc -l)\" = 1 || exit 1
+        $(eventually 20 'test "$(curl -s http://127.0.0.1:9191/)" = billing')"
+    check "an upgrade takes over from sidecars, too, and loses no call" "
+        a=\$(systemctl show -P MainPID sidegate@a) b=\$(systemctl show -P MainPID sidegate@b)
+        URL=http://127.0.0.1:9191/ /root/load.sh start
+        dpkg -i --force-confold /root/pkg/next.deb || exit 1
+        dpkg -i --force-confold /root/pkg/sidegate.deb || exit 1
+        /root/load.sh stop || exit 1
+        test \"\$a\" != \"\$(systemctl show -P MainPID sidegate@a)\" && test \"\$b\" != \"\$(systemctl show -P MainPID sidegate@b)\" || exit 1
+        for name in orders billing; do $registered || exit 1; done"
+    check "a sidecar that is stopped has left Consul" "
+        systemctl stop sidegate@b && test \"\$(systemctl show -P Result sidegate@b)\" = success || exit 1
+        test \"\$(curl -sf http://127.0.0.1:8500/v1/catalog/service/billing)\" = '[]' || exit 1
+        systemctl start sidegate@b
+        name=billing; $(eventually 20 "$registered")"
+else
+    echo "skipped the sidecars: consul isn't installed (make tools)"
+fi
 check "an upgrade starts nothing that was stopped, and enables nothing that was disabled" '
     systemctl disable --now sidegate && dpkg -i --force-confold /root/pkg/sidegate.deb || exit 1
     if systemctl is-active sidegate || systemctl is-enabled sidegate; then exit 1; fi
     systemctl enable --now sidegate'
-check "removal stops it" 'dpkg -r sidegate && ! systemctl is-active --quiet sidegate && ! systemctl is-enabled --quiet sidegate && ! pgrep -x sidegate'
+check "removal stops it, and all sidecars" '
+    dpkg -r sidegate && ! systemctl is-active --quiet sidegate && ! systemctl is-enabled --quiet sidegate && ! pgrep -x sidegate || exit 1
+    if ls /etc/systemd/system/*.wants/sidegate* || systemctl list-units --plain --no-legend --full --state=active "sidegate*" | grep .; then exit 1; fi
+    test -e /etc/sidegate/sidecars || ! test -e /usr/local/bin/consul || exit 1
+    systemctl stop consul orders billing 2>/dev/null; true'
 check "removal keeps configuration and state, and nothing else" '
     '"$files"' >/root/removed
     left=$(comm -13 /root/before /root/removed | grep -Ev "^/(etc|var/lib|var/log)/sidegate(/|$)"); echo "$left"

@@ -2,6 +2,9 @@
 # Leaves deb, rpm, tar.gz, container image and bill of materials for amd64 and arm64,
 # and their checksums, in dist/. A release when HEAD is tagged, a snapshot else.
 # Nothing is published. The same commit gives the same bytes: packaging/reproduce.sh.
+#
+#   packaging/package.sh       all
+#   packaging/package.sh host  deb and rpm of this machine's architecture, in .cache/dist
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -19,6 +22,15 @@ if [ -z "$goreleaser" ]; then
     mkdir -p .cache/tools
     goreleaser=$PWD/.cache/tools/goreleaser
     (cd .ci/tools/release && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$goreleaser" github.com/goreleaser/goreleaser/v2)
+fi
+
+if [ "${1:-}" = host ]; then
+    mkdir -p .cache
+    {
+        sed "s/goarch: \\[.*\\]/goarch: [$(go env GOARCH)]/" goreleaser.yaml
+        echo 'dist: .cache/dist'
+    } >.cache/host.yaml
+    exec "$goreleaser" release --snapshot --clean --skip=archive --config .cache/host.yaml
 fi
 
 tag=$(git describe --tags --exact-match --match 'v[0-9]*' 2>/dev/null || true)

@@ -58,6 +58,7 @@ func accessFields(q *redactor) []accessField {
 		{"referer", false, false, q.url(func(x *exchange.Exchange) string { return x.Request.Get(exchange.Referer) })},
 		{"listener", false, true, text(func(x *exchange.Exchange) string { return x.Conn.Listener })},
 		{"peer_ip", false, true, text(func(x *exchange.Exchange) string { return x.Conn.RemoteIP })},
+		{"peer", false, true, text(func(x *exchange.Exchange) string { return x.Conn.Peer })},
 		{"tls_version", false, false, text(tlsVersion)},
 		{"tls_cipher", false, false, text(tlsCipher)},
 		{"cache", true, false, text(func(x *exchange.Exchange) string { return x.Cached.String() })},

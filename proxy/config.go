@@ -40,6 +40,18 @@ type ListenerConfig struct {
 	RedirectHTTPS bool `hcl:"redirect_https,attr" default:"false"`
 	// Bounds on what a client may send, and how slowly.
 	Limits *ListenerLimits `hcl:"limits,block"`
+
+	Peers *Peers // no argument: who may connect to a listener of a sidecar; nil: not one's
+}
+
+// Peers says who is on the other side of a sidecar's listener.
+type Peers struct {
+	// Local: the sidecar's own app, whose word about the client counts.
+	Local bool
+	// Identity names that of the fleet by which the listener asks for certificates,
+	// and the word of those who have one counts; "": it asks for none.
+	Identity string
+	Allow    []string // the services that may come, with an identity; none: all of the fleet
 }
 
 // ListenerLimits bounds what the clients of a listener may send.

@@ -28,11 +28,13 @@ func (t Trust) Contains(a netip.Addr) bool {
 
 // identify sets ClientIP and RequestID, and trusted, by walking
 // X-Forwarded-For from the right: the first address that isn't a trusted
-// proxy's is the client's. An element that isn't an address ends the walk.
+// proxy's is the client's. An element that isn't an address ends the walk. What
+// is the app of a sidecar, or proves to be of the fleet, is trusted as well; where
+// it names no other address than loopback, its own host's is the client's.
 func (t Trust) identify(x *exchange.Exchange) (trusted bool) {
 	peer := x.Conn.Remote.Addr().Unmap()
 	x.ClientIP = peer
-	trusted = len(t) > 0 && t.Contains(peer)
+	trusted = x.Conn.Trusted || len(t) > 0 && t.Contains(peer)
 	if trusted {
 		x.ClientIP = t.walk(x, peer)
 		if id := x.Request.Get(exchange.XRequestID); validRequestID(id) {
@@ -66,7 +68,11 @@ func (t Trust) walk(x *exchange.Exchange, peer netip.Addr) netip.Addr {
 			if err != nil {
 				return client
 			}
-			client = a.Unmap()
+			a = a.Unmap()
+			if x.Conn.Trusted && a.IsLoopback() {
+				continue // the app of the sidecar that it comes through
+			}
+			client = a
 			if !t.Contains(client) {
 				return client
 			}

@@ -54,6 +54,10 @@ func (h *Handler) Table() *Table { return h.table.Load() }
 // policies, backend, policies, answer; and, whatever happens, finish.
 func (h *Handler) Serve(x *exchange.Exchange) {
 	l := line{h: h, t: h.table.Load(), x: x, stats: h.unknown}
+	if x.Conn.SelfCheck {
+		l.selfCheck()
+		return
+	}
 	defer l.finish()
 
 	trusted := l.t.Trust.identify(x)
@@ -63,6 +67,10 @@ func (h *Handler) Serve(x *exchange.Exchange) {
 	fault := x.Fault
 	if fault == nil {
 		fault = x.Canonicalise()
+	} else if x.Method == "CONNECT" {
+		if own := l.t.Own[x.Conn.Listener]; own.Connect != nil {
+			fault = own.Connect
+		}
 	}
 	if fault == nil && x.Conn.Scheme == "http" && h.plainAnswer(l.t, x) {
 		l.respond()
@@ -199,6 +207,18 @@ func (l *line) run(trusted bool) *exchange.Fault {
 	return to.Pool.Send(x)
 }
 
+// selfCheck answers the process itself, with an empty answer: the line without
+// what belongs to somebody, its policies, service, counters and logs.
+func (l *line) selfCheck() {
+	defer func() { _ = recover() }() // it hasn't hung; a request that panics says so
+	l.t.Trust.identify(l.x)
+	if l.x.Fault == nil && l.x.Canonicalise() == nil {
+		l.t.Match(l.x)
+	}
+	l.x.Reply(204, "", nil)
+	l.respond()
+}
+
 func (l *line) respond() {
 	l.begun = true
 	if err := l.x.Front.Respond(l.x); err != nil && l.x.Err == nil {
@@ -250,10 +270,11 @@ func (l *line) finish() {
 	took := time.Since(x.Start) // cheaper than time.Now
 	l.h.Stats.Count(l.stats, x, took)
 	l.h.Tail.Tell(x, took)
-	if l.h.Usage != nil {
+	quiet := l.r != nil && l.r.Quiet
+	if l.h.Usage != nil && !quiet {
 		l.h.Usage.Count(x, took)
 	}
-	if l.t.Log != nil {
+	if l.t.Log != nil && !quiet {
 		l.t.Log.Log(x, x.Start.Add(took))
 	}
 	if x.Trace.Spans != nil {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"runtime"
@@ -28,6 +29,8 @@ type listener struct {
 	tcp      net.Listener
 	now      atomic.Pointer[serving]
 	accepted atomic.Uint64
+	stumbled atomic.Uint64 // accepts that failed
+	check    atomic.Pointer[selfCheck]
 
 	unit     bool // a socket unit has opened it
 	unitName string
@@ -36,21 +39,23 @@ type listener struct {
 // serving is how a listener serves: its settings and protocols. A reload that
 // changes them puts another in its place; this one then drains.
 type serving struct {
-	cfg    ListenerConfig
-	trust  Trust
-	log    logrus.FieldLogger
-	tls    *tls.Config
-	h1     *h1.Front // nil: not spoken
-	h2     *h2.Front
-	h3     *h3.Front
-	refuse atomic.Uint64
-	failed atomic.Uint64
-	conns  atomic.Int64
-	places *places // the listener's
+	cfg   ListenerConfig
+	trust Trust
+	log   logrus.FieldLogger
+	tls   *tls.Config
+	// refused is ServerDeps.Refused.
+	refused func(cfg *ListenerConfig, from netip.AddrPort, err error)
+	h1      *h1.Front // nil: not spoken
+	h2      *h2.Front
+	h3      *h3.Front
+	refuse  atomic.Uint64
+	failed  atomic.Uint64
+	conns   atomic.Int64
+	places  *places // the listener's
 }
 
 func newServing(d ServerDeps, a *abuses, p *places, cfg *ListenerConfig, trust Trust) (*serving, error) {
-	v := &serving{cfg: *cfg, trust: trust, log: d.Log.WithField("listener", cfg.Name), places: p}
+	v := &serving{cfg: *cfg, trust: trust, log: d.Log.WithField("listener", cfg.Name), places: p, refused: d.Refused}
 	lim := cfg.Limits
 	speaks := func(p string) bool { return slices.Contains(cfg.Protocols, p) }
 	var err error
@@ -112,6 +117,7 @@ func (l *listener) accept() {
 		}
 		v := l.now.Load()
 		if err != nil { // out of descriptors, mostly: wait for some to be freed
+			l.stumbled.Add(1)
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 			v.log.WithError(err).Warn("accept failed")
 			t := time.NewTimer(pause)
@@ -119,13 +125,18 @@ func (l *listener) accept() {
 			continue
 		}
 		pause = 0
-		n := l.accepted.Add(1)
 		remote := addrPort(nc.RemoteAddr())
+		if l.checks(remote) {
+			v.admitCheck(remote.Addr())
+			go v.serve(nc, &exchange.Conn{Remote: remote, SelfCheck: true})
+			continue
+		}
+		n := l.accepted.Add(1)
 		if l.server.Memory.TurnsAway() || !v.admit(remote.Addr()) {
 			v.turnAway(nc) // without a word: it costs us the least
 			continue
 		}
-		go v.serve(nc, remote, uint32(n))
+		go v.serve(nc, &exchange.Conn{Remote: remote, Shard: uint32(n)})
 	}
 }
 
@@ -196,9 +207,12 @@ func (v *serving) turnAway(nc net.Conn) {
 }
 
 // serve is the begin of a client connection; ended is its end.
-func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
-	info := &exchange.Conn{Listener: v.cfg.Name, Remote: remote, Local: addrPort(nc.LocalAddr()), Scheme: "http", Shard: shard}
-	if v.cfg.ProxyProtocol && (!v.readProxyHeader(nc, info) || !v.claim(info.Remote.Addr())) {
+func (v *serving) serve(nc net.Conn, info *exchange.Conn) {
+	info.Listener, info.Local, info.Scheme = v.cfg.Name, addrPort(nc.LocalAddr()), "http"
+	if p := v.cfg.Peers; p != nil {
+		info.Trusted = p.Local || p.Identity != "" // that is proved before the first request
+	}
+	if v.cfg.ProxyProtocol && !info.SelfCheck && (!v.readProxyHeader(nc, info) || !v.claim(info.Remote.Addr())) {
 		v.turnAway(nc)
 		v.leave()
 		return
@@ -208,14 +222,49 @@ func (v *serving) serve(nc net.Conn, remote netip.AddrPort, shard uint32) {
 		v.servePlain(nc, info)
 		return
 	}
-	tc := tls.Server(socket.Wrap(nc), v.tls)
+	cfg := v.tls
+	if info.SelfCheck {
+		cfg = uncertified(cfg)
+	}
+	tc := tls.Server(socket.Wrap(nc), cfg)
 	if err := handshake(tc, v.cfg.Limits.HeaderTimeout); err != nil {
 		v.failed.Add(1)
-		_ = nc.Close()
+		v.unshaken(nc, info, err)
 		v.ended(info)
 		return
 	}
 	go v.serveTLS(tc, info) // ends with the connection; the handshake's stack is too deep to keep
+}
+
+// farewell is what is read of a caller that was refused, and how long.
+const (
+	farewellBytes = 64 << 10
+	farewellTime  = time.Second
+)
+
+// unshaken ends a connection without a handshake. Where certificates are asked
+// for, it is told, and the alert has to arrive: a caller sends its first request
+// before it knows that it is refused, and closing with that unread would reset the
+// connection and the alert with it.
+func (v *serving) unshaken(nc net.Conn, info *exchange.Conn, err error) {
+	if v.tls.ClientAuth >= tls.RequireAnyClientCert {
+		if v.refused != nil {
+			v.refused(&v.cfg, info.Remote, err)
+		}
+		if half, ok := nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil && nc.SetReadDeadline(time.Now().Add(farewellTime)) == nil {
+			_, _ = io.CopyN(io.Discard, nc, farewellBytes) // how it ends doesn't matter
+		}
+	}
+	_ = nc.Close()
+}
+
+// peerOf is the name that a verified certificate has, if it has one alone: that
+// of a service in the fleet.
+func peerOf(state *tls.ConnectionState) string {
+	if len(state.VerifiedChains) == 0 || len(state.VerifiedChains[0][0].URIs) != 1 {
+		return ""
+	}
+	return state.VerifiedChains[0][0].URIs[0].String()
 }
 
 // ended counts a connection out.
@@ -237,7 +286,7 @@ func handshake(tc *tls.Conn, limit time.Duration) error {
 // serveTLS serves a connection whose handshake is over.
 func (v *serving) serveTLS(tc *tls.Conn, info *exchange.Conn) {
 	state := tc.ConnectionState()
-	info.TLS, info.Scheme = &state, "https"
+	info.TLS, info.Scheme, info.Peer = &state, "https", peerOf(&state)
 	switch {
 	case state.NegotiatedProtocol == "h2" && v.h2 != nil:
 		v.h2.ServeConn(tc, info, nil)
@@ -363,15 +412,18 @@ func (l *listener) status() ListenerStatus {
 		refused, failed = refused+c, failed+h
 	}
 	return ListenerStatus{
-		Name: v.cfg.Name, Address: l.tcp.Addr().String(), Protocols: v.cfg.Protocols, TLS: v.cfg.TLS, Connections: conns, Busy: busy,
+		Name: v.cfg.Name, Address: addressText(l.tcp.Addr()), Protocols: v.cfg.Protocols, TLS: v.cfg.TLS, Connections: conns, Busy: busy,
 		Accepted: l.accepted.Load(), Refused: refused, Handshakes: failed,
 	}
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
-	if t, ok := a.(*net.TCPAddr); ok {
+	switch t := a.(type) {
+	case *net.TCPAddr:
 		p := t.AddrPort()
 		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+	case *net.UnixAddr: // whoever that is, it is on this host
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
 	}
 	host, port, err := net.SplitHostPort(a.String())
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -36,6 +37,9 @@ type ServerDeps struct {
 	// TLS returns the configuration of a listener's handshakes, for TCP or for
 	// QUIC.
 	TLS func(cfg *ListenerConfig, quic bool) (*tls.Config, error)
+	// Refused is told of each handshake that failed on a listener that wants
+	// certificates of its clients; nil: nobody is.
+	Refused func(cfg *ListenerConfig, from netip.AddrPort, err error)
 	// Secrets are QUIC's, which the next process should have, too; nil: new ones.
 	Secrets *h3.Secrets
 }
@@ -45,14 +49,16 @@ type ServerDeps struct {
 // also until its last connection has ended.
 type Server struct {
 	ServerDeps
-	abuses  *abuses
+	abuses *abuses
 
 	mu        sync.Mutex           // guards what follows
-	listeners map[string]*listener // by address
+	listeners map[string]*listener // by key
 	ports     map[string]port      // the UDP ports beside them, by the address that TCP is bound to
 	retired   []*serving           // replaced or gone, with connections that haven't ended
 	inherited []Socket             // that no listener has taken so far
 	draining  bool
+	passed    bool // the sockets are another process's, or will be
+	leaving   bool // they are nobody's after this process
 }
 
 // NewServer returns a server without listeners.
@@ -106,7 +112,7 @@ func (s *Server) Plan(cfgs []*ListenerConfig, trust Trust) (*ServerPlan, error) 
 }
 
 func (s *Server) plan(cfg *ListenerConfig, trust Trust, names map[string]bool) (step, error) {
-	old := s.listeners[cfg.Address]
+	old := s.listeners[cfg.Key()]
 	if old != nil {
 		now := old.now.Load()
 		same, err := s.sameAuthorities(now, cfg)
@@ -146,6 +152,18 @@ func (s *Server) sameAuthorities(now *serving, cfg *ListenerConfig) (bool, error
 		return false, err
 	}
 	return next.ClientCAs.Equal(now.tls.ClientCAs), nil
+}
+
+// bind binds an address: host:port, or unix:// and a path.
+func bind(address string) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(address, UnixPrefix); ok {
+		return listenUnix(path)
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, bindError(address, err)
+	}
+	return l, nil
 }
 
 // bindError says who has the port, when that can be known.
@@ -194,11 +212,11 @@ func (p *ServerPlan) Commit() error {
 		if st.fresh != nil {
 			l.start()
 		}
-		kept[l.now.Load().cfg.Address] = l
+		kept[l.now.Load().cfg.Key()] = l
 	}
-	for address, l := range s.listeners {
-		if kept[address] != l {
-			_ = l.tcp.Close() // ends its accept loops
+	for key, l := range s.listeners {
+		if kept[key] != l {
+			shut(l.tcp, false)
 			s.retire(l.now.Load())
 		}
 	}
@@ -266,6 +284,18 @@ func (s *Server) bury() {
 	})
 }
 
+// Address is what the listener of a name and a configured address is bound to, once
+// a plan with it was committed; nil: there is none.
+func (s *Server) Address(name, address string) net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.listeners[(&ListenerConfig{Name: name, Address: address}).Key()]
+	if l == nil {
+		return nil
+	}
+	return l.tcp.Addr()
+}
+
 // ListenerStatus is what is known of a listener.
 type ListenerStatus struct {
 	Name        string   `json:"name"`
@@ -297,15 +327,32 @@ const (
 	stopGrace     = time.Second     // when the process stops: what is idle for longer hardly sends in that very moment
 )
 
-// StopAccepting closes the sockets: another process has duplicates, and accepts
-// what comes. Drain must follow.
+// StopAccepting closes the sockets; what was accepted is served. Drain must follow.
 func (s *Server) StopAccepting() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.draining {
+		return
+	}
 	s.draining = true
 	for _, l := range s.listeners {
-		_ = l.tcp.Close() // ends its accept loops, after what they have
+		switch {
+		case s.passed:
+			shut(l.tcp, true)
+		case s.leaving:
+			shut(l.tcp, false)
+		default: // a start that failed: only what it has opened itself goes
+			_ = l.tcp.Close()
+		}
 	}
+}
+
+// PassedOn stops accepting, as another process does that on the same sockets.
+func (s *Server) PassedOn() {
+	s.mu.Lock()
+	s.passed = true
+	s.mu.Unlock()
+	s.StopAccepting()
 }
 
 // Drain stops accepting, lets the requests in flight end, and cuts what is left
@@ -325,8 +372,11 @@ func (s *Server) Drain(ctx context.Context) {
 // Leave is Drain for a process that the next one waits for the end of, or that
 // has none. It goes on accepting until all connections that there are have ended,
 // or ctx has; each new one gets to send one request. Then it closes its sockets,
-// which may stay open elsewhere, and lets the last ones end.
-func (s *Server) Leave(ctx context.Context) {
+// and lets the last ones end. kept says that the sockets stay open elsewhere.
+func (s *Server) Leave(ctx context.Context, kept bool) {
+	s.mu.Lock()
+	s.passed, s.leaving = kept, true
+	s.mu.Unlock()
 	before, ports := s.all()
 	for _, p := range ports {
 		p.Stay()

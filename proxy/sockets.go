@@ -14,9 +14,9 @@ import (
 // Socket is a listening socket that is open already: what a Server passes on, or
 // takes instead of binding an address itself.
 type Socket struct {
-	Network string // tcp or udp
+	Network string // tcp, which unix sockets count among, or udp
 	// Address is that of the listener it was opened for, as its configuration
-	// writes it.
+	// writes it; with any free port, behind the listener's name.
 	Address string
 	// Unit says that a socket unit has opened it: it goes to the listener of its
 	// name, or else to one whose address it is bound to, whatever Address says.
@@ -77,7 +77,7 @@ func (s *Server) Unclaimed() []Socket {
 // claim takes the inherited socket of a listener, if there is one. names are those
 // of all listeners. s.mu is held.
 func (s *Server) claim(network string, cfg *ListenerConfig, names map[string]bool) (Socket, bool) {
-	i := slices.IndexFunc(s.inherited, func(k Socket) bool { return !k.Unit && k.Network == network && k.Address == cfg.Address })
+	i := slices.IndexFunc(s.inherited, func(k Socket) bool { return !k.Unit && k.Network == network && k.Address == cfg.Key() })
 	if i < 0 {
 		i = s.claimNamed(network, cfg)
 	}
@@ -133,9 +133,9 @@ func fits(at netip.AddrPort, address string) bool {
 func (s *Server) listen(cfg *ListenerConfig, names map[string]bool) (*listener, error) {
 	k, ok := s.claim("tcp", cfg, names)
 	if !ok {
-		l, err := net.Listen("tcp", cfg.Address)
+		l, err := bind(cfg.Address)
 		if err != nil {
-			return nil, bindError(cfg.Address, err)
+			return nil, err
 		}
 		return &listener{server: s, tcp: l}, nil
 	}
@@ -211,18 +211,18 @@ func (s *Server) sockets(ofPort func(port) (Socket, error)) ([]Socket, error) {
 	var list []Socket
 	for _, l := range s.listeners {
 		v := l.now.Load()
-		from, ok := l.tcp.(*net.TCPListener)
+		from, ok := l.tcp.(interface{ File() (*os.File, error) })
 		if !ok {
 			continue
 		}
 		f, err := from.File()
 		if err == nil {
-			list = append(list, Socket{Network: "tcp", Address: v.cfg.Address, Unit: l.unit, Name: l.unitName, File: f})
+			list = append(list, Socket{Network: "tcp", Address: v.cfg.Key(), Unit: l.unit, Name: l.unitName, File: f})
 		}
 		if p, ok := s.ports[l.tcp.Addr().String()]; ok && err == nil && v.h3 != nil {
 			var k Socket
 			if k, err = ofPort(p); err == nil {
-				k.Network, k.Address, k.Unit, k.Name = "udp", v.cfg.Address, p.unit, p.unitName
+				k.Network, k.Address, k.Unit, k.Name = "udp", v.cfg.Key(), p.unit, p.unitName
 				list = append(list, k)
 			}
 		}

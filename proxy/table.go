@@ -15,11 +15,19 @@ import (
 // exchange keeps the one that it started with.
 type Table struct {
 	Matcher *route.Matcher
-	Routes  []*Route // by the matcher's index
+	Routes  []*Route       // by the matcher's index
+	Own     map[string]Own // by listener: those with routes of their own; Matcher's aren't reached there
 	Trust   Trust
 	Log     *AccessLog        // nil: no access log
 	Tracer  *tracing.Tracer   // nil: requests aren't traced
 	HTTPS   map[string]string // by listener: the port of https that its requests are redirected to
+}
+
+// Own are the routes of one listener alone.
+type Own struct {
+	Matcher *route.Matcher
+	First   int             // where in Table.Routes its rules begin
+	Connect *exchange.Fault // what CONNECT is answered with; nil: as on other listeners
 }
 
 // Route is a compiled route. Exactly one of Answer and Shares says who answers.
@@ -33,6 +41,7 @@ type Route struct {
 	Strip  string  // prefix cut off the path before it is forwarded
 	Mirror *Mirror // nil: none
 	Stats  *RouteStats
+	Quiet  bool // its requests are neither logged nor counted as usage: the checks of Consul's agent
 
 	Priority exchange.Priority
 }
@@ -49,16 +58,37 @@ type Share struct {
 // that it asks leave for, when that route answers preflights; otherwise it is a
 // request like any other, which a service may answer.
 func (t *Table) Match(x *exchange.Exchange) route.Result {
+	if t.Own == nil {
+		return t.match(x, t.Matcher, 0)
+	}
+	m, first := t.Of(x.Conn.Listener)
+	return t.match(x, m, first)
+}
+
+// Of is the matcher of a listener's requests, and where in Routes its rules begin.
+func (t *Table) Of(listener string) (m *route.Matcher, first int) {
+	if own, ok := t.Own[listener]; ok {
+		return own.Matcher, own.First
+	}
+	return t.Matcher, 0
+}
+
+// match lets m choose, whose rules are the routes from first on.
+func (t *Table) match(x *exchange.Exchange, m *route.Matcher, first int) route.Result {
 	if x.Method == "OPTIONS" && x.Request.Has(exchange.Origin) {
 		if method, ok := x.Request.Find("Access-Control-Request-Method"); ok {
-			rule := t.Matcher.Preflight(x, method, func(rule int) bool { return t.Routes[rule].Chain.Preflight(x) })
-			if rule >= 0 && t.Routes[rule].Chain.Preflights() {
+			rule := m.Preflight(x, method, func(rule int) bool { return t.Routes[first+rule].Chain.Preflight(x) })
+			if rule >= 0 && t.Routes[first+rule].Chain.Preflights() {
 				x.Preflight, x.Params = true, x.Params[:0]
-				return route.Result{Rule: rule}
+				return route.Result{Rule: first + rule}
 			}
 		}
 	}
-	return t.Matcher.Match(x)
+	r := m.Match(x)
+	if r.Rule >= 0 {
+		r.Rule += first
+	}
+	return r
 }
 
 // share chooses a service by weight.

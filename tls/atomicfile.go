@@ -11,7 +11,26 @@ import (
 
 // writeSecret replaces a file as a whole, readable by us alone: a reader sees
 // the old or the new content, also after a crash.
-func writeSecret(path string, b []byte) (err error) {
+func writeSecret(path string, b []byte) error { return writeWhole(path, b, nil) }
+
+// writeLike is writeSecret for a file with another mode, which leaves owner and
+// mode of the file that it replaces: a service's user could read that.
+func writeLike(path string, b []byte, mode fs.FileMode) error {
+	return writeWhole(path, b, func(f *os.File) error {
+		if was, err := os.Stat(path); err == nil {
+			mode = was.Mode().Perm()
+			if st, ok := was.Sys().(*syscall.Stat_t); ok {
+				if err := f.Chown(int(st.Uid), int(st.Gid)); err != nil {
+					return err
+				}
+			}
+		}
+		return f.Chmod(mode)
+	})
+}
+
+// writeWhole replaces a file; prepare, if any, is called before anybody sees it.
+func writeWhole(path string, b []byte, prepare func(*os.File) error) (err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -26,6 +45,9 @@ func writeSecret(path string, b []byte) (err error) {
 		}
 	}()
 	_, err = f.Write(b)
+	if err == nil && prepare != nil {
+		err = prepare(f)
+	}
 	if err == nil {
 		err = f.Sync()
 	}

@@ -23,7 +23,15 @@
 // Private names are localhost, names of one label, and all under .localhost,
 // .internal, .local, .test and .home.arpa.
 //
+// # Between services
+//
+// Identity is for listeners and connections within a fleet, where both sides show
+// certificates with the names of services. It has nothing in common with Manager
+// but this package; FleetCA makes what IdentityFiles reads.
+//
 // # Goroutines
+//
+// IdentityFiles.Run polls three files until its context ends.
 //
 // Manager.Run polls files and rotates ticket keys until its context ends. A
 // committed plan with ACME starts certmagic's maintenance and one goroutine

@@ -168,9 +168,9 @@ func chargesTotalsCommand() *cobra.Command {
 			return err
 		}
 		t := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-		fmt.Fprintln(t, "DAY\tCONSUMER\tMETER\tUNITS\tCHARGES\tTOLD\tPENDING\tSERVICE")
+		fmt.Fprintln(t, "DAY\tCONSUMER\tMETER\tUNITS\tCHARGES\tTOLD\tUNTOLD\tSERVICE")
 		for _, r := range list {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", r.Day, shown("consumer", r.Consumer), r.Meter, r.Units, r.Count, r.Told, r.Pending, r.Service)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", r.Day, shown("consumer", r.Consumer), r.Meter, r.Units, r.Count, r.Told, r.Untold, r.Service)
 		}
 		return t.Flush()
 	})
@@ -226,9 +226,9 @@ func printComparison(out io.Writer, r *charge.Comparison) error {
 			fmt.Fprintf(t, "%s: no difference in %d days of consumers and meters, from %s to before %s\n", s.Service, s.Compared, r.Since, r.Until)
 		default:
 			fmt.Fprintf(t, "%s: %d of %d differ\n", s.Service, len(s.Differences), s.Compared)
-			fmt.Fprintln(t, "DAY\tCONSUMER\tMETER\tOURS\tTHEIRS\tNOT TOLD YET")
+			fmt.Fprintln(t, "DAY\tCONSUMER\tMETER\tOURS\tTHEIRS\tUNTOLD")
 			for _, d := range s.Differences {
-				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.Day, shown("consumer", d.Consumer), d.Meter, d.Ours, d.Theirs, d.Pending)
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.Day, shown("consumer", d.Consumer), d.Meter, d.Ours, d.Theirs, d.Untold)
 			}
 		}
 	}

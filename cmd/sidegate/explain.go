@@ -15,7 +15,7 @@ import (
 )
 
 func explainCommand() *cobra.Command {
-	var path, method, client string
+	var path, method, client, listener string
 	var headers []string
 	var asJSON bool
 	c := &cobra.Command{
@@ -27,8 +27,8 @@ or, when none runs, by the configuration and what Consul says now.`,
 		Example: "  sidegate explain https://api.example.com/orders/17\n  sidegate explain -method POST -header 'X-Version: 2' https://api.example.com/orders",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			q := admin.Question{Method: method, URL: args[0], Client: client, Headers: map[string]string{}}
-			query := url.Values{"method": {method}, "url": {args[0]}, "client": {client}}
+			q := admin.Question{Method: method, URL: args[0], Client: client, Listener: listener, Headers: map[string]string{}}
+			query := url.Values{"method": {method}, "url": {args[0]}, "client": {client}, "listener": {listener}}
 			for _, h := range headers {
 				name, value, ok := strings.Cut(h, ":")
 				if !ok {
@@ -56,6 +56,7 @@ or, when none runs, by the configuration and what Consul says now.`,
 	c.Flags().StringVar(&method, "method", "GET", "the request's method")
 	c.Flags().StringArrayVar(&headers, "header", nil, "a header field, 'NAME: VALUE'; may be repeated")
 	c.Flags().StringVar(&client, "client", "", "the client's address (default 127.0.0.1)")
+	c.Flags().StringVar(&listener, "listener", "", "the listener that it comes by, as status names it: those of sidecars have routes of their own")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }
@@ -90,6 +91,9 @@ func printExplanation(out io.Writer, e *admin.Explanation) {
 	}
 	for _, s := range e.Policies {
 		p("policy     %s", s)
+	}
+	if e.Note != "" {
+		p("note       %s", e.Note)
 	}
 	if e.Status != 0 {
 		p("answers    %d, by the gateway itself", e.Status)

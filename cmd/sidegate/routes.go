@@ -45,7 +45,12 @@ func routesCommand() *cobra.Command {
 func printRoutes(out io.Writer, list []admin.RouteStatus) error {
 	t := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "ROUTE\tHOST\tPATH\tCONDITIONS\tTO\tPOLICIES\tFROM")
+	listener := ""
 	for _, r := range list {
+		if r.Listener != listener {
+			listener = r.Listener
+			fmt.Fprintf(t, "on %s alone:\t\t\t\t\t\t\n", listener)
+		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, cmp.Or(r.Host, "any"), cmp.Or(r.Path, "any"), cmp.Or(r.Conditions, "-"),
 			r.To, cmp.Or(strings.Join(r.Policies, ","), "-"), r.Origin)
 	}

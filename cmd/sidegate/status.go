@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -104,6 +105,7 @@ func printStatus(out io.Writer, s *admin.Status) error {
 	}
 	printUsageState(out, s.Usage)
 	t := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	printSidecars(t, s.Sidecars)
 	fmt.Fprintln(t, "\nLISTENER\tADDRESS\tPROTOCOLS\tCONNECTIONS\tIN FLIGHT\tACCEPTED\tREFUSED")
 	for _, l := range s.Listeners {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%d\n", l.Name, l.Address, strings.Join(l.Protocols, " "), l.Connections, l.Busy, l.Accepted, l.Refused)
@@ -148,6 +150,43 @@ func printStatus(out io.Writer, s *admin.Status) error {
 		fmt.Fprintf(out, "%s: %s\n", p.Where, p.Text)
 	}
 	return nil
+}
+
+// printSidecars shows what is registered in Consul, and how its apps are.
+func printSidecars(t io.Writer, list []admin.SidecarStatus) {
+	if len(list) == 0 {
+		return
+	}
+	fmt.Fprintln(t, "\nSIDECAR\tREGISTRATION\tANNOUNCED\tCHECK\tCERTIFICATE\tAPP\tCALLS")
+	for _, s := range list {
+		state := s.State
+		if !s.Since.IsZero() {
+			state += " for " + time.Since(s.Since).Round(time.Second).String()
+		}
+		if s.Error != "" {
+			state += ": " + s.Error
+		}
+		check := cmp.Or(s.Health, "-")
+		if s.Maintenance != "" {
+			check = "maintenance: " + s.Maintenance
+		}
+		app := s.App
+		if s.AppError != "" {
+			app = "AWAY: " + s.AppError
+		}
+		var calls []string
+		for _, u := range s.Upstreams {
+			calls = append(calls, u.Service+" at "+cmp.Or(u.Listen, s.Proxy))
+		}
+		if s.Proxy != "" {
+			calls = append(calls, "any at "+s.Proxy)
+		}
+		announced := s.Announced
+		if strings.HasPrefix(announced, ":") {
+			announced = "agent's address" + announced
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, state, announced, check, cmp.Or(s.Identity, "none: plain text"), app, cmp.Or(strings.Join(calls, ", "), "-"))
+	}
 }
 
 // size is a number of bytes for people.

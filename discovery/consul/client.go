@@ -23,11 +23,17 @@ const (
 	maxBlockingPlain = 100  // blocking queries over HTTP/1.1, of the agent's 200 connections
 	maxBlockingH2    = 8192 // over HTTP/2, where they are streams
 	maxShort         = 16   // other reads at once
+	thriftyShort     = 2    // of one process among many
 )
 
 // Deps is what a Client works with.
 type Deps struct {
 	Log logrus.FieldLogger
+	// Blocking is for a process that is one of many on its host: with more watched
+	// services than that, all of them share the pulse's two blocking queries, and
+	// connections that nothing uses are closed within seconds. 0: as few as the agent
+	// asks for, at most 100. An agent by https has its streams either way.
+	Blocking int
 }
 
 // Client talks to one agent. It is safe for concurrent use.
@@ -41,6 +47,7 @@ type Client struct {
 	library func() (*api.Client, error)
 	dc      string
 	times   timing
+	thrifty int // Deps.Blocking
 	host    discovery.Host
 	gate    gate
 	short   chan struct{} // a slot for each read that doesn't block
@@ -113,6 +120,9 @@ func New(cfg Config, deps Deps) (*Client, error) {
 		watches:  make(map[*watch]struct{}),
 		recovery: make(chan struct{}),
 	}
+	if deps.Blocking > 0 {
+		c.thrifty, c.short = deps.Blocking, make(chan struct{}, thriftyShort)
+	}
 	own := *conf
 	c.library = sync.OnceValues(func() (*api.Client, error) { return api.NewClient(&own) })
 	if err := c.connect(); err != nil {
@@ -135,6 +145,9 @@ func (c *Client) connect() error {
 		IdleConnTimeout:        90 * time.Second,
 		TLSHandshakeTimeout:    5 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
+	}
+	if c.thrifty > 0 {
+		t.MaxIdleConnsPerHost, t.IdleConnTimeout = thriftyShort, time.Second
 	}
 	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}
 	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -167,6 +180,9 @@ func (c *Client) connect() error {
 	}
 	if _, err := http.NewRequest(http.MethodGet, c.base, nil); err != nil {
 		return fmt.Errorf("consul: address %q: %w", c.conf.Address, err)
+	}
+	if c.thrifty > 0 && scheme != "https" {
+		c.gate.max, c.gate.together = c.thrifty, true
 	}
 	c.gate.limit = c.gate.max
 	// The API answers redirects only for its UI; following one would take the token along.

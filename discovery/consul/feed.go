@@ -108,7 +108,11 @@ func (c *Client) unsubscribe(f *feed, wake chan struct{}) {
 	if last {
 		delete(c.feeds, f.key)
 	}
+	none := len(c.feeds) == 0
 	c.mu.Unlock()
+	if none {
+		c.gate.unshare()
+	}
 	if last {
 		f.cancel()
 		<-f.done

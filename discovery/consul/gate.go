@@ -27,6 +27,8 @@ type gate struct {
 	used       int
 	refusedAt  time.Time
 	halvedAt   time.Time
+	together   bool                               // either all block or all share
+	sharing    bool                               // all share
 	holders    map[*place]context.CancelCauseFunc // queries that run now
 }
 
@@ -34,6 +36,13 @@ type gate struct {
 func (g *gate) enter() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.together && g.used >= g.limit && !g.sharing {
+		g.sharing = true
+		g.end(g.used)
+	}
+	if g.sharing {
+		return false
+	}
 	if g.limit < g.max && time.Since(g.refusedAt) > forgetRefusal {
 		g.limit = g.max
 	}
@@ -54,7 +63,14 @@ func (g *gate) leave() {
 func (g *gate) crowded() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.used > g.limit
+	return g.used > g.limit || g.sharing
+}
+
+// unshare lets queries block again, as there are none.
+func (g *gate) unshare() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.sharing = false
 }
 
 // hold lets the gate end a running query by cancel, until release.
@@ -86,7 +102,11 @@ func (g *gate) refused() {
 	}
 	g.halvedAt = g.refusedAt
 	g.limit = max(minBlocking, min(g.limit, g.used)/2)
-	excess := g.used - g.limit
+	g.end(g.used - g.limit)
+}
+
+// end ends some of the running queries; g.mu is held.
+func (g *gate) end(excess int) {
 	for p, cancel := range g.holders {
 		if excess <= 0 {
 			break

@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"time"
+
+	"github.com/sidegate-proxy/sidegate/discovery"
 )
 
 // Permission is a right that a token should have: Access ("read" or "write") to
@@ -64,4 +67,33 @@ func (c *Client) Lacks(ctx context.Context, needs []Permission) (lacks []Permiss
 		}
 	}
 	return lacks, false, nil
+}
+
+// Exists reports whether an instance is registered that a query finds, whatever its
+// health. It asks once.
+func (c *Client) Exists(ctx context.Context, q discovery.Query) (bool, error) {
+	params := url.Values{}
+	for _, t := range q.Tags {
+		params.Add("tag", t)
+	}
+	if q.Filter != "" {
+		params.Set("filter", q.Filter)
+	}
+	datacenters := q.Datacenters
+	if len(datacenters) == 0 {
+		datacenters = []string{c.dc}
+	}
+	var errs []error
+	for _, dc := range datacenters {
+		a, err := c.shortGet(ctx, read{path: "health/service/" + url.PathEscape(q.Service), params: params, dc: dc})
+		var s *statusError
+		switch {
+		case errors.As(err, &s) && s.refusal(): // a datacenter that there isn't
+		case err != nil:
+			errs = append(errs, err)
+		case !emptyList(a.body):
+			return true, nil
+		}
+	}
+	return false, errors.Join(errs...)
 }

@@ -2,6 +2,7 @@ package consul
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,10 +27,15 @@ type read struct {
 	path       string // below /v1/
 	params     url.Values
 	dc         string
-	index      uint64 // 0: answer at once
-	consistent bool   // else stale
-	limit      int64  // of the body; 0: maxAnswer
+	index      uint64        // 0: answer at once
+	hash       string        // what the agent's own services have instead of an index; "": answer at once
+	wait       time.Duration // how long the agent may wait for a change; 0: times.wait
+	consistent bool          // else stale
+	limit      int64         // of the body; 0: maxAnswer
 }
+
+// blocks says that the agent may take its time to answer.
+func (r *read) blocks() bool { return r.index > 0 || r.hash != "" }
 
 // answer is what the agent said.
 type answer struct {
@@ -70,8 +76,9 @@ func (c *Client) get(ctx context.Context, r read) (answer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	bound := c.times.answer
-	if r.index > 0 {
-		bound += c.times.wait + c.times.wait/16
+	if r.blocks() {
+		wait := cmp.Or(r.wait, c.times.wait)
+		bound += wait + wait/16
 	}
 	late := time.AfterFunc(bound, func() { cancel(errSlow) })
 	defer late.Stop()
@@ -105,9 +112,14 @@ func (c *Client) query(r read) url.Values {
 	if r.dc != "" {
 		q.Set("dc", r.dc)
 	}
-	if r.index > 0 {
+	switch {
+	case r.index > 0:
 		q.Set("index", strconv.FormatUint(r.index, 10))
-		q.Set("wait", strconv.FormatInt(c.times.wait.Milliseconds(), 10)+"ms")
+	case r.hash != "":
+		q.Set("hash", r.hash)
+	}
+	if r.blocks() {
+		q.Set("wait", strconv.FormatInt(cmp.Or(r.wait, c.times.wait).Milliseconds(), 10)+"ms")
 	}
 	return q
 }
@@ -271,5 +283,6 @@ func (c *Client) write(ctx context.Context, method, path string, q url.Values, b
 	if resp.StatusCode != http.StatusOK {
 		return nil, &statusError{resp.StatusCode, oneLine(data[:min(len(data), maxErrorText)])}
 	}
+	c.succeeded()
 	return data, nil
 }

@@ -59,7 +59,12 @@ type Conn struct {
 	TLS      *tls.ConnectionState // nil on a plain connection
 	Scheme   string               // "http" or "https"
 	RemoteIP string               // Remote's address as text, made once
+	Peer     string               // the URI in the peer's certificate, which the handshake has verified; "": none, or not one
 	Shard    uint32               // spreads counters over cores
+	Trusted  bool                 // the peer's word about the client counts, whatever its address
+	// SelfCheck is set on the process's own connection to itself (Server.Check),
+	// which can't be anybody else's.
+	SelfCheck bool
 }
 
 // Front is the protocol side of an exchange: how its answer reaches the client.

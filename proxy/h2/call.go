@@ -228,7 +228,11 @@ func (st *call) start() {
 	c.reserved--
 	if c.err != nil || c.goneAway || c.refusing || c.nextID > maxWindow {
 		st.lane.open(&c.link, 0)
-		st.end(exchange.BackendReset, errTooMany)
+		why := errTooMany
+		if c.ended != nil { // since the place was reserved
+			why = c.ended
+		}
+		st.end(exchange.BackendReset, why)
 		c.mu.Unlock()
 		return
 	}

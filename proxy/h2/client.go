@@ -75,6 +75,7 @@ type ClientConn struct {
 	nextID     uint32
 	maxStreams int
 	settled    sync.Cond // broadcast when the first SETTINGS came, and at the end
+	ended      error     // why the reader has; nil: it hasn't
 	hasPeer    bool      // the first SETTINGS came
 	connects   bool      // the backend takes extended CONNECT
 	leaving    bool      // to end with the last call: GOAWAY came, or CloseWhenIdle
@@ -155,6 +156,13 @@ func (c *ClientConn) Reserve() bool {
 	return true
 }
 
+// Ended is why the reading of the connection has ended; nil: it hasn't.
+func (c *ClientConn) Ended() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
+}
+
 // Unreserve gives back a slot that RoundTrip didn't use.
 func (c *ClientConn) Unreserve() {
 	c.mu.Lock()
@@ -212,6 +220,7 @@ func (c *ClientConn) run() {
 	if c.refusing && c.code != http2.ErrCodeNo {
 		kind = exchange.BackendMalformed
 	}
+	c.ended = err
 	if c.err == nil {
 		c.err = errConnOver
 	}

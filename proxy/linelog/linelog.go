@@ -42,6 +42,7 @@ type Writer struct {
 	list         []shard
 	wake         chan struct{}
 	reopen       chan struct{}
+	follow       atomic.Bool
 }
 
 type shard struct {
@@ -67,6 +68,10 @@ func (w *Writer) Reopen() {
 	default:
 	}
 }
+
+// Follow makes Run look whether the file still has its name, each second: after that
+// it opens it again. Another process is told of a rotation, and this one isn't.
+func (w *Writer) Follow() { w.follow.Store(true) }
 
 // Open opens the output, so that a bad path is known before Run.
 func (w *Writer) Open() (io.WriteCloser, error) {
@@ -187,7 +192,7 @@ func (s *sink) run(done <-chan struct{}) {
 			s.again(true)
 		case <-s.w.wake:
 		case <-t.C:
-			if s.reopen && time.Since(s.tried) >= reopenEvery {
+			if time.Since(s.tried) >= reopenEvery && (s.reopen || s.moved()) {
 				s.again(false)
 			}
 		}
@@ -230,6 +235,21 @@ func (s *sink) drain() bool {
 		}
 	}
 	return true
+}
+
+// moved reports whether a file that is followed has lost its name.
+func (s *sink) moved() bool {
+	f, ok := s.out.(*os.File)
+	if !ok || !s.w.follow.Load() {
+		return false
+	}
+	s.tried = time.Now()
+	have, err := f.Stat()
+	if err != nil || !have.Mode().IsRegular() {
+		return false
+	}
+	now, err := os.Stat(s.w.output)
+	return err != nil || !os.SameFile(have, now)
 }
 
 // again opens the output once more. Without success the old file goes on, and it

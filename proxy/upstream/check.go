@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
@@ -25,17 +26,18 @@ func (c *checker) check(ctx context.Context, in *instance) error {
 	if c.h.Type == "tcp" {
 		ctx, cancel := context.WithTimeout(ctx, c.h.Timeout)
 		defer cancel()
-		nc, err := c.p.g.d.Dial(ctx, "tcp", in.addr)
+		nc, err := c.p.g.reach(ctx, in.addr)
 		if err != nil {
 			return err
 		}
 		return nc.Close()
 	}
-	nc, err := c.p.g.dial(c.s.route, in.addr, name, c.h.Timeout, c.h.Host == "")
+	way := c.s.way(&in.conns)
+	nc, err := c.p.g.dial(way, in.addr, name, c.h.Timeout, c.h.Host == "")
 	if err != nil {
 		return err
 	}
-	k := &conn{to: &in.conns, plan: c.s.route}
+	k := &conn{to: &in.conns, plan: way}
 	if err := c.p.g.speak(k, nc); err != nil {
 		return err
 	}
@@ -54,6 +56,10 @@ func (c *checker) check(ctx context.Context, in *instance) error {
 	} else {
 		err = c.http(k, in)
 	}
+	var f *exchange.Fault
+	if errors.As(err, &f) && refusedUs(f, k) {
+		err = fmt.Errorf("the instance refuses our certificate: %w", f.Err)
+	}
 	if err != nil && c.p.g.clock().Sub(began) >= c.h.Timeout {
 		return fmt.Errorf("no answer within %s", c.h.Timeout)
 	}
@@ -65,9 +71,12 @@ func (c *checker) ask(in *instance, method, path string) *exchange.Exchange {
 	host := c.h.Host
 	if host == "" {
 		host = in.addr
+		if strings.HasPrefix(host, unixPrefix) {
+			host = in.host
+		}
 	}
 	scheme := "http"
-	if c.s.route.tls != nil {
+	if c.s.way(&in.conns).tls != nil {
 		scheme = "https"
 	}
 	x := &exchange.Exchange{}

@@ -7,10 +7,12 @@ type Config struct {
 	Name string `hcl:"name,label"`
 	// Find the instances in Consul; without this block and instances, the service of the same name.
 	Consul *ConsulQuery `hcl:"consul,block"`
-	// Fixed instances, host:port.
+	// Fixed instances, host:port, or unix:// and the path of a socket.
 	Instances []string `hcl:"instances,attr"`
 	// How to speak to the instances: h2c is HTTP/2 without TLS, https is HTTP/1.1 over TLS, h2 is HTTP/2 over TLS.
 	Protocol string `hcl:"protocol,attr" default:"http1" enum:"http1|h2c|https|h2"`
+	// When to speak mTLS as this process, by its identity block, and to check that the instance is this service: auto, to instances whose registration says so (sidecars with an identity); required, to all, so that no registration can ask for plain text.
+	Identity string `hcl:"identity,attr" default:"auto" enum:"auto|required"`
 	// How to choose an instance. ewma: the better of two by latency and load.
 	Balance string `hcl:"balance,attr" default:"ewma" enum:"ewma|round_robin|least_request|random|hash"`
 	// What to hash with balance = "hash": header:NAME, cookie:NAME, query:NAME, client_ip or consumer.
@@ -35,6 +37,10 @@ type Config struct {
 	Retry *RetryConfig `hcl:"retry,block"`
 	// TLS towards the instances, with protocol https or h2.
 	TLS *TLSConfig `hcl:"tls,block"`
+
+	// No argument: how long a connection that is refused is tried again, as a
+	// sidecar's app may be restarting; one that was away for longer isn't waited for.
+	Patience time.Duration
 }
 
 // ConsulQuery is a consul block in a service.

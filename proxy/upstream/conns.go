@@ -37,6 +37,7 @@ type single interface {
 type shared interface {
 	speaker
 	Reserve() bool
+	Ended() error
 	Unreserve()
 }
 
@@ -75,7 +76,8 @@ func (c *conn) retire() {
 // connections are those to one instance: a stack of idle ones, so that those
 // that aren't needed grow old, and the shared ones.
 type connections struct {
-	open atomic.Int32
+	open  atomic.Int32
+	fleet atomic.Bool // the instance wants a certificate of the fleet
 
 	mu      sync.Mutex
 	idle    []*conn

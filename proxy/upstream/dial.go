@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
@@ -27,6 +29,9 @@ type connPlan struct {
 	timeouts TimeoutsConfig
 	files    [sha256.Size]byte // what the TLS files held
 	block    TLSConfig
+	identity Identity // of a plan for the fleet
+	service  string   // whose name instances of the fleet must have
+	lacks    error    // why no connection can be made; nil: they can
 
 	h1 *h1.ClientConfig
 	h2 *h2.ClientConfig
@@ -100,7 +105,8 @@ func (c *connPlan) loadTLS() error {
 }
 
 func (c *connPlan) equal(o *connPlan) bool {
-	return c.protocol == o.protocol && c.timeouts == o.timeouts && c.files == o.files && reflect.DeepEqual(c.block, o.block)
+	return c.protocol == o.protocol && c.timeouts == o.timeouts && c.files == o.files && reflect.DeepEqual(c.block, o.block) &&
+		c.identity == o.identity && c.service == o.service
 }
 
 func (c *connPlan) multiplexed() bool { return c.protocol == "h2" || c.protocol == "h2c" }
@@ -124,12 +130,55 @@ func (c *connPlan) nameFor(x *exchange.Exchange, in *instance) string {
 	return host
 }
 
+// unixPrefix begins the address of an instance on a unix socket.
+const unixPrefix = "unix://"
+
+// reach connects to an instance's address.
+func (g *Group) reach(ctx context.Context, addr string) (net.Conn, error) {
+	if path, ok := strings.CutPrefix(addr, unixPrefix); ok {
+		return g.d.Dial(ctx, "unix", path)
+	}
+	return g.d.Dial(ctx, "tcp", addr)
+}
+
+// insist dials again and again while the instance refuses, up to its service's
+// patience: what restarts is back in a moment. One that isn't back by then is away,
+// and isn't waited for until it takes a connection again.
+func insist(in *instance, patience time.Duration, dial func() (net.Conn, error)) (net.Conn, error) {
+	nc, err := dial()
+	if patience == 0 {
+		return nc, err
+	}
+	until := time.Now().Add(patience)
+	for pause := 5 * time.Millisecond; refused(err) && !in.away.Load(); pause = min(2*pause, 50*time.Millisecond) {
+		if time.Now().Add(pause).After(until) {
+			in.away.Store(true)
+			break
+		}
+		<-time.After(pause)
+		nc, err = dial()
+	}
+	if err == nil && in.away.Load() {
+		in.away.Store(false)
+	}
+	return nc, err
+}
+
+// refused reports whether nobody listens there: a port that is closed, a unix socket
+// that isn't there or that nobody has open.
+func refused(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist)
+}
+
 // dial makes a connection, TLS included, within timeout. With lax, the chain is
 // verified but not the name: for a check, whose request has no host.
 func (g *Group) dial(c *connPlan, addr, name string, timeout time.Duration, lax bool) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	nc, err := g.d.Dial(ctx, "tcp", addr)
+	if c.lacks != nil {
+		return nil, c.lacks
+	}
+	nc, err := g.reach(ctx, addr)
 	if err != nil || c.tls == nil {
 		return nc, err
 	}
@@ -145,6 +194,9 @@ func (g *Group) dial(c *connPlan, addr, name string, timeout time.Duration, lax 
 	}
 	tc := tls.Client(socket.Wrap(nc), cfg)
 	err = tc.HandshakeContext(ctx)
+	if err != nil && c.service != "" {
+		err = fmt.Errorf("mTLS with service %s: %w", c.service, err)
+	}
 	if err == nil && c.protocol == "h2" && tc.ConnectionState().NegotiatedProtocol != "h2" {
 		err = errors.New("the instance doesn't speak h2 over TLS")
 	}
@@ -169,26 +221,27 @@ func verifyChain(cs tls.ConnectionState, roots *x509.CertPool) error {
 // others used before, or a fault that another exchange has met and counted.
 // fresh asks for a new one.
 func (g *Group) connect(in *instance, s *settings, x *exchange.Exchange, fresh bool) (c *conn, reused bool, f *exchange.Fault) {
-	name := s.route.nameFor(x, in)
-	if s.route.multiplexed() {
-		return g.connectShared(in, s, x, name)
+	way := s.way(&in.conns)
+	name := way.nameFor(x, in)
+	if way.multiplexed() {
+		return g.connectShared(in, s, way, x, name)
 	}
 	if !fresh {
 		now := g.d.Sweeper.Now()
-		if c := in.conns.take(s.route, name, !x.Idempotent(), now); c != nil {
+		if c := in.conns.take(way, name, !x.Idempotent(), now); c != nil {
 			return c, true, nil
 		}
 	}
 	if int(in.conns.open.Load()) >= s.limits.Connections {
 		in.conns.evict() // idle ones that don't fit count, too
 	}
-	c, f = g.open(in, s, x, name)
+	c, f = g.open(in, s, way, x, name)
 	return c, false, f
 }
 
-func (g *Group) connectShared(in *instance, s *settings, x *exchange.Exchange, name string) (*conn, bool, *exchange.Fault) {
+func (g *Group) connectShared(in *instance, s *settings, way *connPlan, x *exchange.Exchange, name string) (*conn, bool, *exchange.Fault) {
 	for {
-		c, d, full := in.conns.join(s.route, name, s.limits.Connections)
+		c, d, full := in.conns.join(way, name, s.limits.Connections)
 		switch {
 		case c != nil:
 			return c, true, nil
@@ -201,11 +254,11 @@ func (g *Group) connectShared(in *instance, s *settings, x *exchange.Exchange, n
 			}
 			continue
 		}
-		c, f := g.open(in, s, x, name)
+		c, f := g.open(in, s, way, x, name)
 		if c != nil {
 			c.users.Add(1)
 			if !c.many.Reserve() {
-				f = exchange.NewFault(exchange.FromUpstream, exchange.ConnectFailed, "%s allows no streams", in.addr)
+				f = in.noStreams(c)
 				c.users.Add(-1)
 				c.shut()
 				c = nil
@@ -217,7 +270,7 @@ func (g *Group) connectShared(in *instance, s *settings, x *exchange.Exchange, n
 }
 
 // open makes a new connection for x.
-func (g *Group) open(in *instance, s *settings, x *exchange.Exchange, name string) (*conn, *exchange.Fault) {
+func (g *Group) open(in *instance, s *settings, way *connPlan, x *exchange.Exchange, name string) (*conn, *exchange.Fault) {
 	timeout := s.timeouts.Connect
 	if !x.Deadline.IsZero() {
 		left := x.Deadline.Sub(g.clock())
@@ -226,14 +279,17 @@ func (g *Group) open(in *instance, s *settings, x *exchange.Exchange, name strin
 		}
 		timeout = min(timeout, left)
 	}
-	nc, err := g.dial(s.route, in.addr, name, timeout, false)
+	nc, err := insist(in, min(s.cfg.Patience, timeout), func() (net.Conn, error) { return g.dial(way, in.addr, name, timeout, false) })
 	if err == nil {
-		c := &conn{to: &in.conns, plan: s.route, name: name}
+		c := &conn{to: &in.conns, plan: way, name: name}
 		c.used.Store(g.d.Sweeper.Now())
 		if err = g.speak(c, nc); err == nil {
 			in.conns.open.Add(1)
 			return c, nil
 		}
 	}
-	return nil, exchange.NewFault(exchange.FromUpstream, exchange.ConnectFailed, "connect to %s: %w", in.addr, err)
+	if s.cfg.Patience > 0 && refused(err) {
+		return nil, exchange.NewFault(exchange.FromUpstream, exchange.NoInstance, "nobody listens on %s: %w", in.addr, err)
+	}
+	return nil, in.notConnected(way, err)
 }

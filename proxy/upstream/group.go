@@ -36,6 +36,9 @@ type Deps struct {
 	// Sources returns where a service's instances come from. When it returns an
 	// equal source and query after a reload, the watch goes on.
 	Sources func(cfg *Config) (discovery.Source, discovery.Query, error)
+	// Identity returns who this process is towards a service's instances; nil, or
+	// when it returns nil: nobody. An equal one after a reload keeps connections.
+	Identity func(cfg *Config) Identity
 	// StickyKey makes the names in sticky cookies. With the same key, they are
 	// the same after a restart and on other gateways; without one, it is random.
 	StickyKey []byte
@@ -214,9 +217,9 @@ func (p *Pool) apply(e *planned) {
 	p.restartChecks(was, e.settings)
 	p.restartWatch(e)
 	p.unlock()
-	if was != nil && was.route != e.settings.route {
+	if was != nil && (was.route != e.settings.route || was.fleet != e.settings.fleet) {
 		for _, in := range order {
-			in.conns.retireOthers(e.settings.route)
+			in.conns.retireOthers(e.settings.way(&in.conns))
 		}
 	}
 }

@@ -82,7 +82,7 @@ func (c *checks) end() {
 // restartChecks starts, ends or replaces the checker as the settings say. What
 // was found out stays, unless the checks are gone. p.mu is held.
 func (p *Pool) restartChecks(was, s *settings) {
-	if was != nil && p.checks.stop != nil && reflect.DeepEqual(was.cfg.HealthCheck, s.cfg.HealthCheck) && was.route == s.route {
+	if was != nil && p.checks.stop != nil && reflect.DeepEqual(was.cfg.HealthCheck, s.cfg.HealthCheck) && was.route == s.route && was.fleet == s.fleet {
 		return
 	}
 	p.checks.end()

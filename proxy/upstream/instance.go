@@ -1,12 +1,16 @@
 package upstream
 
 import (
+	"errors"
+	"fmt"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy/balance"
+	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 )
 
 // maxEjections bounds the factor by which ejections grow longer.
@@ -15,7 +19,7 @@ const maxEjections = 10
 // instance is one address of a service, with all that is known of it.
 type instance struct {
 	pool *Pool
-	addr string // host:port
+	addr string // host:port, or unix:// and a path
 	host string
 	key  uint64 // hash of addr
 	name string // what a sticky cookie calls it
@@ -24,6 +28,8 @@ type instance struct {
 	requests atomic.Uint64
 	failures atomic.Uint64
 	conns    connections
+	away     atomic.Bool            // it refused connections for longer than its service's patience
+	refusal  atomic.Pointer[string] // why TLS connections fail; nil: they don't
 
 	// Failures in a row, and when the first of them was.
 	inRow     atomic.Int32
@@ -31,6 +37,7 @@ type instance struct {
 
 	// Guarded by Pool.mu.
 	info         discovery.Instance
+	fleet        bool // its registrations, or one of them, have IdentityMeta
 	check        checkState
 	ejectedUntil int64 // 0: not ejected
 	ejections    int   // so far
@@ -42,7 +49,10 @@ type instance struct {
 
 func newInstance(p *Pool, addr string) *instance {
 	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
+	switch {
+	case strings.HasPrefix(addr, unixPrefix):
+		host = "localhost"
+	case err != nil:
 		host = addr // the dial will say what is wrong with it
 	}
 	return &instance{pool: p, addr: addr, host: host, key: balance.Hash(addr), name: p.g.nameOf(p.name, addr)}
@@ -62,8 +72,41 @@ func (in *instance) eligible(checked bool) (bool, string) {
 	return true, ""
 }
 
+// notConnected takes in why there is no connection to the instance. What is
+// wrong with certificates is shown, and told when it begins: it doesn't pass by
+// itself.
+func (in *instance) notConnected(way *connPlan, err error) *exchange.Fault {
+	if op := (*net.OpError)(nil); (way.tls != nil || way.lacks != nil) && (!errors.As(err, &op) || op.Op != "dial") {
+		text := err.Error()
+		var f *exchange.Fault
+		if errors.As(err, &f) {
+			err = fmt.Errorf("the instance refuses our certificate: %w", f.Err)
+			text = err.Error()
+		}
+		if in.refusal.Swap(&text) == nil {
+			in.pool.log.WithField("instance", in.addr).WithError(err).Warn("no TLS connection")
+		}
+	}
+	return exchange.NewFault(exchange.FromUpstream, exchange.ConnectFailed, "connect to %s: %w", in.addr, err)
+}
+
+// noStreams is why a new connection takes no request.
+func (in *instance) noStreams(c *conn) *exchange.Fault {
+	f := exchange.NewFault(exchange.FromUpstream, exchange.ConnectFailed, "%s allows no streams", in.addr)
+	if err := c.many.Ended(); err != nil {
+		f = exchange.NewFault(exchange.FromUpstream, exchange.ConnectFailed, "connect to %s: it closed the connection: %w", in.addr, err)
+		if refusedUs(f, c) {
+			return in.notConnected(c.plan, &exchange.Fault{Err: err})
+		}
+	}
+	return f
+}
+
 // answered takes in a response's head that came after rtt, if that is known.
 func (in *instance) answered(rtt time.Duration, known bool, now int64) {
+	if in.refusal.Load() != nil {
+		in.refusal.Store(nil)
+	}
 	if known {
 		in.stats.Observe(rtt, now)
 	}

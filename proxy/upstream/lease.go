@@ -23,6 +23,7 @@ type lease struct {
 	tried   []*balance.Stats
 	retries int
 	stale   bool // the free try after a stale connection was had
+	patient int  // tries that the service's patience has given
 
 	body     replay
 	wake     chan struct{}
@@ -77,7 +78,7 @@ func (l *lease) hangUp(keep bool) {
 	switch {
 	case c.many != nil:
 		c.leave(now)
-	case keep && c.one.Reusable() && !l.pool.stopped.Load() && c.plan == l.pool.settings.Load().route:
+	case keep && c.one.Reusable() && !l.pool.stopped.Load() && c.plan == l.pool.settings.Load().way(c.to):
 		c.to.put(c, now)
 	default:
 		c.shut()
@@ -128,7 +129,7 @@ func (l *lease) end(x *exchange.Exchange) {
 	l.body.seat.in = nil
 	clear(l.tried)
 	l.pool, l.s, l.in, l.conn, l.response = nil, nil, nil, nil, nil
-	l.tried, l.retries, l.stale, l.count, l.key, l.keyed = l.tried[:0], 0, false, false, 0, false
+	l.tried, l.retries, l.stale, l.patient, l.count, l.key, l.keyed = l.tried[:0], 0, false, 0, false, 0, false
 	g.leases.Put(l)
 }
 

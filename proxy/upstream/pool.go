@@ -100,7 +100,7 @@ func (p *Pool) update(id int, set []discovery.Instance) {
 		p.mu.Unlock()
 		return // a watch that has been replaced
 	}
-	gone, added := p.merge(set)
+	gone, added, turned := p.merge(set)
 	p.updated, p.problem = p.g.clock(), ""
 	p.rebuild(now)
 	first := !p.settled
@@ -108,17 +108,22 @@ func (p *Pool) update(id int, set []discovery.Instance) {
 	if first || len(added)+len(gone) > 0 {
 		p.note(logrus.InfoLevel, logrus.Fields{"instances": len(p.order), "added": some(added), "removed": some(addresses(gone))}, "instances changed")
 	}
+	s := p.settings.Load()
 	p.unlock()
 
 	for _, in := range gone {
 		in.conns.retire()
 	}
+	for _, in := range turned {
+		in.conns.retireOthers(s.way(&in.conns))
+	}
 	p.readyOnce.Do(func() { close(p.ready) })
 }
 
 // merge makes the instances those of set, keeping what is known of each whose
-// address stays. p.mu is held.
-func (p *Pool) merge(set []discovery.Instance) (gone []*instance, added []string) {
+// address stays; turned are to be spoken to in another way than before. p.mu is
+// held.
+func (p *Pool) merge(set []discovery.Instance) (gone []*instance, added []string, turned []*instance) {
 	limit := p.settings.Load().limit
 	was := p.instances
 	p.instances = make(map[string]*instance, len(set))
@@ -126,6 +131,7 @@ func (p *Pool) merge(set []discovery.Instance) (gone []*instance, added []string
 	for i := range set {
 		addr := set[i].Address
 		if in := p.instances[addr]; in != nil {
+			in.fleet = in.fleet || set[i].Meta[IdentityMeta] != ""
 			// Two registrations of one address: the better one counts.
 			if set[i].Health < in.info.Health {
 				in.info = set[i]
@@ -138,19 +144,24 @@ func (p *Pool) merge(set []discovery.Instance) (gone []*instance, added []string
 			in = newInstance(p, addr)
 			added = append(added, addr)
 		}
-		in.info = set[i]
+		in.info, in.fleet = set[i], set[i].Meta[IdentityMeta] != ""
 		in.stats.SetWeight(set[i].Weight)
 		in.stats.SetLimit(limit)
 		p.instances[addr] = in
 		p.order = append(p.order, in)
 	}
 	slices.SortFunc(p.order, func(a, b *instance) int { return strings.Compare(a.addr, b.addr) })
+	for _, in := range p.order {
+		if in.conns.fleet.Swap(in.fleet) != in.fleet {
+			turned = append(turned, in)
+		}
+	}
 	for addr, in := range was {
 		if p.instances[addr] == nil {
 			gone = append(gone, in)
 		}
 	}
-	return gone, added
+	return gone, added, turned
 }
 
 func addresses(list []*instance) []string {

@@ -95,6 +95,9 @@ func (l *lease) tries(x *exchange.Exchange, begin int64) *exchange.Fault {
 			now = p.g.now() // the connection's making isn't the instance's latency
 		}
 		progress, f := c.RoundTrip(x)
+		if f != nil && !reused && refusedUs(f, c) {
+			f, progress = in.notConnected(c.plan, f), exchange.NotSent
+		}
 		x.EndTry(id, start, reused, f)
 		if f == nil {
 			end := p.g.now()
@@ -106,7 +109,7 @@ func (l *lease) tries(x *exchange.Exchange, begin int64) *exchange.Fault {
 		}
 		f = outOfTime(x, f)
 		l.hangUp(false) // nobody reads the request's body any more after this
-		if reused && l.wasStale(x, f, progress, c) {
+		if reused && l.wasStale(x, f, progress, c) || l.isPatient(x, f, progress) {
 			fresh = true
 			continue
 		}
@@ -131,6 +134,18 @@ func (l *lease) wasStale(x *exchange.Exchange, f *exchange.Fault, progress excha
 		return false
 	}
 	l.stale = true
+	return true
+}
+
+// isPatient reports whether f is what a restart of the instance looks like to those
+// whose connections it hadn't accepted yet, and the service is waited for: then the
+// same instance is tried again, if nothing of an answer has come.
+func (l *lease) isPatient(x *exchange.Exchange, f *exchange.Fault, progress exchange.Progress) bool {
+	const most = 2 // one for each way a restart can break a request off
+	if l.s.cfg.Patience == 0 || l.patient == most || f.Kind != exchange.BackendReset || progress == exchange.Answered || !l.repeatable(x, progress) {
+		return false
+	}
+	l.patient++
 	return true
 }
 

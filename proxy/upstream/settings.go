@@ -17,6 +17,7 @@ type settings struct {
 	algorithm balance.Algorithm
 	hashBy    hashBy
 	route     *connPlan // how connections are made
+	fleet     *connPlan // and to instances that want a certificate of the fleet
 	limit     int       // requests in flight at one instance
 	limits    LimitsConfig
 	timeouts  TimeoutsConfig
@@ -55,10 +56,12 @@ func compile(cfg *Config, p *Pool, was *settings) (*settings, error) {
 	}
 	if s.route, err = newConnPlan(cfg, s.timeouts); err != nil {
 		errs = append(errs, err)
-	} else if was != nil && was.route.equal(s.route) {
-		s.route = was.route
+	} else if s.fleet, err = p.g.fleetPlan(cfg, s.timeouts); err != nil {
+		errs = append(errs, err)
 	} else {
+		s.keepPlans(was)
 		s.route.prepare(&p.g.d)
+		s.fleet.prepare(&p.g.d)
 	}
 	if err := s.retryOn.parse(s.retry.On); err != nil {
 		errs = append(errs, err)
@@ -82,6 +85,26 @@ func compile(cfg *Config, p *Pool, was *settings) (*settings, error) {
 		s.limit = min(s.limit, s.limits.Connections)
 	}
 	return s, errors.Join(errs...)
+}
+
+// keepPlans takes over the plans of the settings before that say the same.
+func (s *settings) keepPlans(was *settings) {
+	if was != nil && was.fleet.equal(s.fleet) {
+		s.fleet = was.fleet
+	}
+	if s.cfg.Identity == identityRequired {
+		s.route = s.fleet
+	} else if was != nil && was.route.equal(s.route) {
+		s.route = was.route
+	}
+}
+
+// way is how connections to an instance are made.
+func (s *settings) way(to *connections) *connPlan {
+	if to.fleet.Load() {
+		return s.fleet
+	}
+	return s.route
 }
 
 func (s *settings) balance() string {

@@ -15,6 +15,9 @@ type speakers struct {
 
 // prepare fills in what the connections of a plan work with.
 func (c *connPlan) prepare(d *Deps) {
+	if c.h1 != nil {
+		return // in use already
+	}
 	c.h1 = &h1.ClientConfig{Sweeper: d.Sweeper, FirstByte: c.timeouts.FirstByte, Idle: c.timeouts.Idle}
 	c.h2 = &h2.ClientConfig{Sweeper: d.Sweeper, FirstByte: c.timeouts.FirstByte, Idle: c.timeouts.Idle, Log: d.Log}
 }

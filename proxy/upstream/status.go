@@ -50,7 +50,9 @@ type InstanceStatus struct {
 	Weight          int           `json:"weight"`           // from the source
 	EffectiveWeight float64       `json:"effective_weight"` // in slow start, less
 	Pending         int           `json:"pending"`
-	Latency         time.Duration `json:"latency"` // peak EWMA; 0: not known
+	Latency         time.Duration `json:"latency"`             // peak EWMA; 0: not known
+	Identity        string        `json:"identity,omitempty"`  // the service whose certificate it must have; "": it is spoken to without
+	TLSError        string        `json:"tls_error,omitempty"` // why the last try at a TLS connection failed
 	Requests        uint64        `json:"requests"`
 	Failures        uint64        `json:"failures"`
 	Open            int           `json:"open"` // connections
@@ -109,6 +111,12 @@ func (in *instance) status(now int64, s *settings) InstanceStatus {
 		Weight: in.info.Weight, EffectiveWeight: in.stats.Weight(now), Pending: in.stats.Pending(),
 		Requests: in.requests.Load(), Failures: in.failures.Load(),
 		Open: int(in.conns.open.Load()), Idle: in.conns.count(),
+	}
+	st.Identity = s.way(&in.conns).service
+	if text := in.refusal.Load(); text != nil {
+		st.TLSError = *text
+	} else if err := s.way(&in.conns).lacks; err != nil {
+		st.TLSError = err.Error()
 	}
 	checked := s.cfg.HealthCheck != nil
 	st.Eligible, st.Why = in.eligible(checked)

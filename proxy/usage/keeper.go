@@ -45,6 +45,7 @@ type Keeper struct {
 	retry time.Time
 	pause time.Duration
 	fold  time.Time // when it is to be done next
+	away  bool      // another process has the store, too, and folds
 
 	mu     sync.Mutex // guards what follows
 	status Status
@@ -153,7 +154,7 @@ func (k *Keeper) round(ctx context.Context) {
 		waiting = k.waiting()
 	}
 	k.leave()
-	for err == nil && waiting == "" && (!now.Before(k.fold) || k.fold.Sub(now) > foldEvery) && ctx.Err() == nil {
+	for err == nil && waiting == "" && !k.folds() && (!now.Before(k.fold) || k.fold.Sub(now) > foldEvery) && ctx.Err() == nil {
 		more, failed := k.foldSome(ctx)
 		switch {
 		case failed != nil:
@@ -221,6 +222,40 @@ func (k *Keeper) shut() {
 		k.Log.WithError(err).Debug("closing the usage database")
 	}
 	k.store = nil
+}
+
+// folds reports whether another process does.
+func (k *Keeper) folds() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.away
+}
+
+// Yield stores what was counted, as far as that goes, and closes the store: another
+// process has it from here on. What comes after that is added beside it, by what Open
+// opens then.
+func (k *Keeper) Yield(ctx context.Context, opens func()) error { return k.pass(ctx, true, opens) }
+
+// Resume closes what was opened since Yield.
+func (k *Keeper) Resume(ctx context.Context, opens func()) error { return k.pass(ctx, false, opens) }
+
+func (k *Keeper) pass(ctx context.Context, away bool, opens func()) error {
+	if err := k.enter(ctx); err != nil {
+		return err
+	}
+	defer k.leave()
+	k.collect()
+	if err := k.flush(ctx); err != nil {
+		k.Log.WithError(err).Warn("usage couldn't be stored before another process has the database, and is stored later")
+	}
+	if k.store != nil {
+		k.shut()
+	}
+	k.mu.Lock()
+	k.away = away
+	k.mu.Unlock()
+	opens()
+	return nil
 }
 
 func (k *Keeper) foldSome(ctx context.Context) (more bool, err error) {

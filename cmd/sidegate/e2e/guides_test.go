@@ -42,7 +42,7 @@ func TestGuides(t *testing.T) {
 		name    string
 		prepare func(*testing.T, *machine)
 	}{
-		{"edge", consulOn}, {"acme", acmeOn}, {"policies", nil}, {"upgrade", nil}, {"troubleshooting", nil},
+		{"edge", consulOn}, {"acme", acmeOn}, {"policies", nil}, {"upgrade", nil}, {"troubleshooting", nil}, {"identity", nil},
 	} {
 		t.Run(guide.name, func(t *testing.T) {
 			text, err := os.ReadFile(filepath.Join(root, "packaging/doc", guide.name+".md"))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -42,25 +43,32 @@ func (s *Store) load(now time.Time) error {
 	if info.Size() > maxFile {
 		return fmt.Errorf("%s: has %d bytes; at most %d are read", s.Path, info.Size(), maxFile)
 	}
-	text, err := os.ReadFile(s.Path)
+	return s.read(s.Path, now)
+}
+
+// read takes in the bans of a file that aren't known, or are older here.
+func (s *Store) read(path string, now time.Time) error {
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
 	var list []record
 	if err := json.Unmarshal(text, &list); err != nil {
-		return fmt.Errorf("%s: %w", s.Path, err)
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	for _, r := range list {
 		c, err := parse(r.Client)
 		if err != nil {
-			return fmt.Errorf("%s: %w", s.Path, err)
+			return fmt.Errorf("%s: %w", path, err)
 		}
 		if r.Forget <= now.Unix() {
 			continue
 		}
 		l := &s.list[s.shard(c)]
 		l.mu.Lock()
-		s.put(&l.m, c, entry{r.Since, r.Until, r.Forget, r.Times, r.By, r.Shared}, now.Unix())
+		if l.m[c].since <= r.Since {
+			s.put(&l.m, c, entry{r.Since, r.Until, r.Forget, r.Times, r.By, r.Shared}, now.Unix())
+		}
 		l.mu.Unlock()
 	}
 	return nil
@@ -72,14 +80,23 @@ func (s *Store) save() error {
 		return nil
 	}
 	list := []record{}
+	s.mu.Lock()
+	path, held, fresh := s.path(), s.held, maps.Clone(s.fresh)
+	s.mu.Unlock()
+	if held {
+		return nil
+	}
 	s.each(func(c client, e entry) {
+		if fresh != nil && !fresh[c] {
+			return
+		}
 		list = append(list, record{c.String(), e.since, e.until, e.forget, e.times, e.by, e.shared})
 	})
 	text, err := json.Marshal(list)
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(s.Path), ".bans-*")
+	f, err := os.CreateTemp(filepath.Dir(path), ".bans-*")
 	if err != nil {
 		return err
 	}
@@ -91,7 +108,7 @@ func (s *Store) save() error {
 		err = e
 	}
 	if err == nil {
-		err = os.Rename(f.Name(), s.Path)
+		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
 		_ = os.Remove(f.Name()) // what is wrong is told already
@@ -115,6 +132,9 @@ func (s *Store) Run(ctx context.Context) {
 		failed = err != nil
 	}
 	due := false
+	defer s.release()
+	look := time.NewTicker(writeEvery)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -129,6 +149,10 @@ func (s *Store) Run(ctx context.Context) {
 			return
 		case <-tidy.C:
 			s.tidy(time.Now().Unix())
+		case <-look.C:
+			s.look(time.Now())
+		case t := <-s.turns:
+			t.done <- t.do()
 		case <-s.dirty:
 			if !due {
 				due = true

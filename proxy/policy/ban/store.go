@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"hash/maphash"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/sidegate-proxy/sidegate/proxy/estate"
 )
 
 const (
@@ -78,6 +81,7 @@ type Store struct {
 	strikes strikes
 	active  atomic.Int64 // entries there are: while there are none, a request costs one load
 	dirty   chan struct{}
+	turns   chan turn // what Run is to do between two writes
 	list    [shards]struct {
 		mu sync.RWMutex // guards what follows
 		m  map[client]entry
@@ -90,15 +94,20 @@ type Store struct {
 
 	mu      sync.Mutex // guards what follows
 	counts  map[string]uint64
-	pending map[client]int // what the fleet has to know, and how often it has changed
+	pending map[client]int  // what the fleet has to know, and how often it has changed
+	held    bool            // the file is another process's (Hold)
+	own     *estate.Estate  // since the yield: where bans are written; nil: it wasn't yielded
+	seen    os.FileInfo     // of the file, when it was last read since the yield
+	fresh   map[client]bool // banned since then
+	drains  bool            // there are processes that have yielded, or were
 }
 
 // NewStore returns a store with the bans that its file has. Without a file that
 // can be read it is empty, and the error says why.
 func NewStore(d Deps) (*Store, error) {
-	s := &Store{Deps: d, seed: maphash.MakeSeed(), dirty: make(chan struct{}, 1), used: make(chan struct{}), wake: make(chan struct{}, 1),
+	s := &Store{Deps: d, seed: maphash.MakeSeed(), dirty: make(chan struct{}, 1), turns: make(chan turn), used: make(chan struct{}), wake: make(chan struct{}, 1),
 		counts: map[string]uint64{}, pending: map[client]int{}}
-	s.strikes.begin = time.Now()
+	s.strikes.begin, s.drains = time.Now(), d.Path != ""
 	return s, s.load(time.Now())
 }
 
@@ -165,11 +174,14 @@ func (s *Store) ban(c client, by string, at time.Time, first, longest time.Durat
 	until := now + seconds(lasts)
 	s.put(&l.m, c, entry{since: now, until: until, forget: until + seconds(longest), times: times, by: by}, now)
 	l.mu.Unlock()
-	s.changed()
 	s.tell(c)
 	s.mu.Lock()
 	s.counts[by]++
+	if s.own != nil {
+		s.fresh[c] = true
+	}
 	s.mu.Unlock()
+	s.changed()
 	s.Log.WithFields(logrus.Fields{"client": c.String(), "route": by, "for": lasts.String(), "times": times}).Info("address banned")
 }
 

@@ -40,6 +40,9 @@ type disk struct {
 	dir    string
 	log    logrus.FieldLogger
 	open   atomic.Bool // the folder is ours, and can be written
+	given  atomic.Bool // it is another process's (Yield): files are read, and none is made or removed
+	hurry  atomic.Bool // it is about to be
+	turns  chan turn   // what Run is to do between two jobs
 	most   atomic.Int64
 	used   atomic.Int64
 	files  atomic.Int64
@@ -111,7 +114,7 @@ type place struct {
 const placeSize = int64(unsafe.Sizeof(place{}))
 
 func (d *disk) init(s *Store, c StoreConfig) {
-	d.s, d.wake, d.freed, d.ready = s, make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
+	d.s, d.wake, d.freed, d.ready, d.turns = s, make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}), make(chan turn)
 	d.unready.Store(c.Disk > 0)
 	d.dir = c.Directory
 	d.keys, d.uris = map[uint64]struct{}{}, map[uint64]struct{}{}
@@ -163,7 +166,7 @@ func (s *Store) Run(ctx context.Context, log logrus.FieldLogger, stateDir string
 	if lock == nil {
 		return
 	}
-	defer lock.Close() // unlocks
+	defer func() { _ = lock.Close() }() // unlocks; it may have been
 	d.open.Store(true)
 	defer d.open.Store(false)
 	d.readAll(ctx, lock)
@@ -176,9 +179,11 @@ func (s *Store) Run(ctx context.Context, log logrus.FieldLogger, stateDir string
 			d.work()
 			d.remember(lock)
 			return
+		case t := <-d.turns:
+			t.done <- t.do(&lock)
 		case <-tick.C:
 			d.remember(lock)
-			if d.why.Load() != nil {
+			if d.why.Load() != nil && !d.given.Load() {
 				d.probe()
 			}
 		case <-d.wake:
@@ -252,12 +257,14 @@ func (d *disk) catchUp() {
 // acquire takes the folder, for itself alone; nil: ctx ended before it could.
 func (d *disk) acquire(ctx context.Context) *os.File {
 	for {
-		f, err := d.tryAcquire()
-		if err == nil {
-			d.works()
-			return f
+		if !d.hurry.Load() {
+			f, err := d.tryAcquire()
+			if err == nil {
+				d.works()
+				return f
+			}
+			d.fails(err)
 		}
-		d.fails(err)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -322,6 +329,9 @@ func (d *disk) unlink(list []name) {
 	}
 	d.names.Lock()
 	defer d.names.Unlock()
+	if d.given.Load() {
+		return
+	}
 	for _, n := range list {
 		if err := os.Remove(d.path(n)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			d.fails(err)

@@ -328,6 +328,9 @@ func (s *Store) load(e *entry, it *item, p place) bool {
 			return false // it has just been forgotten, or replaced
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM):
 			return false // that says nothing of the file
+		case d.given.Load(): // the process that it is by now has removed it
+			s.drop(&entry{item: it, id: it.id})
+			return false
 		}
 		d.broke(it, err)
 		return false

@@ -30,7 +30,7 @@ func (d *disk) readAll(ctx context.Context, lock *os.File) {
 			continue
 		}
 		for i, f := range list {
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || d.hurry.Load() {
 				return
 			}
 			if n == 0 {
@@ -81,6 +81,9 @@ type reading struct {
 // remember notes the time, so that a clock that is behind after a restart is
 // found out.
 func (d *disk) remember(lock *os.File) {
+	if d.given.Load() {
+		return
+	}
 	var b [8]byte
 	binary.BigEndian.PutUint64(b[:], uint64(time.Now().UnixNano()))
 	_, _ = lock.WriteAt(b[:], 0) // on a full disk the last one stands

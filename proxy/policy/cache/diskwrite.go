@@ -70,6 +70,9 @@ func (p *spool) putChunk(n int64, b []byte) error {
 }
 
 func (p *spool) create() (err error) {
+	if p.d.given.Load() {
+		return errGiven
+	}
 	if p.f, err = os.OpenFile(p.temp(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
 		return err
 	}
@@ -90,7 +93,7 @@ func (p *spool) append(b []byte) error {
 
 func (p *spool) fail(err error) {
 	p.failed.Store(true)
-	if !errors.Is(err, errNoRoom) {
+	if !errors.Is(err, errNoRoom) && !errors.Is(err, errGiven) {
 		p.d.fails(err)
 	}
 }
@@ -176,7 +179,7 @@ func (d *disk) publish(p *spool, it *item, self uint32, head *exchange.Head) boo
 		p.failed.Store(true)
 	}
 	d.names.Lock()
-	ok := !p.failed.Load() && d.stands(h, self, it.id)
+	ok := !p.failed.Load() && !d.given.Load() && d.stands(h, self, it.id)
 	if ok {
 		err := os.Rename(p.temp(), d.path(n))
 		if errors.Is(err, os.ErrNotExist) {
@@ -253,7 +256,7 @@ func (d *disk) rewrite(it *item) {
 	sh := d.s.shard(d.s.hash(it.uri()))
 	d.names.Lock()
 	p, now, ok := d.outdated(sh, it)
-	if !ok {
+	if !ok || d.given.Load() {
 		d.names.Unlock()
 		return
 	}

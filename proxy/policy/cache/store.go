@@ -49,6 +49,7 @@ type Store struct {
 	encodings encodings
 	first     uint64      // bodies of an earlier run have lower ids
 	doubted   atomic.Bool // what is of an earlier run isn't used (yet)
+	left      atomic.Bool // nothing is used (Leave)
 
 	wanted chan struct{} // closed once a route has a cache
 	mu     sync.Mutex    // guards routes, and the closing of wanted
@@ -261,7 +262,7 @@ func (s *Store) item(uriHash uint64, key string, now time.Time) (*item, place) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	it := sh.find(hash, key)
-	if it == nil || it.is(isLeaving) || it.id < s.first && s.doubted.Load() {
+	if it == nil || it.is(isLeaving) || it.id < s.first && s.doubted.Load() || s.left.Load() {
 		return nil, place{}
 	}
 	sh.touch(it)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -60,6 +61,7 @@ func (l *Ledger) courier(ctx context.Context) {
 			return
 		case <-timer.C:
 			l.look(l.Now())
+			l.inherit()
 		case <-l.kick:
 		case <-soon.C:
 		}
@@ -157,7 +159,8 @@ func (l *Ledger) pick(t *Target, n int) []*entry {
 func (l *Ledger) putBack(t *Target, list []*entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	t.queue = append(append([]*entry(nil), list...), t.queue...)
+	list = slices.DeleteFunc(slices.Clone(list), func(e *entry) bool { return l.state.entries[e.ID] != e }) // another process tells of those
+	t.queue = append(list, t.queue...)
 }
 
 // unwelcome is an answer that says that there is something wrong with the messages.

@@ -11,6 +11,8 @@
 //	state.go     how records change what is known
 //	record.go    the records
 //	journal.go   their files
+//	yield.go     two processes, while one hands over to the other
+//	claim.go     clients' keys meanwhile
 //	target.go    the billing services, and asking them
 //	courier.go   telling them
 //	list.go      what people are shown

@@ -58,6 +58,9 @@ func (j *journal) open(dir string, each func(r *record)) (bad int, err error) {
 	return bad, nil
 }
 
+// errInUse is a folder that another process has locked.
+var errInUse = errors.New("is in use by another sidegate")
+
 // acquire makes a folder this process's own: two that write would drop each other's
 // files, and with them charges.
 func acquire(dir string) (*os.File, error) {
@@ -71,7 +74,7 @@ func acquire(dir string) (*os.File, error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s is in use by another sidegate: give each a state_dir of its own", dir)
+			return nil, fmt.Errorf("%s %w: give each a state_dir of its own", dir, errInUse)
 		}
 		return nil, fmt.Errorf("%s: %w", f.Name(), err)
 	}

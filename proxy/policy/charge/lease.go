@@ -36,7 +36,7 @@ func (l *Ledger) hold(p *terms, consumer, meter string, units int64) (*entry, er
 			e.held += units
 			e.open++
 		}
-		if more := e == nil || a.leftAt(now) < p.block/2; more && a.asking == nil && !now.Before(a.until) {
+		if more := e == nil || a.leftAt(now) < p.block/2 && l.own == nil; more && a.asking == nil && !now.Before(a.until) {
 			l.renew(p, a, units)
 		}
 		asking, refused, failed := a.asking, a.refused, a.failed
@@ -152,9 +152,10 @@ func (l *Ledger) askForLease(p *terms, a *account, e *entry, r *round) {
 	a.failed, a.until = err, l.Now().Add(backoffFirst)
 }
 
-// giveBack returns a lease, once no request has anything of it; l.mu is held.
+// giveBack returns a lease, once no request has anything of it, nor another process;
+// l.mu is held.
 func (l *Ledger) giveBack(e *entry) {
-	if e.open == 0 && e.State == active {
+	if e.open == 0 && len(e.Lent) == 0 && e.State == active {
 		l.enqueue(l.log(&record{Type: isReturn, ID: e.ID}))
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/sidegate-proxy/sidegate/proxy/estate"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/intake"
 )
 
@@ -62,10 +63,13 @@ type Ledger struct {
 
 	bodies *intake.Room // for the contents that clients' keys are for
 
-	opening sync.Mutex // guards opened
+	opening sync.Mutex // guards what follows
 	opened  bool
+	held    bool // the journal is another process's (Hold)
+	wanted  bool // it is to be opened when it isn't any more
 	file    journal // the writer's, once opened
 	wake    chan struct{}
+	turns   chan turn     // what the writer is to do between two writes
 	kick    chan struct{} // for the courier
 	broken  atomic.Pointer[error]
 	ctx     context.Context // ends when Run is to
@@ -84,6 +88,13 @@ type Ledger struct {
 	size    int64 // of the file, as the writer last said
 	bad     int   // damaged records
 	swept   time.Time
+
+	// While two processes work (yield.go).
+	own     *estate.Estate            // since the yield: where the journal is; nil: it wasn't yielded
+	drains  map[string]bool           // processes that have yielded and still work
+	taken   map[string]*estate.Estate // what they have left, until the disk has it
+	written *round                    // one that is over
+	claims  *claims                   // clients' keys that were paid for meanwhile; nil: there is one process
 }
 
 // round is what gets to the disk at once.
@@ -104,10 +115,12 @@ func NewLedger(d Deps) *Ledger {
 		d.Config = LedgerConfig{Spool: 256 << 20, Patience: 168 * time.Hour}
 	}
 	l := &Ledger{
-		Deps: d, wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), state: newState(), flights: map[string]*entry{}, round: newRound(),
+		Deps: d, wake: make(chan struct{}, 1), turns: make(chan turn), kick: make(chan struct{}, 1), state: newState(), flights: map[string]*entry{}, round: newRound(),
 		bodies: intake.NewRoom(), targets: map[string]*Target{}, counts: map[countKey]*Count{},
+		written: newRound(), drains: map[string]bool{}, taken: map[string]*estate.Estate{},
 	}
 	rand.Read(l.ids.boot[:]) // never fails (crypto/rand)
+	close(l.written.done)
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	return l
 }
@@ -135,6 +148,9 @@ func (l *Ledger) open() error {
 	if l.opened {
 		return nil
 	}
+	if l.wanted = l.held; l.held {
+		return nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.Path != "" {
@@ -157,9 +173,12 @@ func (l *Ledger) read() (err error) {
 	if err == nil {
 		l.node, err = nodeName(l.file.node)
 	}
+	if err == nil {
+		err = l.findDrains()
+	}
 	if err != nil { // it may be tried again
 		l.state = newState()
-		return errors.Join(err, l.file.close())
+		return errors.Join(err, l.file.close(), l.leaveDrains())
 	}
 	if l.bad > 0 {
 		l.Log.WithField("folder", l.Path).Errorf("%d records of charges are damaged, and left out: compare with sidegate charges reconcile", l.bad)
@@ -172,15 +191,20 @@ func (l *Ledger) read() (err error) {
 // its way is charged.
 func (l *Ledger) afterCrash() {
 	for _, e := range l.state.entries {
-		switch {
-		case e.State == asked && e.isLease():
-			l.log(&record{Type: isReturn, ID: e.ID})
-		case e.State == asked:
-			l.log(&record{Type: isCancel, ID: e.ID, Reason: "the gateway stopped before the answer"})
-		}
+		l.undecided(e)
 	}
 	for _, e := range l.state.entries {
 		l.enqueue(e)
+	}
+}
+
+// undecided decides about what nobody waits for any more.
+func (l *Ledger) undecided(e *entry) {
+	switch {
+	case e.State == asked && e.isLease():
+		l.log(&record{Type: isReturn, ID: e.ID})
+	case e.State == asked:
+		l.log(&record{Type: isCancel, ID: e.ID, Reason: "the gateway stopped before the answer"})
 	}
 }
 
@@ -277,6 +301,9 @@ func (l *Ledger) write(ctx context.Context) {
 		case <-ctx.Done():
 			l.close()
 			return
+		case t := <-l.turns:
+			t.done <- t.do()
+			continue
 		case <-l.wake:
 			if time.Now().Before(wait) {
 				continue // it is its time's turn
@@ -302,7 +329,7 @@ func (l *Ledger) writeOnce() error {
 	anew := l.anew || l.file.size > shrinkAt && l.file.size > 4*l.file.live || l.file.size+int64(len(b)) > l.Config.Spool
 	var list []record
 	if anew {
-		list = l.state.snapshot() // with what is in b
+		list, l.anew = l.state.snapshot(), false // with what is in b
 	}
 	room := l.Config.Spool
 	opened := l.Path != "" && l.file.dir != ""
@@ -324,6 +351,9 @@ func (l *Ledger) writeOnce() error {
 		err = l.file.append(b)
 	}
 	l.wrote(err)
+	if anew && err == nil {
+		l.bury(list)
+	}
 	r.err = err
 	close(r.done)
 	return err
@@ -332,7 +362,7 @@ func (l *Ledger) writeOnce() error {
 // wrote tells how the disk does.
 func (l *Ledger) wrote(err error) {
 	l.mu.Lock()
-	l.anew, l.size = err != nil, l.file.size
+	l.anew, l.size = l.anew || err != nil, l.file.size
 	l.mu.Unlock()
 	if err != nil {
 		if was := l.broken.Swap(&err); was == nil {
@@ -349,7 +379,7 @@ func (l *Ledger) close() {
 	l.anew, l.closed = true, true
 	l.mu.Unlock()
 	err := l.writeOnce()
-	if err = errors.Join(err, l.file.close()); err != nil {
+	if err = errors.Join(err, l.file.close(), l.release()); err != nil {
 		l.Log.WithError(err).Error("charges can't be written to the disk: what they became in the last seconds may be lost")
 	}
 	l.broken.Store(&errClosed)

@@ -50,7 +50,7 @@ var ErrUnknown = errors.New("there is no such charge: those that are over are re
 
 // Check says what is wrong with a query.
 func (q *Query) Check() error {
-	known := []string{"", "pending", dead, "done", asked, serving, settle, cancel, active, back, settled, cancelled, refused, returned}
+	known := []string{"", "pending", dead, "done", asked, serving, settle, cancel, active, part, back, settled, cancelled, refused, returned}
 	if !slices.Contains(known, q.State) {
 		return fmt.Errorf("state: %.20q isn't pending, dead or done, nor a state", q.State)
 	}
@@ -172,7 +172,7 @@ type Total struct {
 	Units    Amount `json:"units"`
 	Count    int64  `json:"count"`
 	Told     Amount `json:"told"` // what of it the billing service knows
-	Pending  Amount `json:"pending"`
+	Untold   Amount `json:"untold"`
 }
 
 // Totals are what was charged from day since on, and before day until; "": no bound.
@@ -194,7 +194,7 @@ func (l *Ledger) Totals(since, until, consumer string) (Totals, error) {
 			continue
 		}
 		out.Totals = append(out.Totals, Total{
-			Day: k.day, Consumer: k.consumer, Meter: k.meter, Service: k.target, Units: Amount(t.units), Count: t.count, Told: Amount(t.told), Pending: Amount(t.units - t.told),
+			Day: k.day, Consumer: k.consumer, Meter: k.meter, Service: k.target, Units: Amount(t.units), Count: t.count, Told: Amount(t.told), Untold: Amount(t.units - t.told),
 		})
 	}
 	slices.SortFunc(out.Totals, func(a, b Total) int {
@@ -220,6 +220,7 @@ type Status struct {
 	Dead     int            `json:"dead"`
 	Oldest   time.Time      `json:"oldest,omitzero"` // of what the billing services are to be told
 	Keys     int            `json:"keys"`            // clients' keys that are remembered
+	Draining int            `json:"draining"`        // processes that have handed over and still work: what they charge is added here once they end
 	Services []TargetStatus `json:"services"`
 	Counts   []CountStatus  `json:"counts"`
 }
@@ -270,13 +271,13 @@ func (l *Ledger) Status() Status {
 		s.Spool.Failing, s.Spool.Error = true, err.Error()
 	}
 	l.mu.Lock()
-	s.Node, s.Keys, s.Dead = l.node, len(l.state.keys), l.state.deads
+	s.Node, s.Keys, s.Dead, s.Draining = l.node, len(l.state.keys), l.state.deads, len(l.drains)
 	s.Spool.Bytes, s.Spool.Limit, s.Spool.Damaged = l.size, l.Config.Spool, l.bad
 	leases, waiting := map[string]int{}, map[string]int{}
 	oldest := int64(0)
 	for _, e := range l.state.entries {
 		switch e.State {
-		case active:
+		case active, part:
 			leases[e.To]++
 			continue
 		case dead:

@@ -64,9 +64,7 @@ func (l *Ledger) enter(x *exchange.Exchange, it *item, key string) (fault *excha
 		l.mu.Unlock()
 		return l.share(it)
 	}
-	if k := l.state.keys[key]; key != "" && k.id != "" && k.until > now.UnixMilli() && k.uses < b.Repeats {
-		k.uses++
-		l.state.keys[key] = k
+	if key != "" && l.hasPaid(key, now.UnixMilli(), b.Repeats) {
 		l.mu.Unlock()
 		b.count.add(repeated, 0)
 		return nil, true
@@ -243,6 +241,10 @@ func (l *Ledger) serve(it *item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := it.e
+	if e.served == 0 && !l.claims.take(e.Key) {
+		it.again, it.elsewhere, it.why, it.round = true, true, "another process charged it", l.written
+		return
+	}
 	if e.served++; e.served > 1 {
 		it.again, it.round = true, e.round
 		return
@@ -279,7 +281,7 @@ func (l *Ledger) drop(it *item, why string) {
 	if it.fate == uncharged {
 		return
 	}
-	if it.fate == charged {
+	if it.fate == charged && !it.elsewhere {
 		l.mu.Lock()
 		it.e.served--
 		l.mu.Unlock()
@@ -302,6 +304,9 @@ func (l *Ledger) leave(it *item) {
 	if k := l.state.keys[e.Key]; k.id == e.ID {
 		k.uses += e.shared
 		l.state.keys[e.Key] = k
+	}
+	if e.served == 0 {
+		l.claims.drop(e.Key)
 	}
 	e.release()
 	if e.from != nil {

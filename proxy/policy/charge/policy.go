@@ -79,15 +79,16 @@ type task struct {
 
 // item is one charge of an exchange.
 type item struct {
-	b        *block
-	e        *entry
-	estimate int64
-	fate     fate
-	round    *round // with which the disk knows that
-	again    bool   // another request with the same key pays
-	why      string
-	units    int64
-	late     bool // what it costs is known at the end of the answer
+	b         *block
+	e         *entry
+	estimate  int64
+	fate      fate
+	round     *round // with which the disk knows that
+	again     bool   // another request with the same key pays
+	elsewhere bool   // in another process
+	why       string
+	units     int64
+	late      bool // what it costs is known at the end of the answer
 }
 
 // fate is what has become of a charge.

@@ -32,9 +32,9 @@ type Difference struct {
 	Day      string `json:"day"`
 	Consumer string `json:"consumer"`
 	Meter    string `json:"meter"`
-	Ours     Amount `json:"ours"`    // that it has been told of
-	Theirs   Amount `json:"theirs"`  // that it says it has
-	Pending  Amount `json:"pending"` // that it is still to be told of
+	Ours     Amount `json:"ours"`   // that it has been told of
+	Theirs   Amount `json:"theirs"` // that it says it has
+	Untold   Amount `json:"untold"` // that it is still to be told of
 }
 
 // theirs is what a billing service answers to the question for totals.
@@ -106,14 +106,14 @@ func (l *Ledger) compare(t *Target, since, until string, c *Compared) error {
 	for k, v := range l.state.totals {
 		if k.target == t.name && k.day >= since && k.day < until {
 			d := row(key{k.day, k.consumer, k.meter})
-			d.Ours, d.Pending = Amount(v.told), Amount(v.units-v.told)
+			d.Ours, d.Untold = Amount(v.told), Amount(v.units-v.told)
 		}
 	}
 	l.mu.Unlock()
 	for _, d := range rows {
 		c.Compared++
 		// What it is being told at this moment, it may have counted.
-		if d.Theirs < d.Ours || d.Theirs > d.Ours+max(0, d.Pending) {
+		if d.Theirs < d.Ours || d.Theirs > d.Ours+max(0, d.Untold) {
 			c.Differences = append(c.Differences, *d)
 		}
 	}

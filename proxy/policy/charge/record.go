@@ -26,6 +26,7 @@ const (
 	isEntry = "entry" // a charge or a lease as it was
 	isKey   = "key"   // a client's key that was used for ID, until Until
 	isTotal = "total" // what was charged on a day
+	isHeir  = "heir"  // of the drain ID (yield.go): all that it has is in here
 )
 
 // The states of a charge, and of a lease.
@@ -39,6 +40,7 @@ const (
 	cancelled = "cancelled" // not charged
 	refused   = "refused"   // by the billing service
 	active    = "active"    // a lease that is spent from
+	part      = "part"      // what is lent of another process's lease (yield.go)
 	back      = "return"    // a lease that is given back
 	returned  = "returned"
 )
@@ -66,6 +68,7 @@ type record struct {
 	Granted int64            `json:"granted,omitempty"`
 	Used    int64            `json:"used,omitempty"`
 	Days    map[string]int64 `json:"days,omitempty"` // what was used on each
+	Lent    map[string]int64 `json:"lent,omitempty"` // how much to which drain
 
 	// Of a total.
 	Day   string `json:"day,omitempty"`
@@ -100,6 +103,9 @@ func appendRecord(b []byte, r *record) []byte {
 	}
 	if len(r.Days) > 0 {
 		b = append(append(b, `,"days":`...), mustJSON(r.Days)...)
+	}
+	if len(r.Lent) > 0 {
+		b = append(append(b, `,"lent":`...), mustJSON(r.Lent)...)
 	}
 	b = append(b, '}')
 	var sum [4]byte

@@ -268,8 +268,8 @@ func (r *rig) settledNow(mode, want string) {
 	}
 	var sum Amount
 	for _, v := range totals.Totals {
-		if sum += v.Units; v.Pending != 0 {
-			r.t.Errorf("%s of %s are pending", v.Pending, v.Units)
+		if sum += v.Units; v.Untold != 0 {
+			r.t.Errorf("%s of %s are untold", v.Untold, v.Units)
 		}
 	}
 	if sum.String() != want {

@@ -41,7 +41,13 @@ type entry struct {
 func (e *entry) isLease() bool { return e.Type == isLease }
 
 // left is what a lease still has room for.
-func (e *entry) left() int64 { return e.Granted - e.Used - e.held }
+func (e *entry) left() int64 {
+	n := e.Granted - e.Used - e.held
+	for _, lent := range e.Lent {
+		n -= lent
+	}
+	return n
+}
 
 // account is what a consumer owes of a meter, at one target.
 type account struct {
@@ -85,16 +91,18 @@ type state struct {
 	keys     map[string]usedKey
 	order    []string // of keys, by when they came
 	totals   map[totalKey]*total
-	most     int      // of totals
-	crowded  string   // the day that alone has as many
-	recent   []record // a ring
-	last     int      // the newest in it
+	most     int                // of totals
+	crowded  string             // the day that alone has as many
+	heirOf   map[string]bool    // drains that are in here, and whose folders may be there yet
+	elder    map[string]usedKey // clients' keys that are another process's since the yield; they don't change
+	recent   []record           // a ring
+	last     int                // the newest in it
 	deads    int
 }
 
 func newState() state {
 	return state{
-		entries: map[string]*entry{}, accounts: map[accountKey]*account{}, keys: map[string]usedKey{}, totals: map[totalKey]*total{}, most: maxTotals,
+		entries: map[string]*entry{}, accounts: map[accountKey]*account{}, keys: map[string]usedKey{}, totals: map[totalKey]*total{}, most: maxTotals, heirOf: map[string]bool{},
 	}
 }
 
@@ -162,6 +170,9 @@ func (s *state) apply(r *record) *entry {
 	case isKey:
 		s.putKey(r)
 		return nil
+	case isHeir:
+		s.heirOf[r.ID] = true
+		return nil
 	case isTotal:
 		*s.dayTotal(totalKey{r.Day, r.Consumer, r.Meter, r.To}) = total{r.Units, r.Told, r.Count}
 		return nil
@@ -223,7 +234,7 @@ func (s *state) begin(r *record) *entry {
 	switch e.State {
 	case settle:
 		e.acct.owed += e.Units
-	case active:
+	case active, part:
 		e.acct.leases = append(e.acct.leases, e)
 	case dead:
 		s.deads++
@@ -369,6 +380,9 @@ func (s *state) snapshot() []record {
 	for k, t := range s.totals {
 		list = append(list, record{Type: isTotal, Day: k.day, Consumer: k.consumer, Meter: k.meter, To: k.target, Units: t.units, Told: t.told, Count: t.count})
 	}
+	for name := range s.heirOf {
+		list = append(list, record{Type: isHeir, ID: name})
+	}
 	for _, key := range s.order {
 		if k := s.keys[key]; k.id != "" {
 			list = append(list, record{Type: isKey, Key: key, ID: k.id, Until: k.until, Count: int64(k.uses)})
@@ -376,7 +390,7 @@ func (s *state) snapshot() []record {
 	}
 	for _, e := range s.entries {
 		r := e.record
-		r.Type, r.Days = isEntry, maps.Clone(r.Days)
+		r.Type, r.Days, r.Lent = isEntry, maps.Clone(r.Days), maps.Clone(r.Lent)
 		if e.isLease() {
 			r.Mode = modeLease
 		}

@@ -60,6 +60,11 @@ func (a *activation) ResolveName(name string) (any, bool) {
 		return &a.query, true
 	case "request.tls":
 		return types.Bool(x.Conn != nil && x.Conn.Scheme == "https"), true
+	case "request.peer":
+		if x.Conn == nil {
+			return types.String(""), true
+		}
+		return types.String(x.Conn.Peer), true
 	case "consumer.name":
 		if x.Consumer == nil {
 			return types.String(""), true

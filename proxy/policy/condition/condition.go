@@ -8,6 +8,7 @@
 //	request.method, request.host, request.path, request.client_ip, request.protocol   string
 //	request.query, request.headers      map from string to string
 //	request.tls                         bool
+//	request.peer                        string; the URI in the client's certificate, "" without one
 //	consumer.name, consumer.plan        string; "" without a consumer
 //	consumer.labels                     map from string to string
 //	claims                              map from string to anything
@@ -82,6 +83,7 @@ func NewCompiler() (*Compiler, error) {
 		cel.Variable("request.query", texts),
 		cel.Variable("request.headers", texts),
 		cel.Variable("request.tls", cel.BoolType),
+		cel.Variable("request.peer", cel.StringType),
 		cel.Variable("consumer.name", cel.StringType),
 		cel.Variable("consumer.plan", cel.StringType),
 		cel.Variable("consumer.labels", texts),

@@ -13,7 +13,7 @@ import (
 func testExchange(t testing.TB) *exchange.Exchange {
 	t.Helper()
 	x := &exchange.Exchange{
-		Proto: exchange.HTTP2, Conn: &exchange.Conn{Scheme: "https"}, Method: "GET",
+		Proto: exchange.HTTP2, Conn: &exchange.Conn{Scheme: "https", Peer: "spiffe://fleet.example/svc/orders"}, Method: "GET",
 		RawHost: "API.example.com:443", RawTarget: "/orders/./7?version=2&a%20b=c+d&version=3&&flag",
 		ClientIP: netip.MustParseAddr("10.1.2.3"),
 	}
@@ -43,6 +43,7 @@ func TestEval(t *testing.T) {
 		{"cidr('10.0.0.0/8').containsIP(request.client_ip)", true, ""},
 		{"cidr('192.168.0.0/16').containsIP(request.client_ip)", false, ""},
 		{"request.protocol == 'HTTP/2.0' && request.tls", true, ""},
+		{"request.peer == 'spiffe://fleet.example/svc/orders'", true, ""},
 		{"request.query.version == '2'", true, ""},
 		{"request.query['a b'] == 'c d'", true, ""},
 		{"'flag' in request.query && request.query.flag == ''", true, ""},

@@ -42,6 +42,7 @@ type Disk struct {
 	lines     int
 	base      int64 // size when the file was written anew, or read
 	broken    error // nothing may be added to the file: it can't be read
+	away      bool  // nor then: it is another process's (Yield)
 }
 
 // Revocation is one on its way to where the key is kept.
@@ -203,6 +204,9 @@ func (d *Disk) Heard(list []Hash) error {
 
 // add appends lines, and then does what they say.
 func (d *Disk) add(lines ...*line) error {
+	if d.away {
+		return ErrAway
+	}
 	if d.broken != nil {
 		return fmt.Errorf("what is kept on disk can't be read, and so isn't changed: %w", d.broken)
 	}
@@ -275,6 +279,42 @@ func encode(l *line) []byte {
 		panic("consumer: a line can't be marshalled: " + err.Error()) // text and numbers only
 	}
 	return append(b, '\n')
+}
+
+// ErrAway says that another process keeps the file now.
+var ErrAway = errors.New("another process of this gateway takes over, or has: it keeps the keys and consumers. Try again")
+
+// Yield leaves the file to another process. What is known stays, and can't be changed.
+func (d *Disk) Yield() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.away = true
+	if d.file == nil {
+		return nil
+	}
+	f := d.file
+	d.file = nil
+	return f.Close() // each line was synced
+}
+
+// Claim reads the file anew, once no other process keeps it, and may change it from
+// here on.
+func (d *Disk) Claim() error {
+	err := d.Again()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.away = false
+	return err
+}
+
+// Again reads the file anew, as another process has it now.
+func (d *Disk) Again() error {
+	now, err := OpenDisk(d.path)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.consumers, d.keys, d.lifted = now.consumers, now.keys, now.lifted
+	d.size, d.lines, d.base, d.broken = now.size, now.lines, now.base, now.broken
+	return err
 }
 
 const tempName = ".keys-*"

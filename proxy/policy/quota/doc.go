@@ -6,6 +6,7 @@
 //	store.go   what each client has used, in memory
 //	writer.go  how that gets to the disk, before it is used
 //	file.go    what is on the disk
+//	yield.go   two processes, while one hands over to the other
 //	quota.go   the policy
 //	client.go  what clients are called
 //	shared.go  what all nodes count together

@@ -17,6 +17,7 @@ import (
 // period counts:
 //
 //	CHECKSUM START PERIOD USED LIMIT OWED "QUOTA" "CLIENT"
+//	CHECKSUM heir DRAIN
 //
 // Records are appended; from time to time the file is replaced by one without
 // the old ones. A line that was cut off by a crash was never waited for.
@@ -25,6 +26,24 @@ type file struct {
 	f    *os.File
 	size int64 // what is in it
 	live int64 // what was in it after it was replaced
+
+	heirOf []string // drains (yield.go) whose counts are in the records
+}
+
+const heir = "heir "
+
+// appendHeir says that the counts of a drain are in the file.
+func appendHeir(b []byte, name string) []byte {
+	line := heir + name
+	return append(append(fmt.Appendf(b, "%08x ", crc32.ChecksumIEEE([]byte(line))), line...), '\n')
+}
+
+func parseHeir(line string) (name string, ok bool) {
+	sum, line, _ := strings.Cut(line, " ")
+	if n, err := strconv.ParseUint(sum, 16, 32); err != nil || uint32(n) != crc32.ChecksumIEEE([]byte(line)) {
+		return "", false
+	}
+	return strings.CutPrefix(line, heir)
 }
 
 func appendRecord(b []byte, r *record) []byte {
@@ -80,6 +99,10 @@ func (f *file) open(path string) (list []record, bad int, err error) {
 	text := string(b)
 	whole := strings.LastIndexByte(text, '\n') + 1
 	for line := range strings.Lines(text[:whole]) {
+		if name, ok := parseHeir(strings.TrimSuffix(line, "\n")); ok {
+			f.heirOf = append(f.heirOf, name)
+			continue
+		}
 		r, ok := parseRecord(strings.TrimSuffix(line, "\n"))
 		if !ok {
 			bad++
@@ -117,6 +140,9 @@ func (f *file) replace(records []record) error {
 		return nil
 	}
 	var b []byte
+	for _, name := range f.heirOf {
+		b = appendHeir(b, name)
+	}
 	for i := range records {
 		b = appendRecord(b, &records[i])
 	}

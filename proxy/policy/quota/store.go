@@ -12,6 +12,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/sidegate-proxy/sidegate/proxy/estate"
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/shared"
 )
@@ -55,6 +56,8 @@ type count struct {
 	// Of a quota that counts on all nodes: what the fleet last said, and what of
 	// used it hasn't heard of.
 	known, owed int64
+
+	base int64 // since the yield: what of used is another process's matter
 }
 
 // entry is a client of a quota. Its shard's mutex guards it.
@@ -107,10 +110,16 @@ type Store struct {
 	clients atomic.Int64
 	spans   [exchange.Month + 1]atomic.Pointer[span]
 
-	opening  sync.Mutex // guards opened
+	opening  sync.Mutex // guards what follows
 	opened   bool
+	held     bool // the file is another process's (Hold)
+	wanted   bool // it is to be opened when it isn't any more
 	file     file // the writer's, once opened
 	writer   writer
+	turns    chan turn                 // what Run is to do between two writes
+	own      *estate.Estate            // since the yield: where the file is; Run's
+	drains   map[string]bool           // processes that have yielded and still work; Run's, once opened
+	taken    map[string]*estate.Estate // what they have left, until the disk has it; likewise
 	failing  atomic.Bool
 	overflow atomic.Uint64
 
@@ -120,7 +129,7 @@ type Store struct {
 
 // NewStore returns a store that reads its file when the first quota is compiled.
 func NewStore(d Deps) *Store {
-	s := &Store{Deps: d, seed: maphash.MakeSeed(), counts: map[countKey]*Count{}}
+	s := &Store{Deps: d, seed: maphash.MakeSeed(), counts: map[countKey]*Count{}, turns: make(chan turn), drains: map[string]bool{}, taken: map[string]*estate.Estate{}}
 	if s.Now == nil {
 		s.Now = time.Now
 	}

@@ -85,6 +85,8 @@ func (s *Store) settle(a *ask) {
 func (s *Store) Run(ctx context.Context) {
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
 	pause, broken := retryFirst, false
@@ -98,6 +100,14 @@ func (s *Store) Run(ctx context.Context) {
 		case <-sweep.C:
 			s.sweep(s.Now())
 			continue
+		case t := <-s.turns:
+			t.done <- t.do()
+			s.writer.end()
+			continue
+		case <-look.C:
+			if !s.inherit() {
+				continue
+			}
 		case <-s.writer.wake:
 			if broken {
 				continue // it is its time's turn
@@ -135,6 +145,7 @@ type record struct {
 	start, used, limit, owed int64
 
 	e       *entry
+	most    int64 // that e may have used, with what was used before the yield
 	version int
 }
 
@@ -150,16 +161,18 @@ func (s *Store) write(anew bool) error {
 		sh := s.shard(&e.id)
 		sh.mu.Lock()
 		e.waiting = false
-		records = e.records(records, needed)
+		records = e.records(records, needed, s.own != nil)
 		sh.mu.Unlock()
 	}
-	if len(records) == 0 && !anew {
+	if len(records) == 0 && !anew && len(s.taken) == 0 {
 		return nil
 	}
 	var err error
-	if anew || s.file.size > shrinkAt && s.file.size > 4*s.file.live {
+	if anew || len(s.taken) > 0 || s.file.size > shrinkAt && s.file.size > 4*s.file.live {
 		records = s.snapshot(all)
-		err = s.file.replace(records)
+		if err = s.file.replace(records); err == nil {
+			s.bury()
+		}
 	} else {
 		err = s.file.append(records)
 	}
@@ -180,18 +193,21 @@ const (
 )
 
 // records are those of an entry, whose shard is locked.
-func (e *entry) records(to []record, w what) []record {
+func (e *entry) records(to []record, w what, drains bool) []record {
 	for _, c := range []*count{&e.prev, &e.cur} {
-		if c.start == 0 || w == needed && c == &e.prev && c.reserved >= c.used {
+		if c.start == 0 || w == needed && c == &e.prev && c.reserved >= c.used || drains && w != needed && c.used == c.base && c.owed == 0 {
 			continue
 		}
 		used := c.used
 		if w != exact {
 			used = max(min(c.used+chunk(e.limit), e.limit), c.used)
 		}
-		r := record{e.id, c.start, used, e.limit, 0, e, e.version}
+		r := record{e.id, c.start, used - c.base, e.limit, 0, e, used, e.version}
 		if c.owed > 0 { // and so will be what is set aside
 			r.owed = c.owed + used - c.used
+		}
+		if drains && e.shared { // of what it is told, the fleet knows
+			r.used = r.owed
 		}
 		to = append(to, r)
 	}
@@ -204,7 +220,7 @@ func (s *Store) snapshot(w what) (list []record) {
 		sh := &s.list[i]
 		sh.mu.Lock()
 		for _, e := range sh.m {
-			list = e.records(list, w)
+			list = e.records(list, w, s.own != nil)
 		}
 		sh.mu.Unlock()
 	}
@@ -218,7 +234,7 @@ func (s *Store) reserved(records []record) {
 		sh := s.shard(&r.id)
 		sh.mu.Lock()
 		if c := r.e.find(r.start); c != nil && r.e.version == r.version {
-			c.reserved = r.used
+			c.reserved = r.most
 		}
 		sh.mu.Unlock()
 	}
@@ -230,6 +246,9 @@ func (s *Store) open() error {
 	s.opening.Lock()
 	defer s.opening.Unlock()
 	if s.opened || s.Path == "" {
+		return nil
+	}
+	if s.wanted = s.held; s.held {
 		return nil
 	}
 	records, bad, err := s.file.open(s.Path)
@@ -244,6 +263,9 @@ func (s *Store) open() error {
 		if r := &records[i]; !past(r.period, r.start, now) {
 			s.load(r)
 		}
+	}
+	if err := s.findDrains(); err != nil {
+		return fmt.Errorf("what was used of quotas can't be read: %w", err)
 	}
 	s.opened = true
 	return nil
@@ -271,5 +293,9 @@ func (s *Store) close() error {
 	if !s.opened {
 		return nil
 	}
-	return errors.Join(s.file.replace(s.snapshot(exact)), s.file.close())
+	err := s.file.replace(s.snapshot(exact))
+	if err == nil {
+		s.bury()
+	}
+	return errors.Join(err, s.file.close(), s.release())
 }

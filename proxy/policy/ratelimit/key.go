@@ -1,8 +1,6 @@
 package ratelimit
 
 import (
-	"hash/maphash"
-
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/key"
 )
@@ -33,5 +31,5 @@ func (l *limit) place(s *Store, id uint64, x *exchange.Exchange) uint64 {
 // address is the hash of the client's address.
 func (s *Store) address(x *exchange.Exchange) uint64 {
 	b := key.Address(x)
-	return maphash.Bytes(s.seed, b[:])
+	return sum(s.seed, b[:])
 }

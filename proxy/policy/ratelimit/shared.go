@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
-	"hash/maphash"
 	"time"
 
 	"github.com/sidegate-proxy/sidegate/proxy/exchange"
@@ -73,7 +72,7 @@ func (p *Policy) askAll(x *exchange.Exchange, grants []grant) []shared.Ask {
 			g.own, r = rounded, &rounded
 		}
 		name := l.bucket(x, r)
-		g.key = mix(maphash.Bytes(p.store.seed, name[:]))
+		g.key = mix(sum(p.store.seed, name[:]))
 		asks[i] = shared.Ask{
 			Key: "rate:" + base64.RawURLEncoding.EncodeToString(name[:]), Cost: g.cost, Dry: l.dry,
 			Interval: r.Interval, Burst: r.Burst, Chunk: l.fleet.Chunk,

@@ -1,7 +1,6 @@
 package ratelimit
 
 import (
-	"hash/maphash"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,10 +34,10 @@ type lock struct {
 
 // Store keeps a moment for each client of each limit. It belongs to the gateway
 // and outlives configurations: a limit finds its clients again by the route's
-// name and what it says. Its size is fixed; keys are hashes under a seed of its
-// own, so that nobody can choose names that meet in one set.
+// name and what it says. Its size is fixed; keys are hashes under a secret seed,
+// so that nobody can choose names that meet in one set.
 type Store struct {
-	seed   maphash.Seed
+	seed   seed
 	begin  time.Time
 	since  func(time.Time) time.Duration // time.Since
 	memory int64
@@ -56,7 +55,7 @@ type Store struct {
 // compiled.
 func NewStore(c StoreConfig) *Store {
 	// A second before anything happens: a moment of 0 is past.
-	return &Store{seed: maphash.MakeSeed(), begin: time.Now().Add(-time.Second), since: time.Since, memory: c.Memory, counts: map[countKey]*Count{}}
+	return &Store{seed: newSeed(), begin: time.Now().Add(-time.Second), since: time.Since, memory: c.Memory, counts: map[countKey]*Count{}}
 }
 
 // open takes the memory: of a size that is a power of two, at most what the
@@ -78,7 +77,7 @@ func (s *Store) open() {
 func (s *Store) now() moment { return moment(s.since(s.begin)) }
 
 // hash is a hash of a text that nobody outside can foretell.
-func (s *Store) hash(text string) uint64 { return maphash.String(s.seed, text) }
+func (s *Store) hash(text string) uint64 { return sum(s.seed, text) }
 
 // mix spreads the bits of a sum of hashes; it gives 0 to nothing that comes here,
 // which is a free place.

@@ -179,6 +179,18 @@ func (f *Fleet) Set(ctx context.Context, a *Ask) error {
 	return p.Set(ctx, a)
 }
 
+// GiveBack gives back what is leased: this process is about to end, and another may
+// need it. It takes some seconds at most.
+func (f *Fleet) GiveBack() {
+	p := f.now.Load()
+	if p == nil || p.down.Load() {
+		return
+	}
+	if b, ok := p.Backend.(interface{ GiveBack() }); ok {
+		b.GiveBack()
+	}
+}
+
 // Run looks after the backend until ctx ends.
 func (f *Fleet) Run(ctx context.Context) {
 	tidy := time.NewTicker(tidyEvery)

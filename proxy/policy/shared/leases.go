@@ -302,7 +302,11 @@ func (l *Leases) Tidy(ctx context.Context) error {
 const closeTime = 2 * time.Second
 
 // Close gives back what is left of quotas: rates come back by themselves.
-func (l *Leases) Close() {
+func (l *Leases) Close() { l.GiveBack() }
+
+// GiveBack gives back what is left of quotas; what is asked for after that is leased
+// again.
+func (l *Leases) GiveBack() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()
 	l.mu.Lock()

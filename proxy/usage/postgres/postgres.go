@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -27,6 +28,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/sirupsen/logrus"
 
+	"github.com/sidegate-proxy/sidegate/proxy/estate"
 	"github.com/sidegate-proxy/sidegate/proxy/secret"
 	"github.com/sidegate-proxy/sidegate/proxy/usage"
 )
@@ -39,11 +41,14 @@ const (
 
 // Deps are what a Store works with.
 type Deps struct {
-	Log  logrus.FieldLogger
-	URL  secret.String
-	Dir  string           // of the spool; "": rows are only read
-	Most int64            // bytes in it
-	Now  func() time.Time // nil: time.Now
+	Log logrus.FieldLogger
+	URL secret.String
+	Dir string // of the spool; "": rows are only read
+	// Drains says that another process has the spool by now: batches wait in a folder
+	// of their own in it, which it takes over when this process has ended.
+	Drains bool
+	Most   int64            // bytes in it
+	Now    func() time.Time // nil: time.Now
 }
 
 // Store is a database, and the way to it. It isn't safe for concurrent use.
@@ -51,7 +56,8 @@ type Store struct {
 	Deps
 	config *pgconn.Config
 	node   string
-	spool  *spool // nil: rows are only read
+	spool  *spool         // nil: rows are only read
+	own    *estate.Estate // that it is in; nil: it is the spool itself
 	conn   *pgconn.PgConn
 	err    error // why batches wait
 	retry  time.Time
@@ -76,8 +82,17 @@ func Open(d Deps) (*Store, error) {
 	if d.Dir == "" {
 		return s, nil
 	}
-	s.spool, err = openSpool(d.Dir, d.Most, newRun(d.Now()))
-	if err != nil {
+	dir := d.Dir
+	if d.Drains {
+		if s.own, err = estate.Found(d.Dir); err != nil {
+			return nil, err
+		}
+		dir = filepath.Join(s.own.Dir(), drained)
+	}
+	if s.spool, err = openSpool(dir, d.Most, newRun(d.Now())); err != nil {
+		if s.own != nil {
+			err = errors.Join(err, s.own.Remove())
+		}
 		return nil, err
 	}
 	return s, nil
@@ -252,6 +267,9 @@ func (s *Store) Add(ctx context.Context, rows []usage.Row) error {
 // deliver gives the database what it hasn't got, in order, as far as it goes.
 func (s *Store) deliver(ctx context.Context) {
 	now := s.Now()
+	if err := s.spool.inherit(s.Log); err != nil && s.own == nil {
+		s.Log.WithError(err).Error("batches of usage that another process has left can't be taken over: it is tried again")
+	}
 	if len(s.spool.list) == 0 || s.err != nil && now.Before(s.retry) && s.retry.Sub(now) <= retryMost {
 		return
 	}
@@ -403,5 +421,9 @@ func (s *Store) Close() error {
 	if s.spool == nil {
 		return nil
 	}
-	return s.spool.close()
+	err := s.spool.close()
+	if s.own != nil {
+		err = errors.Join(err, s.own.Close())
+	}
+	return err
 }

@@ -11,8 +11,10 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/sidegate-proxy/sidegate/proxy/estate"
 	"github.com/sidegate-proxy/sidegate/proxy/usage"
 )
 
@@ -83,6 +85,62 @@ func parseFile(name string) (id, bool) {
 	run, seq, ok2 := strings.Cut(name, "-")
 	n, err := strconv.ParseInt(seq, 10, 64)
 	return id{run, n}, ok && ok2 && err == nil
+}
+
+// drained is the spool of a process that has yielded, in its estate.
+const drained = "spool"
+
+// inherit takes over the batches of processes that have yielded and ended. They have
+// runs of their own.
+func (s *spool) inherit(log logrus.FieldLogger) error {
+	names, err := estate.List(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		own, err := estate.Take(s.dir, name)
+		if err != nil {
+			return err
+		}
+		if own == nil {
+			continue // it works yet
+		}
+		n, err := s.move(filepath.Join(own.Dir(), drained))
+		if err != nil {
+			return errors.Join(err, own.Close())
+		}
+		if n > 0 {
+			log.WithField("batches", n).Info("batches of usage of the process before are taken over")
+		}
+		if err := own.Remove(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// move takes batches out of a folder.
+func (s *spool) move(from string) (n int, err error) {
+	entries, err := os.ReadDir(from) // sorted
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	for _, e := range entries {
+		i, ok := parseFile(e.Name())
+		if !ok || err != nil {
+			continue
+		}
+		var info os.FileInfo
+		if info, err = e.Info(); err == nil {
+			err = os.Rename(filepath.Join(from, e.Name()), filepath.Join(s.dir, e.Name()))
+		}
+		if err == nil {
+			s.list, s.sizes[i] = append(s.list, i), info.Size()
+			s.bytes += info.Size()
+			n++
+		}
+	}
+	return n, errors.Join(err, s.sync())
 }
 
 func (s *spool) close() error { return s.lock.Close() }

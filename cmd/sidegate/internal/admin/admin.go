@@ -86,35 +86,29 @@ type Server struct {
 	socket *http.Server
 	wg     sync.WaitGroup
 
-	assets   map[string]asset
+	assets   func() (map[string]asset, error) // made when somebody looks
 	sessions sessions
 	stopping chan struct{} // closed by Stop: streams end
 }
 
 // New returns a server that isn't listening yet.
-func New(d Deps) *Server { return &Server{Deps: d, stopping: make(chan struct{})} }
+func New(d Deps) *Server {
+	return &Server{Deps: d, assets: sync.OnceValues(assets), stopping: make(chan struct{})}
+}
 
-// Listen opens the address, unless it is open already, and the socket; Serve or
-// Stop follows. instead says that another gateway may answer on the socket's path,
-// which Serve takes.
-func (s *Server) Listen(address string, token secret.String, socket string, open net.Listener, instead bool) error {
+// Listen opens the address, unless that is empty or open already, and the socket;
+// Serve or Stop follows. taking says that another gateway may answer on the socket's
+// path, which Serve takes.
+func (s *Server) Listen(address string, token secret.String, socket string, open net.Listener, taking bool) error {
 	s.setToken(token)
-	var err error
-	if s.assets, err = assets(); err != nil {
-		return fmt.Errorf("the dashboard can't be read: %w", err)
-	}
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return fmt.Errorf("admin address: %w", err)
-	}
-	s.names = map[string]bool{"localhost": true, "127.0.0.1": true, "::1": true, host: true}
-	if s.tcp = open; open == nil {
-		if s.tcp, err = net.Listen("tcp", address); err != nil {
+	if address != "" {
+		if err := s.listen(address, open); err != nil {
 			return fmt.Errorf("admin address: %w", err)
 		}
 	}
 	s.path = socket
-	if s.unix, err = listenSocket(socket, instead); err != nil { // the CLI loses its way in; traffic doesn't depend on it
+	var err error
+	if s.unix, err = listenSocket(socket, taking); err != nil { // the CLI loses its way in; traffic doesn't depend on it
 		s.Log.WithError(err).Warn("no admin socket: status and explain on the command line won't work")
 	}
 	return nil
@@ -122,8 +116,10 @@ func (s *Server) Listen(address string, token secret.String, socket string, open
 
 // Serve serves on what Listen has opened. Stop ends it.
 func (s *Server) Serve() {
-	s.http = server(s.guard(s.routes(s.closed)))
-	s.serve(s.http, s.tcp)
+	if s.tcp != nil {
+		s.http = server(s.guard(s.routes(s.closed)))
+		s.serve(s.http, s.tcp)
+	}
 	if s.unix == nil {
 		return
 	}
@@ -136,8 +132,11 @@ func (s *Server) Serve() {
 	s.serve(s.socket, s.unix)
 }
 
-// File is a duplicate of the address's socket, to pass on.
+// File is a duplicate of the address's socket, to pass on; nil without one.
 func (s *Server) File() (*os.File, error) {
+	if s.tcp == nil {
+		return nil, nil
+	}
 	l, ok := s.tcp.(*net.TCPListener)
 	if !ok {
 		return nil, errors.New("the admin address has no socket of its own")
@@ -157,6 +156,19 @@ func (s *Server) Leave() {
 	}
 }
 
+// listen opens the address, or takes open.
+func (s *Server) listen(address string, open net.Listener) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	s.names = map[string]bool{"localhost": true, "127.0.0.1": true, "::1": true, host: true}
+	if s.tcp = open; open == nil {
+		s.tcp, err = net.Listen("tcp", address)
+	}
+	return err
+}
+
 func (s *Server) setToken(token secret.String) {
 	if token != "" {
 		s.token, s.closed = sha256.Sum256([]byte(token.Reveal())), true
@@ -166,10 +178,10 @@ func (s *Server) setToken(token secret.String) {
 // ahead is where a socket is made, until it serves.
 func ahead(path string) string { return strings.TrimSuffix(path, ".sock") + ".new" }
 
-func listenSocket(path string, instead bool) (net.Listener, error) {
+func listenSocket(path string, taking bool) (net.Listener, error) {
 	if c, err := net.Dial("unix", path); err == nil {
 		_ = c.Close()
-		if !instead {
+		if !taking {
 			return nil, fmt.Errorf("another gateway answers on %s", path)
 		}
 	}
@@ -303,7 +315,7 @@ func (s *Server) config(w http.ResponseWriter, _ *http.Request) {
 
 func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	question := Question{Method: q.Get("method"), URL: q.Get("url"), Client: q.Get("client"), Headers: map[string]string{}}
+	question := Question{Method: q.Get("method"), URL: q.Get("url"), Client: q.Get("client"), Listener: q.Get("listener"), Headers: map[string]string{}}
 	if question.Method == "" {
 		question.Method = http.MethodGet
 	}

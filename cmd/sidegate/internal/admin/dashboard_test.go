@@ -56,7 +56,7 @@ func TestPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{assets: list}
+	s := &Server{assets: func() (map[string]asset, error) { return list, nil }}
 	get := func(path, encoding string) *httptest.ResponseRecorder {
 		r := httptest.NewRequest("GET", path, nil)
 		r.Header.Set("Accept-Encoding", encoding)

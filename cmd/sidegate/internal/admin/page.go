@@ -78,7 +78,13 @@ func kindOf(name string) string {
 // page answers with the dashboard's files. What has its hash in its name never
 // changes; the page itself is asked for each time.
 func (s *Server) page(w http.ResponseWriter, r *http.Request) {
-	a, ok := s.assets[r.URL.Path]
+	list, err := s.assets()
+	if err != nil {
+		s.Log.WithError(err).Error("the dashboard can't be read")
+		http.Error(w, "the dashboard can't be read", http.StatusInternalServerError)
+		return
+	}
+	a, ok := list[r.URL.Path]
 	if !ok {
 		http.NotFound(w, r)
 		return

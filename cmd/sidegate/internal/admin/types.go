@@ -18,6 +18,7 @@ type Status struct {
 	Config      ConfigStatus           `json:"config"`
 	Ready       Readiness              `json:"ready"`
 	Listeners   []proxy.ListenerStatus `json:"listeners"`
+	Sidecars    []SidecarStatus        `json:"sidecars,omitempty"`
 	Services    []upstream.PoolStatus  `json:"services"`
 	Stale       []string               `json:"stale,omitempty"` // services whose instances are the last known ones
 	Consul      *ConsulStatus          `json:"consul,omitempty"`
@@ -71,6 +72,30 @@ type ConsulStatus struct {
 	Age       time.Duration `json:"age_ns"` // since Consul last answered
 	Error     string        `json:"error,omitempty"`
 	Watches   int           `json:"watches"`
+}
+
+// SidecarStatus is how a sidecar is doing.
+type SidecarStatus struct {
+	Name        string           `json:"name"`
+	ID          string           `json:"id"`                    // of the registration
+	State       string           `json:"state"`                 // of the registration, in words
+	Since       time.Time        `json:"since,omitzero"`        // of the state
+	Health      string           `json:"health,omitempty"`      // as the agent's check has it: passing, warning, critical; "": not known
+	Maintenance string           `json:"maintenance,omitempty"` // why it is in maintenance
+	Error       string           `json:"error,omitempty"`       // why it isn't registered as it should be
+	Listen      string           `json:"listen"`                // the bound address
+	Announced   string           `json:"announced"`             // host:port in Consul; without a host, the agent's
+	App         string           `json:"app"`
+	AppError    string           `json:"app_error,omitempty"` // why the app takes no connection now
+	Identity    string           `json:"identity,omitempty"`  // its name in the fleet; "": plain text
+	Upstreams   []SidecarCalling `json:"upstreams,omitempty"`
+	Proxy       string           `json:"proxy,omitempty"`
+}
+
+// SidecarCalling is a service that a sidecar's app calls.
+type SidecarCalling struct {
+	Service string `json:"service"`
+	Listen  string `json:"listen,omitempty"` // "": through the proxy
 }
 
 // IssuerStatus is an issuer of tokens, and how its keys are.
@@ -127,6 +152,7 @@ type RouteStatus struct {
 	Conditions string   `json:"conditions,omitempty"`
 	Policies   []string `json:"policies,omitempty"`
 	To         string   `json:"to"`
+	Listener   string   `json:"listener,omitempty"` // the only one that it is reached by; "": all that have no routes of their own
 }
 
 // Question is a request that isn't sent.
@@ -135,6 +161,9 @@ type Question struct {
 	URL     string
 	Headers map[string]string
 	Client  string // address; "": 127.0.0.1
+	// Listener that it comes by, where one has routes of its own; "": any other one,
+	// or what its host is for where all have.
+	Listener string
 }
 
 // Explanation is what would become of it.
@@ -153,6 +182,7 @@ type Explanation struct {
 	Forwarded  string               `json:"forwarded_path,omitempty"`
 	Services   []ServiceExplanation `json:"services"`
 	Listener   string               `json:"listener,omitempty"`
+	Note       string               `json:"note,omitempty"` // what isn't known before a request comes
 }
 
 // CandidateStatus is a route that was looked at.

@@ -17,7 +17,7 @@
 // # Goroutines
 //
 // Run starts, and awaits: the sweeper, the watch over memory, what remembers traffic, the fetching of issuers' keys, the access and audit logs' writers, the sender of traces, the snapshots'
-// writer, the quotas' writer, the charges' writer and courier, the cache's on disk, what looks after the fleet's counters, what stores the usage, the bans' writer and their exchange with the fleet, that of the cache's purges, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, and the feeds from
+// writer, the quotas' writer, the charges' writer and courier, the cache's on disk, what looks after the fleet's counters, what stores the usage, the bans' writer and their exchange with the fleet, that of the cache's purges, the watch of the fleet's keys, the certificates' upkeep, the watch of the files, systemd's watchdog, and the feeds from
 // Consul. Pools and listeners own theirs.
 package app
 
@@ -31,6 +31,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -86,6 +87,8 @@ type Options struct {
 	// Handover says that the same command line, started again, is this gateway: it
 	// may take over from one that runs, and pass on to the next.
 	Handover bool
+	// Sidecar wants a configuration that describes sidecars, and no gateway.
+	Sidecar bool
 
 	sealDir string // where the fleet's key is, for what works on a state_dir that goes again; "": state_dir
 }
@@ -138,6 +141,9 @@ type App struct {
 	certs      *edgetls.Manager
 	snapshots  *discovery.Snapshots
 	consul     *consulPlace
+	named      *namedServices
+	registered registering
+	identities *identities
 	remembered discovery.Source // consul, with the last known instances behind it
 	accessLog  *linelog.Writer  // that of the first configuration: its output isn't changed by a reload
 	auditLog   *linelog.Writer  // likewise
@@ -151,11 +157,12 @@ type App struct {
 	handing handing // what a handover works with
 
 	// build is held while a configuration is made ready and put in force.
-	build    sync.Mutex
-	file     *config.File // the one in force
-	compiled compiled     // of the last one that was made ready
-	planning *config.File // the one being made ready
-	feeds    feeds
+	build          sync.Mutex
+	file           *config.File  // the one in force
+	compiled       compiled      // of the last one that was made ready
+	planning       *config.File  // the one being made ready
+	planIdentities *identityPlan // of planning
+	feeds          feeds
 
 	view viewState
 }
@@ -203,6 +210,12 @@ func load(opt Options) (*config.File, error) {
 	if text := diags.String(); text != "" {
 		fmt.Fprint(opt.Stderr, text)
 	}
+	if opt.Sidecar && !file.SidecarOnly() {
+		if len(file.Sidecars) == 0 {
+			return nil, fmt.Errorf("%s has no sidecar block: write one, or run it with sidegate run", opt.Config)
+		}
+		return nil, fmt.Errorf("%s has listeners or routes beside its sidecars, which are a gateway's: run it with sidegate run", opt.Config)
+	}
 	return file, nil
 }
 
@@ -235,6 +248,11 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a.snapshots = discovery.NewSnapshots(filepath.Join(file.StateDir, "snapshots"), a.log.WithField("component", "snapshots"))
 	a.purges = a.newPurges()
 	a.consul = newConsulPlace(a.log.WithField("component", "consul"))
+	if file.SidecarOnly() {
+		a.consul.blocking = sidecarBlocking
+	}
+	a.named = newNamedServices(a)
+	a.identities = &identities{log: a.log, live: map[edgetls.IdentitySettings]*liveIdentity{}}
 	a.remembered = a.snapshots.Wrap("consul", a.consul)
 	a.keys = newKeyStore(a.log.WithField("component", "keys"), filepath.Join(file.StateDir, keysFile), a.consul, a.snapshots, opt.Env)
 	deps := edgetls.Deps{Log: a.log, StateDir: file.StateDir, SealDir: opt.sealDir}
@@ -248,8 +266,8 @@ func assemble(opt Options, file *config.File) (*App, error) {
 		return nil, err
 	}
 	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Usage: a.countUsage(file), Memory: a.memory, Challenge: a.certs.HTTPChallenge, Tail: a.tail})
-	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, Abused: a.abused, TLS: a.listenerTLS, Secrets: quicSecrets(a.log, file.StateDir)})
-	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, StickyKey: stateKey(a.log, file.StateDir, "sticky.key", "sticky cookies won't survive a restart")})
+	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, Abused: a.abused, Refused: a.refused, TLS: a.listenerTLS, Secrets: quicSecrets(a.log, file.StateDir)})
+	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, Identity: a.towards, StickyKey: stateKey(a.log, file.StateDir, "sticky.key", "sticky cookies won't survive a restart")})
 	if file.AccessLog != nil {
 		a.accessLog = linelog.New("access_log", file.AccessLog.Output, a.log)
 	}
@@ -348,6 +366,9 @@ func (a *App) Run(ctx context.Context) error {
 	a.handing.begin(ctx)
 	a.signals(ctx, ch)
 	file = a.current()
+	if !a.passedOn() { // else the services are the other process's
+		a.leave(file)
+	}
 	a.log.WithField("drain", file.Drain).Info("draining")
 	a.view.setDraining()
 	drain, cancel := context.WithTimeout(context.Background(), file.Drain)
@@ -356,7 +377,8 @@ func (a *App) Run(ctx context.Context) error {
 		a.server.Drain(drain)
 	} else {
 		_ = systemd.Stopping() // systemd finds out by itself
-		a.server.Leave(drain)
+		a.server.Leave(drain, a.keepsSockets())
+		a.gone()
 	}
 	a.log.Info("stopped")
 	return nil
@@ -410,6 +432,7 @@ func (a *App) start(end *cleanups) error {
 		}
 	})
 	end.add("certificates", a.certs.Close)
+	end.add("identities", a.identities.close)
 	if err := a.startLog(end, "access log", a.accessLog); err != nil {
 		return err
 	}
@@ -428,6 +451,7 @@ func (a *App) start(end *cleanups) error {
 	}
 	a.purges.SetOff(purgesShared(a.file.Consul))
 	end.background("feeds", a.feed)
+	end.background("services called by name", a.named.run)
 	a.feeds.wait(firstFeed)
 	if err := a.listenAdmin(end); err != nil {
 		return err
@@ -441,7 +465,9 @@ func (a *App) start(end *cleanups) error {
 		a.server.Drain(ctx)
 	})
 	a.admin.Serve()
+	a.register(a.current(), end)
 	end.background("configuration", a.watchFiles)
+	end.background("watchdog", a.watchdog)
 	return nil
 }
 
@@ -560,7 +586,24 @@ func Validate(opt Options) (summary string, err error) {
 	for _, w := range r.certs.Warnings() {
 		fmt.Fprintln(opt.Stderr, "warning:", w)
 	}
-	return fmt.Sprintf("%d routes, %d services, %d listeners", len(r.table.Routes), len(r.services), len(file.Listeners)), nil
+	return describe(file, r), nil
+}
+
+// describe says in a line what a configuration has.
+func describe(file *config.File, r *ready) string {
+	text := fmt.Sprintf("%d routes, %d services, %d listeners", len(r.table.Routes), len(r.services), len(file.Listeners))
+	if len(file.Sidecars) == 0 {
+		return text
+	}
+	var names []string
+	for _, s := range file.Sidecars {
+		names = append(names, s.Name)
+	}
+	list := fmt.Sprintf("sidecars of %s", strings.Join(names, ", "))
+	if file.SidecarOnly() {
+		return list
+	}
+	return text + ", " + list
 }
 
 // portOf is the port of a listener's address.

@@ -25,20 +25,21 @@ import (
 // ready is a configuration that can be put in force: everything that can fail
 // has been done.
 type ready struct {
-	file      *config.File
-	table     *proxy.Table
-	services  []*upstream.Config
-	pools     *upstream.Plan
-	keys      *keyset.Plan
-	consumers *consumer.Directory
-	personal  *personal.Policy
-	auth      *remote.Plan // the services that decide who may call
-	billing   *charge.Plan // the services that take charges
-	certs     *edgetls.Plan
-	counting  *counting
-	tracingCA string // the roots of tracing.ca_file
-	problems  []admin.Problem
-	hosts     []string
+	file       *config.File
+	table      *proxy.Table
+	services   []*upstream.Config
+	pools      *upstream.Plan
+	keys       *keyset.Plan
+	consumers  *consumer.Directory
+	personal   *personal.Policy
+	auth       *remote.Plan // the services that decide who may call
+	billing    *charge.Plan // the services that take charges
+	certs      *edgetls.Plan
+	counting   *counting
+	identities *identityPlan
+	tracingCA  string // the roots of tracing.ca_file
+	problems   []admin.Problem
+	hosts      []string
 }
 
 // prepare makes a configuration ready, with what the feeds said (nil: nothing).
@@ -195,7 +196,10 @@ func (a *App) compile(d *draft) (*ready, error) {
 		return nil, err
 	}
 	diags := &config.Diagnostics{}
+	out.identities = a.identities.plan(d.file, diags)
+	a.planIdentities = out.identities
 	made := a.routes(d, with, diags)
+	beside := a.sidecars(d, with, made, diags)
 	if diags.HasErrors() {
 		return nil, &ConfigError{Text: diags.String()}
 	}
@@ -209,7 +213,7 @@ func (a *App) compile(d *draft) (*ready, error) {
 			out.services = append(out.services, s)
 		}
 	}
-	out.services = append(out.services, billingServices(out.billing)...)
+	out.services = append(append(out.services, beside.services...), billingServices(out.billing)...)
 	if out.pools, err = a.group.Plan(out.services); err != nil {
 		return nil, err
 	}
@@ -237,6 +241,9 @@ func (a *App) compile(d *draft) (*ready, error) {
 	}
 	out.table = &proxy.Table{
 		Matcher: matcher, Routes: append(made.compiled, own...), Trust: proxy.Trust(d.file.TrustedProxies), Log: a.logOf(d.file), Tracer: a.tracerOf(d.file), HTTPS: redirects(d.file),
+	}
+	if err := a.enlist(out.table, beside, out.pools, diags); err != nil {
+		return nil, err
 	}
 	out.problems = d.problems
 	return out, nil

@@ -1,10 +1,12 @@
 package app
 
 import (
+	"context"
 	"slices"
 
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/config"
 	"github.com/sidegate-proxy/sidegate/discovery/consul"
+	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/apikey"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/ban"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/cache"
@@ -16,6 +18,13 @@ import (
 
 // Load reads a configuration as the gateway does, and makes nothing of it.
 func Load(opt Options) (*config.File, error) { return load(opt) }
+
+// Listeners are those of a configuration, those of its sidecars among them.
+func Listeners(file *config.File) []*proxy.ListenerConfig { return listenersOf(file) }
+
+// Reaches reports why nothing takes a connection at an address: host:port, or unix://
+// and a path; nil: something does.
+func Reaches(ctx context.Context, address string) error { return reaches(address).connect(ctx) }
 
 // Certificates are the settings by which a configuration gets certificates, with
 // ACME where it goes without saying.
@@ -45,7 +54,11 @@ func ConsulNeeds(file *config.File) []Need {
 	if finds(file) {
 		list = append(list, need("service", "read", "", "finding services", false), need("node", "read", "", "finding services", false))
 	}
-	if kv != "" {
+	for _, s := range file.Sidecars {
+		list = append(list, Need{consul.Permission{Resource: "service", Access: "write", Segment: s.Name}, "registering " + s.Name,
+			`service "` + s.Name + `" { policy = "write" }`, false})
+	}
+	if kv != "" && (!file.SidecarOnly() || knowsCallers(file)) {
 		list = append(list, need("key", "read", kv, "routes and consumers in KV", false))
 	}
 	if file.TLS.Storage == "consul" {
@@ -70,7 +83,8 @@ func ConsulNeeds(file *config.File) []Need {
 
 // finds reports whether instances, or routes, come from Consul's catalog.
 func finds(file *config.File) bool {
-	return file.Consul.Expose != nil || slices.ContainsFunc(file.Services, func(s *upstream.Config) bool { return len(s.Instances) == 0 })
+	proxies := slices.ContainsFunc(file.Sidecars, func(s *config.Sidecar) bool { return s.Proxy != "" })
+	return proxies || file.Consul.Expose != nil || slices.ContainsFunc(file.Services, func(s *upstream.Config) bool { return len(s.Instances) == 0 })
 }
 
 // counts reports whether a policy counts on all nodes together.

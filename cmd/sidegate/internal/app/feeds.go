@@ -74,6 +74,17 @@ func (f *feeds) set(which int, apply func()) {
 	}
 }
 
+// touch asks for a new table without a feed of Consul's.
+func (f *feeds) touch() {
+	f.mu.Lock()
+	f.version++
+	f.mu.Unlock()
+	select {
+	case f.dirty <- struct{}{}:
+	default:
+	}
+}
+
 func (f *feeds) isKnown(which int) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -167,7 +178,7 @@ func (a *App) watchClaims(ctx context.Context) {
 func (a *App) watchKV(ctx context.Context) {
 	err := a.consul.follow(ctx, func(ctx context.Context, c *consul.Client) error {
 		prefix := a.consul.config().KV
-		if prefix == "" {
+		if prefix == "" || a.current().SidecarOnly() && !knowsCallers(a.current()) {
 			a.feeds.set(feedKV, func() { a.feeds.kv = nil })
 			a.keys.setDocuments(nil, time.Time{})
 			<-ctx.Done()
@@ -179,7 +190,11 @@ func (a *App) watchKV(ctx context.Context) {
 			consumers := below(all, prefix, "consumers")
 			a.keys.setDocuments(consumers, time.Time{})
 			a.snapshots.Save("consumers", consumers)
-			kv := below(all, prefix, "routes", "services", "policies", listsFolder)
+			folders := []string{"routes", "services", "policies", listsFolder}
+			if a.current().SidecarOnly() {
+				folders = []string{listsFolder} // the routes there are the edges'
+			}
+			kv := below(all, prefix, folders...)
 			if !first && maps.EqualFunc(last, kv, bytes.Equal) {
 				return // a consumer needs no new table
 			}

@@ -222,7 +222,7 @@ func (a *App) passOn(next *handover.Successor) {
 	if err := systemd.Notify("MAINPID=" + strconv.Itoa(next.PID)); err != nil {
 		a.log.WithError(err).Warn("systemd wasn't told which process is the main one now")
 	}
-	a.server.StopAccepting()
+	a.server.PassedOn()
 	a.admin.Leave()
 	a.handing.next.Store(int64(next.PID))
 	close(a.handing.over)

@@ -33,6 +33,7 @@ func newMemoryGuard(log logrus.FieldLogger, limit int64) *memory.Guard {
 func (a *App) watchMemory(ctx context.Context) {
 	tidy := newTidying()
 	pace := newPacing()
+	var program pages
 	t := time.NewTimer(0)
 	defer t.Stop()
 	for {
@@ -40,6 +41,7 @@ func (a *App) watchMemory(ctx context.Context) {
 		pace.look(a.cached.Memory())
 		if time.Since(tidy.last) >= tidyEvery {
 			tidy.look(a.memory.Level() > memory.Enough)
+			program.look()
 			tidy.last = time.Now()
 		}
 		select {
@@ -60,6 +62,7 @@ type tidying struct {
 	sample        []metrics.Sample
 	cycles, after uint64
 	last          time.Time
+	started       bool // the garbage of the start has gone
 }
 
 func newTidying() *tidying {
@@ -87,9 +90,10 @@ func (t *tidying) look(scarce bool) {
 		spare += objects - live // garbage, or new
 	}
 	// after is what the last tidying couldn't free.
-	if !scarce && (!quiet || spare < t.after+tidyWorth) {
+	if !scarce && t.started && (!quiet || spare < t.after+tidyWorth) {
 		return
 	}
+	t.started = true
 	runtime.GC() // what sync.Pools hold goes with the second collection only
 	debug.FreeOSMemory()
 	metrics.Read(t.sample)

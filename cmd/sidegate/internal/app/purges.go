@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -132,6 +133,11 @@ func (a *App) hearPurges(ctx context.Context, c *consul.Client, watch string) {
 
 // Purge forgets answers, here and, unless local, on all nodes.
 func (a *App) Purge(ctx context.Context, p cache.Purge, local bool) (admin.Purged, error) {
+	for _, name := range p.Routes {
+		if !slices.ContainsFunc(a.cached.Counts(), func(c cache.Count) bool { return c.Route == name }) {
+			return admin.Purged{}, admin.Refuse(http.StatusNotFound, "no route %q with a cache: sidegate cache stats lists them", name)
+		}
+	}
 	n, err := a.cached.Purge(p)
 	if err != nil {
 		return admin.Purged{}, admin.Refuse(http.StatusBadRequest, "%v", err)

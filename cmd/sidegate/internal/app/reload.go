@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"slices"
 	"time"
 
@@ -41,7 +42,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	}
 	var sockets *proxy.ServerPlan
 	if listeners {
-		if sockets, err = a.server.Plan(file.Listeners, r.table.Trust); err != nil {
+		if sockets, err = a.server.Plan(append(listenersOf(file), a.registered.leaving...), r.table.Trust); err != nil {
 			return err
 		}
 	}
@@ -59,6 +60,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 			a.log.Warn(w)
 		}
 	}
+	r.identities.commit()
 	r.pools.Commit()
 	r.keys.Commit()
 	r.auth.Commit()
@@ -103,6 +105,7 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	a.cached.Retain(kept)
 	a.charges.Retain(kept)
 	a.view.enforced(r, said.version, listeners)
+	a.named.enforced()
 	return nil
 }
 
@@ -181,7 +184,7 @@ func (a *App) Reload(context.Context) error {
 		err = a.pinned(file)
 	}
 	if err == nil {
-		err = a.enforce(file, true)
+		err = a.change(file)
 	}
 	if err != nil {
 		a.view.rejected(err)
@@ -208,6 +211,9 @@ func (a *App) pinned(file *config.File) error {
 	}
 	if file.Admin != now.Admin {
 		errs = append(errs, errors.New("the admin block changed"))
+	}
+	if a.registered.registrar.Load() != nil && !reflect.DeepEqual(file.Consul, now.Consul) {
+		errs = append(errs, errors.New("the consul block changed, whose agent sidecars are registered with"))
 	}
 	if file.Counters != now.Counters {
 		errs = append(errs, errors.New("the counters block changed"))
@@ -283,6 +289,9 @@ func (a *App) fingerprint() [sha256.Size]byte {
 
 // listenerTLS is the configuration of a listener's handshakes.
 func (a *App) listenerTLS(cfg *proxy.ListenerConfig, quic bool) (*tls.Config, error) {
+	if cfg.Peers != nil {
+		return a.fleetTLS(cfg)
+	}
 	var cas *x509.CertPool
 	if cfg.ClientCAFile != "" {
 		pem, err := os.ReadFile(cfg.ClientCAFile)

@@ -117,9 +117,9 @@ func fromSystemd(name string, l systemd.Listener) (handover.Socket, error) {
 // have any more, before others are bound: it may be the same port.
 func (a *App) dropGone(list []handover.Socket) []handover.Socket {
 	wanted := map[string]bool{keptName(adminNetwork, a.file.Admin.Address): true}
-	for _, l := range a.file.Listeners {
-		wanted[keptName("tcp", l.Address)] = true
-		wanted[keptName("udp", l.Address)] = slices.Contains(l.Protocols, "h3")
+	for _, l := range listenersOf(a.file) {
+		wanted[keptName("tcp", l.Key())] = true
+		wanted[keptName("udp", l.Key())] = slices.Contains(l.Protocols, "h3")
 	}
 	gone := 0
 	list = slices.DeleteFunc(list, func(k handover.Socket) bool {
@@ -128,6 +128,7 @@ func (a *App) dropGone(list []handover.Socket) []handover.Socket {
 			return false
 		}
 		closeAll([]handover.Socket{k})
+		removeSocket(k.Address)
 		a.unkeep(name)
 		gone++
 		return true
@@ -138,6 +139,13 @@ func (a *App) dropGone(list []handover.Socket) []handover.Socket {
 		}
 	}
 	return list
+}
+
+// removeSocket removes the file of a unix socket that nobody listens on any more.
+func removeSocket(address string) {
+	if path, ok := strings.CutPrefix(address, proxy.UnixPrefix); ok {
+		_ = os.Remove(path) // who listens there next replaces it
+	}
 }
 
 func (a *App) unkeep(name string) {
@@ -174,15 +182,19 @@ func (a *App) dropUnclaimed() {
 			log.Error("systemd passes a socket that no listener wants: give it the name of one (FileDescriptorName=), or a listener its address, or take it out of the socket unit")
 			continue
 		}
+		removeSocket(k.Address)
 		log.Info("a socket that no listener wants any more is closed")
 	}
 	proxy.CloseSockets(left)
 }
 
+// keepsSockets reports whether there is somebody who may keep sockets open.
+func (a *App) keepsSockets() bool { return a.opt.Handover && os.Getenv("NOTIFY_SOCKET") != "" }
+
 // keepSockets has systemd keep the sockets in use while the service restarts, but
 // for those of its own socket unit, and nothing else.
 func (a *App) keepSockets() {
-	if !a.opt.Handover || os.Getenv("NOTIFY_SOCKET") == "" {
+	if !a.keepsSockets() {
 		return
 	}
 	list, err := a.sockets(a.server.Sockets)
@@ -224,7 +236,10 @@ func (a *App) sockets(of func() ([]proxy.Socket, error)) ([]handover.Socket, err
 		proxy.CloseSockets(list)
 		return nil, err
 	}
-	out := []handover.Socket{{Network: adminNetwork, Address: a.current().Admin.Address, Files: []*os.File{f}}}
+	var out []handover.Socket
+	if f != nil { // a sidecar needn't have an admin address
+		out = append(out, handover.Socket{Network: adminNetwork, Address: a.current().Admin.Address, Files: []*os.File{f}})
+	}
 	for _, k := range list {
 		out = append(out, handover.Socket{Network: k.Network, Address: k.Address, Unit: k.Unit, Name: k.Name, Files: append([]*os.File{k.File}, k.Links...)})
 	}

@@ -35,10 +35,15 @@ func (a *App) source(cfg *upstream.Config) (discovery.Source, discovery.Query, e
 	return a.remembered, q, nil
 }
 
+// sidecarBlocking is how many of a sidecar's watches hold a connection each: the
+// agent allows 200 for all of a host.
+const sidecarBlocking = 2
+
 // consulPlace is where the Consul client stands. A reload may put another one
 // in its place; the watches then go over to it and keep the last set meanwhile.
 type consulPlace struct {
-	log logrus.FieldLogger
+	log      logrus.FieldLogger
+	blocking int // consul.Deps.Blocking
 
 	mu      sync.Mutex // guards what follows
 	cfg     *consul.Config
@@ -65,7 +70,7 @@ func (p *consulPlace) configure(cfg *consul.Config) error {
 	var store, counts *consul.Store
 	if cfg != nil {
 		var err error
-		if client, err = consul.New(*cfg, consul.Deps{Log: p.log}); err != nil {
+		if client, err = consul.New(*cfg, consul.Deps{Log: p.log, Blocking: p.blocking}); err != nil {
 			return fmt.Errorf("consul: %w", err)
 		}
 		if store, err = client.Store(cfg.KV + storePrefix); err != nil {

@@ -10,7 +10,7 @@ import (
 // errors, which is when one asks.
 func TestStateDir(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sidegate.hcl")
-	for _, more := range []string{"", "consul { token = env(\"SIDEGATE_NOT_SET\") }\n", "route \"x\" { servise = \"y\" }\n"} {
+	for _, more := range []string{"", "consul { token = env(\"SIDEGATE_NOT_SET\") }\n", "route \"x\" { servise = \"y\" }\n", "rout\n", "route \"x\" {\n"} {
 		if err := os.WriteFile(path, []byte("state_dir = \"/srv/sidegate\"\n"+more), 0o600); err != nil {
 			t.Fatal(err)
 		}

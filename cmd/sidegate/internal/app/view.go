@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
 	"os"
@@ -156,6 +157,9 @@ func (a *App) Ready() admin.Readiness {
 	} else if s != nil && len(s.Down) > 0 {
 		degraded = append(degraded, "the billing service "+strings.Join(s.Down, ", ")+" doesn't answer")
 	}
+	if s := a.unregistered(); s != "" {
+		degraded = append(degraded, s)
+	}
 	if u := a.usageStatus(); u != nil && !u.Up {
 		degraded = append(degraded, "usage can't be stored")
 	}
@@ -183,13 +187,16 @@ func (a *App) Status() admin.Status {
 	a.memory.Look()
 	s := admin.Status{
 		Version: a.opt.Version, Started: a.started, PID: os.Getpid(), Ready: a.Ready(),
-		Listeners: a.server.Status(), Services: a.group.Status(), Stale: a.stale(), Consul: a.consulStatus(), Problems: a.view.problems(),
-		Certificate: a.certs.Status(), Issuers: a.issuers(), Memory: a.memory.Status(),
+		Listeners: a.server.Status(), Sidecars: a.sidecarsStatus(), Services: a.group.Status(), Stale: a.stale(), Consul: a.consulStatus(), Problems: a.view.problems(),
+		Certificate: append(a.certs.Status(), a.identities.status()...), Issuers: a.issuers(), Memory: a.memory.Status(),
 		Auth: a.authServices(), Consumers: a.keys.status(), Counters: a.countersStatus(), Charges: a.chargesStatus(), Usage: a.usageStatus(),
 	}
 	s.Problems = append(append(slices.Clip(s.Problems), a.keys.problems()...), a.cacheProblems()...)
 	for key, text := range a.purges.Problems() {
 		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "KV " + purgesPrefix(a.consul.config().KV) + key, Text: text})
+	}
+	if n := a.purges.Waiting(); n > 0 {
+		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "cache", Text: fmt.Sprintf("%d purges wait for Consul: other nodes may still answer with what was purged here", n)})
 	}
 	for _, p := range a.certs.Problems() {
 		s.Problems = append(slices.Clip(s.Problems), admin.Problem{Where: "state_dir", Text: p.Error()})
@@ -247,12 +254,22 @@ func (a *App) Routes() []admin.RouteStatus {
 }
 
 func routesOf(t *proxy.Table) []admin.RouteStatus {
-	places := t.Matcher.List()
+	out := placesOf(t, "", t.Matcher, 0)
+	for _, listener := range slices.Sorted(maps.Keys(t.Own)) {
+		m, first := t.Of(listener)
+		out = append(out, placesOf(t, listener, m, first)...)
+	}
+	return out
+}
+
+// placesOf are the routes of one matcher, which are those of a table from first on.
+func placesOf(t *proxy.Table, listener string, m *route.Matcher, first int) []admin.RouteStatus {
+	places := m.List()
 	out := make([]admin.RouteStatus, 0, len(places))
 	for _, p := range places {
-		r := t.Routes[p.Rule]
+		r := t.Routes[first+p.Rule]
 		out = append(out, admin.RouteStatus{
-			Name: r.Name, Origin: r.Origin, Host: p.Host, Path: p.Path, Conditions: p.Conditions, Policies: r.Chain.Explain(), To: target(r),
+			Name: r.Name, Origin: r.Origin, Host: p.Host, Path: p.Path, Conditions: p.Conditions, Policies: r.Chain.Explain(), To: target(r), Listener: listener,
 		})
 	}
 	return out
@@ -260,6 +277,9 @@ func routesOf(t *proxy.Table) []admin.RouteStatus {
 
 // target says in a few words where a route's requests go.
 func target(r *proxy.Route) string {
+	if _, ok := r.Answer.(*finder); ok {
+		return "the service that the host names"
+	}
 	if r.Answer != nil {
 		return "the gateway itself"
 	}
@@ -322,13 +342,17 @@ func explain(t *proxy.Table, q admin.Question) (admin.Explanation, error) {
 	if err != nil {
 		return admin.Explanation{}, err
 	}
-	e := admin.Explanation{Method: x.Method, Scheme: x.Conn.Scheme, Host: x.RawHost, Path: x.RawTarget}
+	if x.Conn.Listener, err = listenerOf(t, q, x.RawHost); err != nil {
+		return admin.Explanation{}, err
+	}
+	e := admin.Explanation{Method: x.Method, Scheme: x.Conn.Scheme, Host: x.RawHost, Path: x.RawTarget, Listener: x.Conn.Listener}
 	if f := x.Canonicalise(); f != nil {
 		e.Refused, e.Status = f.Error(), proxy.StatusOf(f)
 		return e, nil
 	}
 	e.Host, e.Path = strings.Clone(x.Target.Host), strings.Clone(x.Target.Path)
-	for _, c := range t.Matcher.Explain(x) {
+	matcher, _ := t.Of(x.Conn.Listener)
+	for _, c := range matcher.Explain(x) {
 		name := c.Name
 		if c.Host != "" || c.Path != "" {
 			name += " (" + c.Host + c.Path + ")"
@@ -353,6 +377,10 @@ func explain(t *proxy.Table, q admin.Question) (admin.Explanation, error) {
 	}
 	e.Route, e.Origin, e.Policies = r.Name, r.Origin, r.Chain.Test(x)
 	e.Priority = x.Rank().String() // of who is calling, as far as that is known
+	if f, ok := r.Answer.(*finder); ok {
+		e.Note, err = f.explain(x.Target.Host)
+		return e, err
+	}
 	if r.Answer != nil {
 		_, err := r.Answer.Request(x)
 		var f *exchange.Fault

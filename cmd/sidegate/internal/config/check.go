@@ -56,6 +56,7 @@ func (c *checker) all() {
 	for _, r := range c.file.Routes {
 		c.route(r)
 	}
+	c.sidecars()
 	c.matches(c.file.Routes)
 }
 
@@ -123,6 +124,7 @@ func (c *checker) listeners() {
 		}
 		sockets = c.socket(sockets, socket{host, port, fmt.Sprintf("listener %q", l.Name), c.at(l, "address")})
 	}
+	sockets = c.sidecarSockets(sockets)
 	if host, port, err := hostPort(c.file.Admin.Address); err == nil {
 		c.socket(sockets, socket{host, port, "admin", c.at(&c.file.Admin, "address")})
 	}
@@ -177,6 +179,9 @@ func (c *checker) listener(l *proxy.ListenerConfig) {
 
 func (c *checker) admin() {
 	a := &c.file.Admin
+	if a.Address == "" && c.file.sidecarOnly {
+		return
+	}
 	host, _, err := hostPort(a.Address)
 	if err != nil {
 		c.errorf(a, "address", `Write it like "127.0.0.1:9901".`, "admin: address: %v", err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/sidegate-proxy/sidegate/proxy"
 	"github.com/sidegate-proxy/sidegate/proxy/upstream"
 )
 
@@ -45,6 +46,9 @@ func (c *checker) instances(s *upstream.Config, what string) {
 	seen := map[string]bool{}
 	for i, a := range s.Instances {
 		host, port, err := hostPort(a)
+		if path, ok := strings.CutPrefix(a, proxy.UnixPrefix); ok {
+			host, port, err = "localhost", 1, socketPath(path)
+		}
 		if err == nil && (host == "" || port == 0) {
 			err = fmt.Errorf("%.100q lacks the host or the port", a)
 		}
@@ -53,7 +57,7 @@ func (c *checker) instances(s *upstream.Config, what string) {
 			err, advice = fmt.Errorf("%q stands there twice", a), "Keep one of them."
 		}
 		if err != nil {
-			if strings.Contains(a, "://") {
+			if strings.Contains(a, "://") && !strings.HasPrefix(a, proxy.UnixPrefix) {
 				advice = "Leave the scheme out; protocol says how to speak to it."
 			}
 			c.broken[s] = true
@@ -70,6 +74,23 @@ func (c *checker) instances(s *upstream.Config, what string) {
 	}
 	if c.file.Consul == nil && c.whole {
 		c.errorf(s, "consul", noConsul, "%s has no instances, and there is no Consul to ask for them", what)
+	}
+}
+
+// maxSocketPath is what the kernel takes for the path of a unix socket (unix(7)).
+const maxSocketPath = 107
+
+// socketPath checks the path of a unix socket.
+func socketPath(path string) error {
+	switch {
+	case !strings.HasPrefix(path, "/"):
+		return fmt.Errorf("the path of a unix socket starts with /, and %.100q doesn't", path)
+	case strings.HasSuffix(path, "/") || strings.ContainsRune(path, 0):
+		return fmt.Errorf("%.100q isn't the path of a unix socket", path)
+	case len(path) > maxSocketPath:
+		return fmt.Errorf("the path of a unix socket has at most %d bytes, and %.100q… has %d", maxSocketPath, path, len(path))
+	default:
+		return nil
 	}
 }
 

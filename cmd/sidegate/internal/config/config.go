@@ -34,7 +34,7 @@ type File struct {
 	AuditLog *proxy.AuditLogConfig `hcl:"audit_log,block"`
 	// Distributed traces of requests, for an OpenTelemetry collector; without this block there are none, and traceparent passes as it comes.
 	Tracing *tracing.Config `hcl:"tracing,block"`
-	// Folder for certificates, the last known instances and the CLI's socket; $STATE_DIRECTORY unless given.
+	// Folder for certificates, the last known instances and the CLI's socket; $STATE_DIRECTORY unless given, and without it, where a file FILE.hcl has only sidecars, sidecars/FILE below the default.
 	StateDir string `hcl:"state_dir,attr" default:"/var/lib/sidegate"`
 	// How long a shutdown waits for requests in flight.
 	Drain time.Duration `hcl:"drain,attr" default:"30s"`
@@ -45,13 +45,15 @@ type File struct {
 	MemoryLimit int64 `hcl:"memory_limit,attr" unit:"bytes" min:"64MiB"`
 	// JSON API, metrics, health and status.
 	Admin AdminConfig `hcl:"admin,block"`
-	// The Consul agent to ask; without this block, the one that CONSUL_HTTP_ADDR names, else none.
+	// The Consul agent to ask; without this block, the one that CONSUL_HTTP_ADDR names, else none, or with sidecars the one at 127.0.0.1:8500.
 	Consul *consul.Config `hcl:"consul,block"`
 	// Where the limits of all nodes count together; without this block, in Consul's KV.
 	Redis *shared.RedisConfig `hcl:"redis,block"`
 	// Where certificates come from.
 	TLS edgetls.Settings `hcl:"tls,block"`
-	// Sockets that clients connect to; without any: https on :443, and http on :80 that redirects to it.
+	// Who this process is among the fleet's services: it shows that certificate to instances that ask for it, and its sidecars ask for others'.
+	Identity *edgetls.IdentitySettings `hcl:"identity,block"`
+	// Sockets that clients connect to; without any: https on :443, and http on :80 that redirects to it. There are none where the files have sidecars and no routes.
 	Listeners []*proxy.ListenerConfig `hcl:"listener,block"`
 	// How services are found and reached; implied by their first use in a route.
 	Services []*upstream.Config `hcl:"service,block"`
@@ -69,6 +71,8 @@ type File struct {
 	Consumers []*consumer.Config `hcl:"consumer,block"`
 	// Who uses what, counted and kept; without this block it isn't.
 	Usage *usage.Config `hcl:"usage,block"`
+	// Services of this host that are registered in Consul and reached through the gateway, which is their sidecar.
+	Sidecars []*Sidecar `hcl:"sidecar,block"`
 	// Which requests go where.
 	Routes []*Route `hcl:"route,block"`
 
@@ -79,6 +83,7 @@ type File struct {
 	external        map[place]bool
 	origins         map[any]string
 	impliedServices map[*upstream.Config]bool
+	sidecarOnly     bool
 }
 
 // CountersConfig is the counters block.
@@ -97,7 +102,7 @@ type LogConfig struct {
 
 // AdminConfig is the admin block.
 type AdminConfig struct {
-	// host:port of the admin server.
+	// host:port of the admin server; where the files have only sidecars, there is none unless given.
 	Address string `hcl:"address,attr" default:"127.0.0.1:9901"`
 	// What clients must send as a bearer token, and people log in with; needed on any address that isn't loopback, and there to change anything.
 	Token secret.String `hcl:"token,attr"`

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/hashicorp/hcl/v2/json"
+	"github.com/zclconf/go-cty/cty"
 )
 
 // Bounds of what is read.
@@ -130,6 +131,33 @@ func (d *document) parse(diags *Diagnostics) bool {
 	return true
 }
 
+// stateDir is the state_dir of a text that can't be decoded, as far as the parser
+// got: what asks a gateway that runs has to find it, above all then. "": none.
+func (d *document) stateDir() string {
+	if d.isJSON() {
+		return ""
+	}
+	if _, deep := d.tooDeep(); deep {
+		return ""
+	}
+	f, _ := hclsyntax.ParseConfig(d.src, d.name, hcl.InitialPos)
+	if f == nil {
+		return ""
+	}
+	b, ok := f.Body.(*hclsyntax.Body)
+	if !ok || b.Attributes["state_dir"] == nil {
+		return ""
+	}
+	v, found := b.Attributes["state_dir"].Expr.Value(nil)
+	if found.HasErrors() || v.IsNull() || !v.IsKnown() || v.Type() != cty.String {
+		return ""
+	}
+	if dir := v.AsString(); filepath.IsAbs(dir) {
+		return dir
+	}
+	return ""
+}
+
 // unreadable reports whether the parser may have got the structure wrong: an
 // argument that stands twice says nothing about the others.
 func unreadable(found hcl.Diagnostics) bool {
@@ -143,7 +171,12 @@ func unreadable(found hcl.Diagnostics) bool {
 func (d *document) hideSecrets(diags *Diagnostics) {
 	begin := 0
 	for i, line := range bytes.SplitAfter(d.src, []byte("\n")) {
-		low := bytes.ToLower(line)
+		low := bytes.Clone(line) // byte by byte: what isn't UTF-8 must keep its place
+		for i, c := range low {
+			if 'A' <= c && c <= 'Z' {
+				low[i] = c | 0x20
+			}
+		}
 		for _, word := range []string{"token", "secret", "password", "key"} {
 			at := bytes.Index(low, []byte(word))
 			if at < 0 {

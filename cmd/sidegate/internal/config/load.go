@@ -34,7 +34,7 @@ func Load(path string, opt Options) (*File, *Diagnostics) {
 		}
 		docs = append(docs, doc)
 	}
-	f, d := decode(docs, opt, diags)
+	f, d := decode(path, docs, opt, diags)
 	f.Files = append(names, d.opened...)
 	slices.Sort(f.Files[len(names):])
 	f.Files = slices.Compact(f.Files)
@@ -45,12 +45,12 @@ func Load(path string, opt Options) (*File, *Diagnostics) {
 // in .json makes it JSON; relative paths are relative to the working folder.
 func Parse(name string, src []byte, opt Options) (*File, *Diagnostics) {
 	diags := &Diagnostics{}
-	f, _ := decode([]*document{{name: name, src: src}}, opt, diags)
+	f, _ := decode(name, []*document{{name: name, src: src}}, opt, diags)
 	return f, diags
 }
 
 // decode makes a File of all documents and checks it.
-func decode(docs []*document, opt Options, diags *Diagnostics) (*File, *decoder) {
+func decode(path string, docs []*document, opt Options, diags *Diagnostics) (*File, *decoder) {
 	f := &File{}
 	d := newDecoder(opt, diags)
 	Defaults(f)
@@ -61,11 +61,15 @@ func decode(docs []*document, opt Options, diags *Diagnostics) (*File, *decoder)
 	for _, doc := range docs {
 		if !doc.parse(diags) {
 			whole = false
+			if dir := doc.stateDir(); dir != "" {
+				f.StateDir = dir
+			}
 			continue
 		}
 		d.body(doc, doc.body, f, "")
 	}
 	whole = d.unique(f) && whole
+	d.sidecarDefaults(f, path)
 	d.fromEnvironment(f)
 	d.implied(f)
 	f.impliedServices = map[*upstream.Config]bool{}
@@ -109,6 +113,9 @@ func (d *decoder) unique(f *File) bool {
 	for _, r := range f.Routes {
 		see("route", r.Name, r)
 	}
+	for _, s := range f.Sidecars {
+		see("sidecar", s.Name, s)
+	}
 	return ok
 }
 
@@ -116,7 +123,7 @@ func (d *decoder) unique(f *File) bool {
 func (d *decoder) fromEnvironment(f *File) {
 	address, ok := d.opt.env("CONSUL_HTTP_ADDR")
 	if f.Consul == nil {
-		if !ok || address == "" {
+		if (!ok || address == "") && len(f.Sidecars) == 0 {
 			return
 		}
 		f.Consul = &consul.Config{}
@@ -151,7 +158,7 @@ func (d *decoder) fromEnvironment(f *File) {
 
 // implied adds what is so without being written.
 func (d *decoder) implied(f *File) {
-	if _, given := d.places[place{f, "listener"}]; !given {
+	if _, given := d.places[place{f, "listener"}]; !given && !f.sidecarOnly {
 		for _, l := range []proxy.ListenerConfig{
 			{Name: "https", Address: ":443", TLS: true},
 			{Name: "http", Address: ":80", RedirectHTTPS: true},

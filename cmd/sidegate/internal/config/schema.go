@@ -204,7 +204,7 @@ func later(t reflect.Type) []string {
 		"validate", "cache", "charge", "request", "response", "compress"}
 	switch t {
 	case reflect.TypeFor[File]():
-		return []string{"redis", "sidecar"}
+		return []string{"redis"}
 	case reflect.TypeFor[Route](), reflect.TypeFor[Bundle]():
 		return policies
 	case reflect.TypeFor[consumer.PlanConfig]():

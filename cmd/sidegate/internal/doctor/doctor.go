@@ -105,6 +105,7 @@ func (d *doctor) examine(ctx context.Context) []Finding {
 		{"dns", d.dns},
 		{"acme", d.acme},
 		{"consul", d.consul},
+		{"sidecars", d.sidecars},
 		{"redis", d.redis},
 		{"instances", d.instances},
 		{"clock", d.clock},

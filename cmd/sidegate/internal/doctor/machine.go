@@ -88,8 +88,8 @@ func (d *doctor) service(context.Context) []Finding {
 // descriptors compares how many files the gateway may open with what its limits
 // allow to be open at once.
 func (d *doctor) descriptors(context.Context) []Finding {
-	needed := int64(500) // logs, state, epoll
-	for _, l := range d.file.Listeners {
+	needed := int64(500)                 // logs, state, epoll
+	for _, l := range d.file.Listeners { // of sidecars none: they have few clients
 		if l.Limits != nil {
 			needed += int64(l.Limits.Connections)
 		}

@@ -11,17 +11,28 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/app"
 )
 
 // ports sees whether the gateway may listen where it is to.
 func (d *doctor) ports(ctx context.Context) []Finding {
 	var found []Finding
-	for _, l := range d.file.Listeners {
+	for _, l := range app.Listeners(d.file) {
 		what := fmt.Sprintf("listener %q", l.Name)
+		if path, ok := strings.CutPrefix(l.Address, "unix://"); ok {
+			found = append(found, d.socket(ctx, what, path))
+			continue
+		}
 		found = append(found, d.port(ctx, what, "tcp", l.Address))
 		if slices.Contains(l.Protocols, "h3") {
 			found = append(found, d.port(ctx, what, "udp", l.Address))
 		}
+	}
+	if d.file.Admin.Address == "" { // of sidecars
+		return found
 	}
 	return append(found, d.port(ctx, "admin server", "tcp", d.file.Admin.Address))
 }
@@ -53,6 +64,38 @@ func (d *doctor) port(ctx context.Context, what, network, address string) Findin
 	default:
 		return fail("%s: %s/%s: %v", "Write an address of this machine and a port, like 10.0.0.1:443, or :443 for all addresses.", what, address, network, err)
 	}
+}
+
+// socket sees whether the gateway may listen on a unix socket.
+func (d *doctor) socket(ctx context.Context, what, path string) Finding {
+	info, err := os.Lstat(path)
+	switch {
+	case err == nil && info.Mode().Type() != os.ModeSocket:
+		return fail("%s: %s is there and isn't a socket", "Remove it, or choose another path.", what, path)
+	case err == nil && d.Running == nil && app.Reaches(ctx, "unix://"+path) == nil:
+		return fail("%s: %s is taken by another process", "Find it with: ss -lxp", what, path)
+	}
+	folder := filepath.Dir(path)
+	if info, err := os.Stat(folder); err != nil || !info.IsDir() {
+		return fail("%s: the folder %s isn't there", "Create it, for the gateway's user to write into: RuntimeDirectory= in a unit does.", what, folder)
+	}
+	if unix.Access(folder, unix.W_OK|unix.X_OK) != nil && d.who.uid == os.Geteuid() {
+		return fail("%s: this user may not write into %s", "Give it the folder, or choose another path.", what, folder)
+	}
+	return good("%s: %s can be listened on", what, path)
+}
+
+// sidecars sees whether their apps take connections.
+func (d *doctor) sidecars(ctx context.Context) []Finding {
+	var found []Finding
+	for _, s := range d.file.Sidecars {
+		if err := app.Reaches(ctx, s.App); err != nil {
+			found = append(found, warning("sidecar %q: the app on %s takes no connection: %v", "Start it: the service is registered as soon as it listens.", s.Name, s.App, cause(err)))
+			continue
+		}
+		found = append(found, good("sidecar %q: the app on %s takes connections", s.Name, s.App))
+	}
+	return found
 }
 
 // allowed is about a port that whoever asks could bind: may the gateway's user?

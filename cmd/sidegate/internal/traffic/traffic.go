@@ -87,7 +87,6 @@ func New(d Deps) *Recorder {
 	now := d.Clock()
 	return &Recorder{
 		Deps: d, started: now, at: now, last: map[pair]*proxy.RouteTotals{},
-		fine: ring{slots: make([]slot, 0, fineSlots)}, coarse: ring{slots: make([]slot, 0, coarseSlots)},
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -38,13 +39,15 @@ type Verifier struct {
 
 type sum = [sha256.Size]byte
 
+type rows [cacheRows][ways]atomic.Pointer[sum]
+
 type memory struct {
-	rows [cacheRows][ways]atomic.Pointer[sum]
+	rows func() *rows // made at the first password: most gateways have none
 	next atomic.Uint32
 }
 
 func (m *memory) has(s *sum) bool {
-	row := &m.rows[binary.LittleEndian.Uint16(s[:])%cacheRows]
+	row := &m.rows()[binary.LittleEndian.Uint16(s[:])%cacheRows]
 	for i := range row {
 		if o := row[i].Load(); o != nil && *o == *s {
 			return true
@@ -54,7 +57,7 @@ func (m *memory) has(s *sum) bool {
 }
 
 func (m *memory) add(s sum) {
-	row := &m.rows[binary.LittleEndian.Uint16(s[:])%cacheRows]
+	row := &m.rows()[binary.LittleEndian.Uint16(s[:])%cacheRows]
 	for i := range row {
 		if row[i].CompareAndSwap(nil, &s) {
 			return
@@ -65,7 +68,8 @@ func (m *memory) add(s sum) {
 
 // NewVerifier returns a verifier that takes half of the cores at most.
 func NewVerifier() *Verifier {
-	v := &Verifier{work: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
+	newRows := func() *rows { return new(rows) }
+	v := &Verifier{right: memory{rows: sync.OnceValue(newRows)}, wrong: memory{rows: sync.OnceValue(newRows)}, work: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 	rand.Read(v.key[:]) // never fails (crypto/rand)
 	return v
 }

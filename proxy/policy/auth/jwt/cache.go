@@ -2,6 +2,7 @@ package jwt
 
 import (
 	"crypto/sha256"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,15 +35,17 @@ const (
 // reloads, and never grows beyond its bounds: the tokens that end first leave
 // first. Reading takes no lock.
 type Cache struct {
-	slots [cacheSets][ways]atomic.Pointer[verified]
-	used  atomic.Int64 // bytes
-	swept atomic.Int64 // when, in seconds
+	slots func() *slots // made at the first token: most gateways have none
+	used  atomic.Int64  // bytes
+	swept atomic.Int64  // when, in seconds
 
 	checked atomic.Uint64 // signatures that were looked at
 }
 
+type slots [cacheSets][ways]atomic.Pointer[verified]
+
 // NewCache returns an empty cache.
-func NewCache() *Cache { return &Cache{} }
+func NewCache() *Cache { return &Cache{slots: sync.OnceValue(func() *slots { return new(slots) })} }
 
 // Checked is how many signatures were looked at: the tokens that weren't
 // remembered.
@@ -51,7 +54,7 @@ func (c *Cache) Checked() uint64 { return c.checked.Load() }
 // row is the places of a token. Nobody who doesn't have the issuer's key can
 // choose what comes here.
 func (c *Cache) row(sum *[sha256.Size]byte) *[ways]atomic.Pointer[verified] {
-	return &c.slots[(int(sum[0])|int(sum[1])<<8)%cacheSets]
+	return &c.slots()[(int(sum[0])|int(sum[1])<<8)%cacheSets]
 }
 
 // find returns a token, that of a set above all: another one's only tells whose
@@ -113,9 +116,10 @@ func (c *Cache) sweep(now time.Time) {
 	if before == now.Unix() || !c.swept.CompareAndSwap(before, now.Unix()) {
 		return
 	}
-	for i := range c.slots {
-		for j := range c.slots[i] {
-			if v := c.slots[i][j].Load(); v != nil && v.over(now) && c.slots[i][j].CompareAndSwap(v, nil) {
+	list := c.slots()
+	for i := range list {
+		for j := range list[i] {
+			if v := list[i][j].Load(); v != nil && v.over(now) && list[i][j].CompareAndSwap(v, nil) {
 				c.used.Add(-v.size)
 			}
 		}

@@ -481,9 +481,9 @@ func TestCacheBounds(t *testing.T) {
 		}
 	}
 	held := func() (n int, sum int64) {
-		for i := range c.slots {
-			for j := range c.slots[i] {
-				if v := c.slots[i][j].Load(); v != nil {
+		for i := range c.slots() {
+			for j := range c.slots()[i] {
+				if v := c.slots()[i][j].Load(); v != nil {
 					n++
 					sum += v.size
 				}
@@ -578,10 +578,10 @@ func BenchmarkRequest(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				if !bb.cached {
-					for n := range r.Cache.slots {
-						for m := range r.Cache.slots[n] {
-							if r.Cache.slots[n][m].Load() != nil {
-								r.Cache.slots[n][m].Store(nil)
+					for n := range r.Cache.slots() {
+						for m := range r.Cache.slots()[n] {
+							if r.Cache.slots()[n][m].Load() != nil {
+								r.Cache.slots()[n][m].Store(nil)
 							}
 						}
 					}

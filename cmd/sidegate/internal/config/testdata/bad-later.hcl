@@ -1,7 +1,8 @@
-sidecar "orders" {}
-service "s" {
-  instances = ["127.0.0.1:1"]
+tls {
+  acme {
+    dns = "x"
+  }
 }
 route "r" {
-  service = "s"
+  respond {}
 }

@@ -38,7 +38,7 @@ export function charges(c) {
     set(totals, days.length ? plain("Totals", [
       { title: "Consumer", wide: true, cell: (k) => k.consumer ? link(k.consumer, "consumers", k.consumer) : "(nobody known)" }, { title: "Meter", wide: true, cell: (k) => k.meter },
       { title: "Units", num: true, cell: (k) => units(k.units) }, { title: "Charges", num: true, cell: (k) => count(k.count) },
-      { title: "Told", num: true, cell: (k) => units(k.told) }, { title: "Pending", num: true, cell: (k) => units(k.pending) },
+      { title: "Told", num: true, cell: (k) => units(k.told) }, { title: "Untold", num: true, cell: (k) => units(k.untold) },
     ], byConsumer(days).slice(0, 500)) : empty("Nothing has been charged in this time."));
     set(list, l.charges?.length ? plain("Charges", [
       { title: "Time", cell: (k) => h("time", { datetime: k.time, class: "nowrap" }, local(new Date(k.time))) },
@@ -63,8 +63,8 @@ function byConsumer(days) {
   const sum = new Map();
   for (const d of days) {
     const key = JSON.stringify([d.consumer, d.meter]);
-    const s = sum.get(key) ?? { consumer: d.consumer, meter: d.meter, units: 0, count: 0, told: 0, pending: 0 };
-    for (const k of ["units", "told", "pending"]) s[k] = Math.round((s[k] + Number(d[k])) * 1e6) / 1e6;
+    const s = sum.get(key) ?? { consumer: d.consumer, meter: d.meter, units: 0, count: 0, told: 0, untold: 0 };
+    for (const k of ["units", "told", "untold"]) s[k] = Math.round((s[k] + Number(d[k])) * 1e6) / 1e6;
     s.count += d.count;
     sum.set(key, s);
   }
@@ -79,7 +79,7 @@ async function compare(since, button, place) {
     set(place, ...(r.services ?? []).map((/** @type {any} */ s) => s.error ? h("p", { class: "error" }, `${s.service}: ${s.error}`)
       : s.differences?.length ? plain(`Differences with ${s.service}`, [
         { title: "Day", cell: (d) => d.day }, { title: "Consumer", wide: true, cell: (d) => d.consumer }, { title: "Meter", wide: true, cell: (d) => d.meter },
-        { title: "Ours", num: true, cell: (d) => units(d.ours) }, { title: "Theirs", num: true, cell: (d) => units(d.theirs) }, { title: "Pending", num: true, cell: (d) => units(d.pending) },
+        { title: "Ours", num: true, cell: (d) => units(d.ours) }, { title: "Theirs", num: true, cell: (d) => units(d.theirs) }, { title: "Untold", num: true, cell: (d) => units(d.untold) },
       ], s.differences.slice(0, 200)) : h("p", null, badge("good", `${s.service}: ${count(s.compared)} totals are equal`))));
     if (!r.services?.length) set(place, empty("There is nothing to compare."));
   } catch (error) { set(place, h("p", { class: "error" }, error instanceof Error ? error.message : String(error))); }
@@ -98,7 +98,7 @@ async function retry(c, what, polling) {
 
 /** Saves days as CSV. What a spreadsheet would take for a formula is quoted. @param {any[]} days */
 function save(days) {
-  const names = ["day", "consumer", "meter", "units", "count", "told", "pending"];
+  const names = ["day", "consumer", "meter", "units", "count", "told", "untold"];
   const cell = (/** @type {any} */ v) => `"${String(v ?? "").replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
   const text = [names.join(","), ...days.map((d) => names.map((n) => cell(d[n])).join(","))].join("\r\n") + "\r\n";
   const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
