@@ -31,6 +31,8 @@ tools: ## install the real servers that tests use (Consul, Pebble, nginx, ...)
 test: tools build lint ## every test, against real servers
 	go test -run Alloc ./proxy/... # allocations can't be counted under the race detector
 	CGO_ENABLED=1 go test -race -timeout 20m ./...
+	.ci/fuzz 3s
+	packaging/boot-test.sh || { test $$? = 2 && printf '\n**** THE BOOT TEST WAS NOT RUN: this machine can%s, for the reason above. ****\n\n' "'t"; }
 
 lint: tools ## gofmt, vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not gofmt-clean:"; echo "$$out"; exit 1; }
@@ -57,7 +59,7 @@ package-lint: package ## have lintian and rpmlint read the packages
 reproduce: ## build the packages of HEAD twice and compare every byte
 	packaging/reproduce.sh
 
-boot-test: package ## boot a Debian, install the deb there, and try its whole life (root, systemd-nspawn, mmdebstrap)
+boot-test: tools ## boot a Debian, install the deb there, and try its whole life (root, systemd-nspawn, mmdebstrap)
 	packaging/boot-test.sh
 
 clean: ## remove what was built

@@ -170,7 +170,7 @@ check() { # WHAT SHELL-COMMAND: in the container
         failed=$((failed + 1))
         echo "FAILED  $1"
         printf '%s\n' "$out" | tail -n 15 | sed 's/^/        /'
-        sh_in "journalctl -u 'sidegate*' -o cat --no-pager -n 12" 2>&1 | cut -c1-300 | sed 's/^/        | /'
+        sh_in "journalctl -u 'sidegate*' -o cat --no-pager -n 200" 2>&1 | grep -v '^{"client_ip' | tail -n 12 | cut -c1-300 | sed 's/^/        | /'
     fi
 }
 eventually() { # SECONDS SHELL-COMMAND, as a shell command

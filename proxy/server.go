@@ -337,7 +337,7 @@ func (s *Server) StopAccepting() {
 	s.draining = true
 	for _, l := range s.listeners {
 		switch {
-		case s.passed:
+		case s.passed || s.leaving && l.unit:
 			shut(l.tcp, true)
 		case s.leaving:
 			shut(l.tcp, false)

@@ -16,7 +16,7 @@ import (
 type Socket struct {
 	Network string // tcp, which unix sockets count among, or udp
 	// Address is that of the listener it was opened for, as its configuration
-	// writes it; with any free port, behind the listener's name.
+	// writes it; with any free port, behind the listener's name (ListenerConfig.Key).
 	Address string
 	// Unit says that a socket unit has opened it: it goes to the listener of its
 	// name, or else to one whose address it is bound to, whatever Address says.

@@ -52,7 +52,7 @@ func InitFleetCA(dir, trustDomain string, now time.Time) (*FleetCA, error) {
 	}
 	t := &x509.Certificate{
 		SerialNumber: serial,
-		Subject:      pkix.Name{CommonName: trustDomain + ", since " + now.UTC().Format(time.DateOnly), Organization: []string{"sidegate fleet authority"}},
+		Subject:      pkix.Name{CommonName: trustDomain + ", since " + now.UTC().Format(time.RFC3339), Organization: []string{"sidegate fleet authority"}},
 		URIs:         []*url.URL{trustDomainURI(trustDomain)}, // X509-SVID, 2
 		NotBefore:    now.Add(-time.Hour), NotAfter: now.Add(rootLife),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,

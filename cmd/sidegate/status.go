@@ -260,6 +260,8 @@ func instanceState(i *upstream.InstanceStatus) string {
 	}
 	if i.CheckError != "" {
 		s += " (check: " + i.CheckError + ")"
+	} else if i.TLSError != "" {
+		s += " (" + i.TLSError + ")"
 	}
 	return s
 }

@@ -43,7 +43,8 @@
 // those feeds alone read again. What neither shows (a weight, address or meta
 // changed while all checks stayed) is found by a sweep, at most every 30 s and
 // only when the catalog's index moved. A sidecar, of which a host may have fifty,
-// has Deps.Blocking: two watches block, and when there are more, all share.
+// has Deps.Blocking: two watches block, and when there are more, all share, and
+// the pulse asks for their checks alone.
 //
 // # Goroutines
 //

@@ -3,8 +3,11 @@ package consul
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"hash/maphash"
 	"math/rand/v2"
+	"net/url"
+	"strings"
 	"sync"
 	"time"
 )
@@ -94,9 +97,16 @@ type pulse struct {
 
 	refs int // guarded by Client.mu
 
-	mu      sync.Mutex // guards members
+	mu      sync.Mutex // guards what follows
 	members map[*feed]chan struct{}
+	again   context.CancelCauseFunc // ends the query that asks only for the members; nil: there is none
 }
+
+// errMembers ends a query that asks for others than the members of now.
+var errMembers = errors.New("the members have changed")
+
+// maxFiltered is how many members a filter names.
+const maxFiltered = 32
 
 // join makes f a member, and starts the pulse for the first one.
 func (c *Client) join(f *feed, wake chan struct{}) *pulse {
@@ -112,6 +122,7 @@ func (c *Client) join(f *feed, wake chan struct{}) *pulse {
 	c.mu.Unlock()
 	p.mu.Lock()
 	p.members[f] = wake
+	p.changed()
 	p.mu.Unlock()
 	if start {
 		p.start()
@@ -123,6 +134,7 @@ func (c *Client) join(f *feed, wake chan struct{}) *pulse {
 func (c *Client) part(p *pulse, f *feed) {
 	p.mu.Lock()
 	delete(p.members, f)
+	p.changed()
 	p.mu.Unlock()
 	c.mu.Lock()
 	p.refs--
@@ -145,6 +157,51 @@ func (p *pulse) start() {
 	p.done.Go(func() { p.watchCatalog(ctx) })
 	p.done.Go(func() { p.sweep(ctx) })
 	p.done.Go(func() { p.first.Wait(); close(p.ready) })
+}
+
+// changed has the query begin anew that asks for the members; p.mu is held.
+func (p *pulse) changed() {
+	if p.again != nil {
+		p.again(errMembers)
+		p.again = nil
+	}
+}
+
+// ask reads once, of a thrifty client only what is about the members: else a
+// sidecar would be told of every check in the datacenter.
+func (p *pulse) ask(ctx context.Context, r read, filtered bool) (answer, error) {
+	for {
+		ctx, cancel := context.WithCancelCause(ctx)
+		if filtered {
+			p.mu.Lock()
+			p.again = cancel
+			r.params = p.filter()
+			p.mu.Unlock()
+		}
+		a, err := p.c.get(ctx, r)
+		cancel(nil)
+		if !errors.Is(err, errMembers) {
+			return a, err
+		}
+		r.index = 0
+	}
+}
+
+// filter is what chooses the checks of the members, and of nodes that aren't well;
+// nil: it would be too long. p.mu is held.
+func (p *pulse) filter() url.Values {
+	if len(p.members) > maxFiltered {
+		return nil
+	}
+	parts := make([]string, 0, len(p.members)+1)
+	parts = append(parts, `ServiceName == "" and Status != "passing"`)
+	for f := range p.members {
+		if strings.ContainsAny(f.key.service, "\"\\`") {
+			return nil
+		}
+		parts = append(parts, `ServiceName == "`+f.key.service+`"`)
+	}
+	return url.Values{"filter": {strings.Join(parts, " or ")}}
 }
 
 // await waits until the pulse has something to compare with, or has failed to
@@ -197,7 +254,7 @@ type stateCheck struct {
 // watchChecks holds health/state/any.
 func (p *pulse) watchChecks(ctx context.Context) {
 	var services, nodes digests
-	p.hold(ctx, "all checks", "health/state/any", func(a answer) (func(*feed) bool, error) {
+	p.hold(ctx, "all checks", read{path: "health/state/any"}, p.c.thrifty > 0, func(a answer) (func(*feed) bool, error) {
 		var checks []stateCheck
 		if err := json.Unmarshal(a.body, &checks); err != nil {
 			return nil, complain("answer can't be read: %v", err)
@@ -232,7 +289,7 @@ func (f *feed) livesOn(nodes map[string]bool) bool {
 // watchCatalog holds catalog/services.
 func (p *pulse) watchCatalog(ctx context.Context) {
 	var names digests
-	p.hold(ctx, "catalog", "catalog/services", func(a answer) (func(*feed) bool, error) {
+	p.hold(ctx, "catalog", read{path: "catalog/services"}, false, func(a answer) (func(*feed) bool, error) {
 		listed, err := parseCatalog(a)
 		if err != nil {
 			return nil, err
@@ -255,7 +312,7 @@ func (p *pulse) watchCatalog(ctx context.Context) {
 
 // hold keeps one blocking query and wakes the members that judge chooses. The
 // first answer is only to compare with, unless members read before it.
-func (p *pulse) hold(ctx context.Context, what, path string, judge func(answer) (func(*feed) bool, error)) {
+func (p *pulse) hold(ctx context.Context, what string, r read, filtered bool, judge func(answer) (func(*feed) bool, error)) {
 	if p.dc != "" {
 		what += " in " + p.dc
 	}
@@ -265,7 +322,9 @@ func (p *pulse) hold(ctx context.Context, what, path string, judge func(answer) 
 	var once sync.Once
 	defer once.Do(p.first.Done)
 	p.c.poll(ctx, w, func(ctx context.Context, index uint64) (uint64, error) {
-		a, err := p.c.get(ctx, read{path: path, index: index, dc: p.dc})
+		r := r
+		r.index, r.dc = index, p.dc
+		a, err := p.ask(ctx, r, filtered)
 		if index == 0 {
 			defer once.Do(p.first.Done)
 		}

@@ -112,7 +112,7 @@ func (d *drafts) settings(in discovery.Instance, prefixes []string) []setting {
 		}
 		for _, k := range slices.Sorted(maps.Keys(in.Meta)) {
 			rest, ours := strings.CutPrefix(k, base)
-			if !ours || rest == "" || !strings.Contains(metaSeparator, rest[:1]) {
+			if !ours || rest == "" || !strings.Contains(metaSeparator, rest[:1]) || ofSidecar(k) {
 				continue
 			}
 			route, key := cutLast(rest[1:], metaSeparator)
@@ -121,6 +121,10 @@ func (d *drafts) settings(in discovery.Instance, prefixes []string) []setting {
 	}
 	return list
 }
+
+// ofSidecar reports whether a meta key is one by which a sidecar tells of itself: it
+// routes nothing.
+func ofSidecar(key string) bool { return key == "sidegate-owner" || key == "sidegate-identity" }
 
 // cutLast parts "name.key" at the last of the separators.
 func cutLast(s, separators string) (name, key string) {

@@ -37,6 +37,8 @@ func TestParseClaims(t *testing.T) {
 			want: []discovery.Claim{{Route: "a", Hosts: []string{"a.x"}, Paths: []string{"/a"}}}},
 		{name: "meta", meta: map[string]string{"sidegate-host": "a.x,b.x", "sidegate_weight": "7", "sidegate-my-api-host": "c.x", "sidegate.path": "/p"},
 			want: []discovery.Claim{{Hosts: []string{"a.x", "b.x"}, Weight: 7, Paths: []string{"/p"}}, {Route: "my-api", Hosts: []string{"c.x"}}}},
+		{name: "what a sidecar says of itself", tags: []string{"sidegate.host=a.x"}, meta: map[string]string{"sidegate-owner": "x", "sidegate-identity": "spiffe://fleet/svc/a"},
+			want: []discovery.Claim{{Hosts: []string{"a.x"}}}},
 		{name: "tags and meta", tags: []string{"sidegate.host=a.x"}, meta: map[string]string{"sidegate-path": "/p"},
 			want: []discovery.Claim{{Hosts: []string{"a.x"}, Paths: []string{"/p"}}}},
 		{name: "without a host", tags: []string{"sidegate.path=/a"}, want: []discovery.Claim{{Paths: []string{"/a"}}}},

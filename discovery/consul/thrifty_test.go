@@ -57,6 +57,13 @@ func TestThrifty(t *testing.T) {
 		register(t, a, "", fmt.Sprintf(`{"ID":"m%d","Name":%q,"Port":81,"Check":{"TTL":"1h","Status":"passing"}}`, i, serviceName(i)))
 		r.Await(t, "a change", func(s []discovery.Instance) bool { return len(s) == 2 })
 	}
+	// A node's check counts, and its end does.
+	for _, on := range []bool{true, false} {
+		a.put(t, "PUT", fmt.Sprintf("agent/maintenance?enable=%t", on), "", "")
+		for _, r := range all {
+			r.Await(t, "maintenance of the node", func(s []discovery.Instance) bool { return (s[0].Health == discovery.Maintenance) == on })
+		}
+	}
 	for _, r := range all {
 		r.Stop(t)
 	}

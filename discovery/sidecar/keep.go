@@ -248,7 +248,7 @@ func (e *entry) quarrels() error {
 // call.
 func (r *Registrar) drop(ctx context.Context, e *entry) error {
 	r.mu.Lock()
-	d, id := e.dropped, e.service.ID
+	d, id, name := e.dropped, e.service.ID, e.service.Name
 	r.mu.Unlock()
 	put := r.note.has(id)
 	late := !time.Now().Before(d.until)
@@ -257,7 +257,7 @@ func (r *Registrar) drop(ctx context.Context, e *entry) error {
 			return err
 		}
 		d.told = true
-		r.log.WithField("service", e.service.Name).WithField("id", id).Info("service is leaving")
+		r.log.WithField("service", name).WithField("id", id).Info("service is leaving")
 	}
 	if !late {
 		return nil // Run comes again when it is time

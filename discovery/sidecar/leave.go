@@ -25,15 +25,15 @@ func (r *Registrar) Leave(ctx context.Context, wait time.Duration) {
 	}
 	defer r.give()
 	var told sync.WaitGroup
-	for _, e := range registered {
-		told.Go(func() { r.tell(ctx, e.service.Name, e.service.ID, wait) })
+	for _, s := range registered {
+		told.Go(func() { r.tell(ctx, s.Name, s.ID, wait) })
 	}
 	told.Wait()
 	sleep(ctx, wait)
 }
 
 // part begins to leave, and gives the services that the agent has.
-func (r *Registrar) part() (registered []*entry) {
+func (r *Registrar) part() (registered []Service) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.mode == yielded {
@@ -43,7 +43,7 @@ func (r *Registrar) part() (registered []*entry) {
 	for _, e := range r.entries {
 		if e.status.State == Registered || e.status.State == Leaving {
 			e.enter(Leaving)
-			registered = append(registered, e)
+			registered = append(registered, e.service)
 		}
 	}
 	return registered
@@ -105,7 +105,6 @@ func (r *Registrar) Gone(ctx context.Context) {
 	if !keep {
 		r.turnTo(leaving)
 	}
-	entries := r.entries
 	r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, r.times.gone)
 	defer cancel()
@@ -113,17 +112,19 @@ func (r *Registrar) Gone(ctx context.Context) {
 		return
 	}
 	defer r.give()
-	for _, e := range entries {
-		if !r.note.has(e.service.ID) {
+	for _, s := range r.Status() {
+		if !r.note.has(s.ID) {
 			continue
 		}
-		if err := r.forget(ctx, e.service.ID); err != nil {
-			r.log.WithError(err).WithField("service", e.service.Name).
+		if err := r.forget(ctx, s.ID); err != nil {
+			r.log.WithError(err).WithField("service", s.Name).
 				Warn("service stays registered until the next start, or until its check has failed for long")
 			continue
 		}
 		r.mu.Lock()
-		e.enter(Left)
+		if e := r.find(s.ID); e != nil {
+			e.enter(Left)
+		}
 		r.mu.Unlock()
 	}
 }

@@ -135,7 +135,15 @@ func (r *Registrar) Set(services []Service) (left <-chan struct{}) {
 	keep := make([]*entry, 0, len(services))
 	for _, s := range services {
 		e := r.find(s.ID)
-		if e == nil || e.service.Name != s.Name {
+		if e != nil && e.dropped != nil {
+			e.dropped.close() // it doesn't go after all
+		}
+		if e != nil && e.service.Name != s.Name { // who asks whether that one is ready stops
+			e.dropped = &departure{seen: make(chan struct{})}
+			e.dropped.close()
+			e = nil
+		}
+		if e == nil {
 			e = &entry{status: Status{State: Waiting, Since: time.Now()}}
 		}
 		e.service, e.dropped = s.clone(), nil

@@ -406,7 +406,7 @@ func TestProcessAfterIsKilled(t *testing.T) {
 	old.echo()
 	g.long()
 
-	n = p.next()
+	p.next()
 	old.echo()
 	l = startLoad(t, g.url())
 	l.settled(100)

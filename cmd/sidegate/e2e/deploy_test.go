@@ -139,7 +139,8 @@ func (h *host) ask(path string) (string, error) {
 type replica struct {
 	host    *host
 	id, dir string
-	app     int // port
+	app     int    // port
+	proof   string // its identity block; "": it speaks plain HTTP
 	server  *http.Server
 	sidecar *process
 }
@@ -188,7 +189,7 @@ sidecar "orders" {
   tags            = [%q]
   deregister_wait = "500ms"
 }
-`, filepath.Join(r.dir, "state"), r.app, r.host.address, r.id))
+%s`, filepath.Join(r.dir, "state"), r.app, r.host.address, r.id, r.proof))
 	args := r.host.enter(bin, "sidecar", "-config", path)
 	r.sidecar = start(t, args[0], args[1:]...)
 	eventually(t, "registered "+r.id, func() error {
@@ -246,9 +247,10 @@ func (c *tally) reset() map[string]int {
 	return was
 }
 
-// TestRollingDeploy replaces all instances on two hosts, several times, and then
-// takes a host out of the fleet and back, under load at an edge on the first host.
-// No request may fail, those that can't be repeated included.
+// TestRollingDeploy replaces all instances on two hosts, several times, going over
+// to mTLS in the second, and then takes a host out of the fleet and back, under load
+// at an edge on the first host. No request may fail, those that can't be repeated
+// included.
 func TestRollingDeploy(t *testing.T) {
 	hosts := twoHosts(t)
 	var replicas []*replica
@@ -259,7 +261,8 @@ func TestRollingDeploy(t *testing.T) {
 		r.begin(t)
 		replicas = append(replicas, r)
 	}
-	edge := startEdge(t, hosts[0])
+	authority := newFleet(t, "fleet.test", "orders", "edge")
+	edge := startEdge(t, hosts[0], authority.identity("edge"))
 
 	local, spread := &tally{by: map[string]int{}}, &tally{by: map[string]int{}}
 	stop := push(t, hosts[0], map[string]*tally{"local.test": local, "any.test": spread})
@@ -269,6 +272,9 @@ func TestRollingDeploy(t *testing.T) {
 	local.reset()
 	for version := range 3 {
 		for _, r := range replicas {
+			if version > 0 {
+				r.proof = authority.identity("orders")
+			}
 			r.replace(t, version+1)
 		}
 	}
@@ -279,6 +285,9 @@ func TestRollingDeploy(t *testing.T) {
 	}
 	if err := replied(spread, replicas...); err != nil {
 		t.Errorf("without prefer_local: %v", err)
+	}
+	if text, err := hosts[0].ask(`/v1/health/service/orders?passing`); err != nil || strings.Count(text, "spiffe://fleet.test/svc/orders") != len(replicas) {
+		t.Errorf("not all are registered with an identity: %v\n%s", err, text)
 	}
 
 	drainHost(t, hosts[1], replicas[2:], spread)
@@ -346,7 +355,7 @@ func replied(c *tally, replicas ...*replica) error {
 
 // startEdge starts a gateway on a host, with a route that prefers the host's own
 // instances and one that doesn't.
-func startEdge(t *testing.T, h *host) *process {
+func startEdge(t *testing.T, h *host, proof string) *process {
 	t.Helper()
 	bin, err := binary()
 	if err != nil {
@@ -375,7 +384,7 @@ service "spread" {
   prefer_local = false
   slow_start   = "0s"
 }
-`, filepath.Join(dir, "state")))
+%s`, filepath.Join(dir, "state"), proof))
 	args := h.enter(bin, "run", "-config", path)
 	p := start(t, args[0], args[1:]...)
 	c := h.client()

@@ -27,16 +27,17 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// rounds is how many handovers, or restarts, a test does under load: 20, or what
-// SIDEGATE_HANDOVERS says (100 take three minutes).
-func rounds(t *testing.T) int {
+// rounds is how many handovers, or restarts, a test does under load: usual, or what
+// SIDEGATE_HANDOVERS says. A restart takes more than a second, a handover a tenth.
+func rounds(t *testing.T, usual int) int {
 	t.Helper()
-	n := 20
-	if v := os.Getenv("SIDEGATE_HANDOVERS"); v != "" {
-		var err error
-		if n, err = strconv.Atoi(v); err != nil {
-			t.Fatalf("SIDEGATE_HANDOVERS: %v", err)
-		}
+	v := os.Getenv("SIDEGATE_HANDOVERS")
+	if v == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		t.Fatalf("SIDEGATE_HANDOVERS: %v", err)
 	}
 	return n
 }

@@ -26,7 +26,7 @@ func TestHandoverUnderLoad(t *testing.T) {
 	h := newHeir(t, backendBlock(echoes(t).URL)).begin(t)
 	first := h.serving()
 	l := h.attack(2)
-	for n := range rounds(t) {
+	for n := range rounds(t, 100) {
 		if n%2 == 0 {
 			h.usr2(t)
 			continue

@@ -202,7 +202,7 @@ func TestRestartUnderLoad(t *testing.T) {
 	m := newManager(t, backendBlock(echoes(t).URL))
 	m.start(t)
 	l := m.attack(2)
-	for range rounds(t) {
+	for range rounds(t, 20) {
 		m.restart(t)
 	}
 	l.end(t)

@@ -5,8 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/netip"
 	"strings"
 	"sync"
@@ -177,9 +175,8 @@ func identityKey(s edgetls.IdentitySettings) string {
 
 // refused tells of a caller that a sidecar's listener hasn't let in.
 func (a *App) refused(cfg *proxy.ListenerConfig, from netip.AddrPort, err error) {
-	var broken *net.OpError
-	if cfg.Peers == nil || errors.Is(err, io.EOF) || errors.As(err, &broken) && broken.Op == "read" {
-		return // it went by itself, which says nothing
+	if cfg.Peers == nil {
+		return
 	}
 	a.identities.mu.Lock()
 	defer a.identities.mu.Unlock()

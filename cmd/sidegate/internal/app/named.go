@@ -64,8 +64,7 @@ type namedServices struct {
 	mu      sync.Mutex // guards what follows
 	known   map[string]*named
 	unknown map[string]time.Time // when it was asked for
-	version int
-	changed chan struct{} // closed when another table is in force
+	changed chan struct{}        // closed when another table is in force
 }
 
 func newNamedServices(a *App) *namedServices {

@@ -1,12 +1,12 @@
 # A stand-in for a service: says its name.
 listener "http" {
-  address = ":8080"
+  address = "127.0.0.1:8080"
   tls     = false
 }
 
 route "name" {
   respond {
     status = 200
-    body   = env("SERVICE")
+    body   = "users"
   }
 }
