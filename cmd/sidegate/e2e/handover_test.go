@@ -317,10 +317,18 @@ func TestHandoverKilled(t *testing.T) {
 			continue
 		}
 		<-h.end()
-		if _, err := h.get("/readyz"); err == nil { // before it served
+		took := fmt.Sprintf(`"another process has taken over","pid":%d`, pid)
+		eventually(t, "the old one knows", func() error {
+			if log := h.said(); !strings.Contains(log, took) && !strings.Contains(log, fmt.Sprintf("(pid %d) ", pid)) {
+				return errors.New("it says nothing")
+			}
+			return nil
+		})
+		if !strings.Contains(h.said(), took) {
 			h.mu.Lock()
 			h.pid = old
 			h.mu.Unlock()
+			h.ready(t)
 			continue
 		}
 		eventually(t, "the old one ends", func() error { return gone(old) })

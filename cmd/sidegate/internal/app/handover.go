@@ -65,8 +65,8 @@ type passing struct {
 	running  chan struct{}   // closed when the gateway has started
 	busy     sync.Mutex      // held by the handover that goes on
 	changing sync.Mutex      // held by what changes the sockets in use, and by what passes them on
-	over     chan struct{}   // closed when another process has taken over
-	next     atomic.Int64    // its id, then
+	next     atomic.Int64    // the process that has taken over; 0: none
+	over     chan struct{}   // closed when all about it is said
 }
 
 func newPassing() *passing {
@@ -148,6 +148,7 @@ func (a *App) Handover(limit time.Duration) (admin.Handover, error) {
 		return admin.Handover{}, err
 	}
 	log.WithFields(logrus.Fields{"pid": h.PID, "version": h.Version}).Info("another process has taken over")
+	close(a.handing.over) // Run goes on, and ends
 	return h, nil
 }
 
@@ -225,19 +226,11 @@ func (a *App) passOn(next *handover.Successor) {
 	a.server.PassedOn()
 	a.admin.Leave()
 	a.handing.next.Store(int64(next.PID))
-	close(a.handing.over)
 	next.Released()
 }
 
 // passedOn reports whether another process has taken over.
-func (a *App) passedOn() bool {
-	select {
-	case <-a.handing.over:
-		return true
-	default:
-		return false
-	}
-}
+func (a *App) passedOn() bool { return a.handing.next.Load() != 0 }
 
 // lateSignals handles what comes after the gateway has begun to end. What was
 // meant for the gateway goes to the process that it is now.
