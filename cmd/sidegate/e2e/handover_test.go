@@ -236,6 +236,23 @@ func TestHandoverFails(t *testing.T) {
 			}
 		})
 	}
+	// The command would ask the socket of the new state_dir; the signal doesn't.
+	text, err := os.ReadFile(h.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := filepath.Join(h.dir, "state")
+	write(t, h.config(), strings.ReplaceAll(string(text), state, state+"2"))
+	if err := syscall.Kill(old, syscall.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "another state_dir is refused", func() error {
+		if !strings.Contains(h.said(), "no handover: this process goes on") || !strings.Contains(h.said(), fmt.Sprintf("state_dir changed from %s to %s2, which takes a restart", state, state)) {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	h.configure(t, good)
 	if out, code := h.handover(t); code != 0 {
 		t.Errorf("a handover after all of those ended in %d: %s", code, out)
 	}

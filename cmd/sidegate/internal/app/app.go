@@ -186,6 +186,7 @@ func New(opt Options) (*App, error) {
 		return nil, err
 	}
 	a.handing.command, a.handing.before = h.command, h.before
+	a.handing.command.Version, a.handing.command.State = opt.Version, a.file.StateDir
 	if err := a.inherit(); err != nil {
 		h.before.Failed(err)
 		return nil, err

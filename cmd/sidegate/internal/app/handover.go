@@ -179,7 +179,7 @@ func (a *App) handOver(limit time.Duration) (admin.Handover, error) {
 	if err != nil {
 		return admin.Handover{}, err
 	}
-	next, err := handover.Start(a.handing.command, a.opt.Version, sockets)
+	next, err := handover.Start(a.handing.command, sockets)
 	closeAll(sockets) // the new process has duplicates
 	if err != nil {
 		a.server.Reclaim()

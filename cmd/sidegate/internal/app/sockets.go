@@ -67,6 +67,9 @@ func (a *App) inherit() error {
 
 func (a *App) inherited() ([]handover.Socket, error) {
 	if before := a.handing.before; before != nil {
+		if before.State != a.file.StateDir {
+			return nil, fmt.Errorf("state_dir changed from %s to %s, which takes a restart", before.State, a.file.StateDir)
+		}
 		a.log.WithFields(logrus.Fields{"from": before.PID, "version": before.Version, "sockets": len(before.Sockets)}).Info("taking over from the old process")
 		return before.Sockets, nil
 	}
