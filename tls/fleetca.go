@@ -148,6 +148,9 @@ func (a *FleetCA) Issue(out, service string, life time.Duration, now time.Time, 
 	if cert, err = x509.ParseCertificate(der); err != nil {
 		return nil, "", err
 	}
+	if err := os.MkdirAll(out, 0o755); err != nil { // others have to get to their own
+		return nil, "", err
+	}
 	return cert, certFile, writeIssued(certFile, keyFile, der, key)
 }
 

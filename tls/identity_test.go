@@ -481,7 +481,7 @@ func TestIdentityRefused(t *testing.T) {
 }
 
 func TestFleetCA(t *testing.T) {
-	dir, out, now := t.TempDir(), t.TempDir(), time.Now()
+	dir, out, now := t.TempDir(), filepath.Join(t.TempDir(), "certs"), time.Now()
 	if _, err := OpenFleetCA(dir); err == nil || !strings.Contains(err.Error(), "sidegate ca init") {
 		t.Errorf("no authority: %v", err)
 	}
@@ -525,7 +525,7 @@ func TestFleetCA(t *testing.T) {
 	if _, _, err := a.Issue(out, "orders", time.Hour, now, true); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]os.FileMode{filepath.Join(dir, "ca.key"): 0o600, a.RootFile(): 0o644, cert: 0o644, key: 0o640} {
+	for path, want := range map[string]os.FileMode{out: 0o755, filepath.Join(dir, "ca.key"): 0o600, a.RootFile(): 0o644, cert: 0o644, key: 0o640} {
 		if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != want {
 			t.Errorf("%s: %v, want %v (%v)", path, fi.Mode(), want, err)
 		}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -42,7 +43,7 @@ func TestGuides(t *testing.T) {
 		name    string
 		prepare func(*testing.T, *machine)
 	}{
-		{"edge", consulOn}, {"acme", acmeOn}, {"policies", nil}, {"upgrade", nil}, {"troubleshooting", nil}, {"identity", nil},
+		{"edge", consulOn}, {"acme", acmeOn}, {"policies", nil}, {"upgrade", nil}, {"sidecar", sidecarsOn}, {"troubleshooting", nil}, {"identity", nil},
 	} {
 		t.Run(guide.name, func(t *testing.T) {
 			text, err := os.ReadFile(filepath.Join(root, "packaging/doc", guide.name+".md"))
@@ -82,7 +83,16 @@ start() {
         sleep 0.1
     done
 }
+sidecar() {
+    sidegate validate -config "/etc/sidegate/sidecars/$1.hcl" >/dev/null || exit 1
+    sidegate sidecar -config "/etc/sidegate/sidecars/$1.hcl" >>DIR/log 2>&1 </dev/null &
+    until sidegate status -ready -config "/etc/sidegate/sidecars/$1.hcl" >/dev/null 2>&1; do
+        kill -0 $! || { cat DIR/log >&2; exit 1; }
+        sleep 0.1
+    done
+}
 case "$*" in
+"enable --now sidegate@"*) sidecar "${3#sidegate@}" ;;
 "enable --now sidegate") start ;;
 "reload sidegate") main && sidegate validate && kill -HUP "$(cat DIR/pid)" ;;
 "restart sidegate")
@@ -161,6 +171,42 @@ func (m *machine) stop() {
 	}
 }
 
+// sidecarsOn starts Consul and two services on loopback.
+func sidecarsOn(t *testing.T, m *machine) {
+	consulOn(t, m)
+	if _, err := m.sh("mkdir -p /etc/sidegate/sidecars"); err != nil {
+		t.Fatal(err)
+	}
+	for address, path := range map[string]string{"127.0.0.1:8080": "order", "127.0.0.1:8081": "bill"} {
+		s := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, "%s %s\n", path, strings.TrimPrefix(r.URL.Path, "/"+path+"s/"))
+		})}
+		l := m.listen(t, address)
+		go func() { _ = s.Serve(l) }() // ends with Close
+		t.Cleanup(func() { _ = s.Close() })
+	}
+	t.Cleanup(m.clear)
+}
+
+// clear ends what a guide has left running there.
+func (m *machine) clear() {
+	own, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", m.pid))
+	if err != nil {
+		return
+	}
+	all, err := filepath.Glob("/proc/[0-9]*/ns/mnt")
+	if err != nil {
+		return
+	}
+	for _, path := range all {
+		ns, err := os.Readlink(path)
+		var pid int
+		if _, bad := fmt.Sscanf(path, "/proc/%d/", &pid); err == nil && bad == nil && ns == own && pid != m.pid {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone
+		}
+	}
+}
+
 // listen listens in the machine's network.
 func (m *machine) listen(t *testing.T, address string) net.Listener {
 	t.Helper()
@@ -203,7 +249,7 @@ func (m *machine) start(t *testing.T, name string, args ...string) {
 func (m *machine) sh(line string) (string, error) {
 	line, wrong := strings.CutPrefix(line, "! ")
 	line = strings.ReplaceAll(line, "curl ", "curl -sS ")
-	c := m.command("sh", "-c", "cd /root && "+line)
+	c := m.command("sh", "-c", "cd /root || exit; "+line)
 	out, err := exec.Command(c[0], c[1:]...).CombinedOutput()
 	switch {
 	case wrong && err == nil:
@@ -292,6 +338,9 @@ func (m *machine) file(t *testing.T, b block) {
 		return
 	}
 	check := filepath.Dir(path)
+	if filepath.Base(check) == "sidecars" { // a process for each
+		check = path
+	}
 	if path == "" {
 		check = "/root/alone"
 		path = check + "/sidegate.hcl"
@@ -338,7 +387,7 @@ func (m *machine) run(t *testing.T, b block, want string) {
 		}
 		return errors.Join(errs...)
 	}
-	if len(lines) == 1 && looks(lines[0]) {
+	if !slices.ContainsFunc(lines, func(line string) bool { return !looks(line) }) {
 		eventually(t, lines[0], one)
 		return
 	}

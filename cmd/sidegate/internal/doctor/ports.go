@@ -46,7 +46,7 @@ func (d *doctor) port(ctx context.Context, what, network, address string) Findin
 		return d.allowed(what, network, address, port)
 	case errors.Is(err, syscall.EADDRINUSE):
 		pid, name := d.holder(ctx, network, port)
-		if d.Running != nil && (pid == d.Running.PID || pid == 0) {
+		if d.Running != nil && (pid == d.Running.PID || pid == 0 || network == "tcp" && d.serves(what, text)) {
 			return good("%s: %s/%s is served by the running gateway, pid %d", what, address, network, d.Running.PID)
 		}
 		by := "by another process (root sees which)"
@@ -64,6 +64,18 @@ func (d *doctor) port(ctx context.Context, what, network, address string) Findin
 	default:
 		return fail("%s: %s/%s: %v", "Write an address of this machine and a port, like 10.0.0.1:443, or :443 for all addresses.", what, address, network, err)
 	}
+}
+
+// serves reports whether the running gateway has that listener on that port: another
+// process may have the port of another address.
+func (d *doctor) serves(what, port string) bool {
+	for _, l := range d.Running.Listeners {
+		_, own, err := net.SplitHostPort(l.Address)
+		if err == nil && own == port && what == fmt.Sprintf("listener %q", l.Name) {
+			return true
+		}
+	}
+	return false
 }
 
 // socket sees whether the gateway may listen on a unix socket.
