@@ -57,7 +57,8 @@ type Server struct {
 	retired   []*serving           // replaced or gone, with connections that haven't ended
 	inherited []Socket             // that no listener has taken so far
 	draining  bool
-	passed    bool // the sockets were passed on
+	passed    bool // the sockets are another process's, or will be
+	leaving   bool // they are nobody's after this process
 }
 
 // NewServer returns a server without listeners.
@@ -215,7 +216,7 @@ func (p *ServerPlan) Commit() error {
 	}
 	for key, l := range s.listeners {
 		if kept[key] != l {
-			_ = l.tcp.Close() // ends its accept loops
+			shut(l.tcp, false)
 			s.retire(l.now.Load())
 		}
 	}
@@ -326,17 +327,23 @@ const (
 	stopGrace     = time.Second     // when the process stops: what is idle for longer hardly sends in that very moment
 )
 
-// StopAccepting closes the sockets: another process has duplicates, and accepts
-// what comes. Drain must follow.
+// StopAccepting closes the sockets; what was accepted is served. Drain must follow.
 func (s *Server) StopAccepting() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.draining {
+		return
+	}
 	s.draining = true
 	for _, l := range s.listeners {
-		if u, ok := l.tcp.(*net.UnixListener); ok && s.passed {
-			u.SetUnlinkOnClose(false) // its file is another process's
+		switch {
+		case s.passed || s.leaving && l.unit:
+			shut(l.tcp, true)
+		case s.leaving:
+			shut(l.tcp, false)
+		default: // a start that failed: only what it has opened itself goes
+			_ = l.tcp.Close()
 		}
-		_ = l.tcp.Close() // ends its accept loops, after what they have
 	}
 }
 
@@ -365,8 +372,11 @@ func (s *Server) Drain(ctx context.Context) {
 // Leave is Drain for a process that the next one waits for the end of, or that
 // has none. It goes on accepting until all connections that there are have ended,
 // or ctx has; each new one gets to send one request. Then it closes its sockets,
-// which may stay open elsewhere, and lets the last ones end.
-func (s *Server) Leave(ctx context.Context) {
+// and lets the last ones end. kept says that the sockets stay open elsewhere.
+func (s *Server) Leave(ctx context.Context, kept bool) {
+	s.mu.Lock()
+	s.passed, s.leaving = kept, true
+	s.mu.Unlock()
 	before, ports := s.all()
 	for _, p := range ports {
 		p.Stay()

@@ -146,9 +146,6 @@ func (s *Server) listen(cfg *ListenerConfig, names map[string]bool) (*listener, 
 	if k.Unit && !fits(addrPort(l.Addr()), cfg.Address) {
 		s.Log.WithField("listener", cfg.Name).Warnf("the socket that systemd passes is bound to %s, which holds, not to the listener's address %s", l.Addr(), cfg.Address)
 	}
-	if u, ok := l.(*net.UnixListener); ok && !k.Unit {
-		u.SetUnlinkOnClose(true) // its file is ours from here on
-	}
 	return &listener{server: s, tcp: l, unit: k.Unit, unitName: k.Name}, k.File.Close()
 }
 

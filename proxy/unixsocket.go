@@ -66,6 +66,15 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
+// shut closes a listening socket. The file of a unix socket stays if another process
+// has the socket, or will have it.
+func shut(l net.Listener, stays bool) {
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(!stays)
+	}
+	_ = l.Close() // ends its accept loops, after what they have
+}
+
 // Key tells the listeners of a server apart: two that take any free port at the
 // same host aren't the same.
 func (c *ListenerConfig) Key() string {

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"net/url"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -11,6 +13,7 @@ import (
 
 func handoverCommand() *cobra.Command {
 	var path string
+	var limit time.Duration
 	c := &cobra.Command{
 		Use:   "handover",
 		Short: "Have a new process of the installed version take over from the running gateway",
@@ -21,7 +24,7 @@ A new process that fails to start changes nothing: the command says why, and end
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var h admin.Handover
-			if err := call(c.Context(), http.MethodPost, socketPath(path), "/api/handover", &h); err != nil {
+			if err := call(c.Context(), http.MethodPost, socketPath(path), "/api/handover?"+url.Values{"timeout": {limit.String()}}.Encode(), &h); err != nil {
 				return fmt.Errorf("no handover: %w", err)
 			}
 			_, err := fmt.Fprintf(c.OutOrStdout(), "sidegate %s (pid %d) serves; the process before (pid %d) ends when its requests have\n", h.Version, h.PID, h.Old)
@@ -29,5 +32,6 @@ A new process that fails to start changes nothing: the command says why, and end
 		},
 	}
 	configFlag(c, &path)
+	c.Flags().DurationVar(&limit, "timeout", 45*time.Second, "how long the new process may take until it serves, at most 45s")
 	return c
 }

@@ -67,6 +67,11 @@ type machine struct {
 
 // systemctl stands for systemd: it does what the unit has, and no more.
 const systemctl = `#!/bin/sh
+# The main process may have handed over to another one.
+main() {
+    now=$(sidegate status -json 2>/dev/null | sed -n 's/^  "pid": \([0-9]*\),*$/\1/p')
+    echo "${now:-$(cat DIR/pid)}" >DIR/pid
+}
 start() {
     sidegate validate >/dev/null || exit 1
     sidegate run >>DIR/log 2>&1 </dev/null &
@@ -89,8 +94,9 @@ sidecar() {
 case "$*" in
 "enable --now sidegate@"*) sidecar "${3#sidegate@}" ;;
 "enable --now sidegate") start ;;
-"reload sidegate") sidegate validate && kill -HUP "$(cat DIR/pid)" ;;
+"reload sidegate") main && sidegate validate && kill -HUP "$(cat DIR/pid)" ;;
 "restart sidegate")
+    main
     kill "$(cat DIR/pid)"
     while kill -0 "$(cat DIR/pid)" 2>/dev/null; do sleep 0.1; done
     start ;;

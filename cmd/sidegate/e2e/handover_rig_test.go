@@ -27,16 +27,17 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// rounds is how many handovers, or restarts, a test does under load: 20, or what
-// SIDEGATE_HANDOVERS says (100 take three minutes).
-func rounds(t *testing.T) int {
+// rounds is how many handovers, or restarts, a test does under load: usual, or what
+// SIDEGATE_HANDOVERS says. A restart takes more than a second, a handover a tenth.
+func rounds(t *testing.T, usual int) int {
 	t.Helper()
-	n := 20
-	if v := os.Getenv("SIDEGATE_HANDOVERS"); v != "" {
-		var err error
-		if n, err = strconv.Atoi(v); err != nil {
-			t.Fatalf("SIDEGATE_HANDOVERS: %v", err)
-		}
+	v := os.Getenv("SIDEGATE_HANDOVERS")
+	if v == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		t.Fatalf("SIDEGATE_HANDOVERS: %v", err)
 	}
 	return n
 }
@@ -47,8 +48,9 @@ type heir struct {
 	bin string // of its own: tests replace it
 	out *os.File
 
-	mu  sync.Mutex
-	pid int // of the process that serves
+	mu    sync.Mutex
+	pid   int           // of the process that serves
+	ended chan struct{} // closed when it has ended
 }
 
 // newHeir starts a gateway from a copy of the binary.
@@ -96,10 +98,10 @@ func (h *heir) install(t *testing.T) {
 	}
 }
 
-// replace puts a shell script in the binary's place.
-func (h *heir) replace(t *testing.T, script string) {
+// replace puts another file in the binary's place.
+func (h *heir) replace(t *testing.T, text string, mode os.FileMode) {
 	t.Helper()
-	if err := os.WriteFile(h.bin+".new", []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+	if err := os.WriteFile(h.bin+".new", []byte(text), mode); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(h.bin+".new", h.bin); err != nil {
@@ -138,12 +140,12 @@ func (h *heir) ready(t *testing.T) {
 
 // owns notes which process serves. It is this one's child, as that of a service
 // manager would be, and is awaited.
-func (h *heir) owns(t *testing.T, pid int) (ended chan struct{}) {
+func (h *heir) owns(t *testing.T, pid int) {
 	t.Helper()
+	ended := make(chan struct{})
 	h.mu.Lock()
-	h.pid = pid
+	h.pid, h.ended = pid, ended
 	h.mu.Unlock()
-	ended = make(chan struct{})
 	go func() {
 		defer close(ended)
 		for {
@@ -160,7 +162,12 @@ func (h *heir) owns(t *testing.T, pid int) (ended chan struct{}) {
 			<-ended
 		}
 	})
-	return ended
+}
+
+func (h *heir) end() chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.ended
 }
 
 func (h *heir) serving() int {
@@ -254,7 +261,7 @@ func (g *gateway) attack(clients int) *pressure {
 	for kind, dial := range g.senders() {
 		for n := range clients {
 			path := "/"
-			if n == 0 {
+			if n > 0 && n == clients-1 {
 				path = "/?take=300ms"
 			}
 			l.wg.Go(func() { l.client(kind, dial, path) })

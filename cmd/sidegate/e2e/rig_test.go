@@ -41,6 +41,9 @@ var binary = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if stage := os.Getenv(fakeEnv); stage != "" {
+		fakeSuccessor(stage)
+	}
 	if address := os.Getenv(workersEnv); address != "" {
 		if err := serveWorkers(address); err != nil {
 			fmt.Fprintln(os.Stderr, err)

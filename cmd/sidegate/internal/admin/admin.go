@@ -50,7 +50,7 @@ type Gateway interface {
 	Routes() []RouteStatus
 	Explain(Question) (Explanation, error)
 	Reload(ctx context.Context) error
-	Handover() (Handover, error)
+	Handover(limit time.Duration) (Handover, error)
 	Config() ([]byte, error) // JSON, secrets hidden
 	Bans() []ban.Ban
 	AddBan(address string, lasts time.Duration) (ban.Ban, error)
@@ -97,8 +97,8 @@ func New(d Deps) *Server {
 }
 
 // Listen opens the address, unless that is empty or open already, and the socket;
-// Serve or Stop follows. With taking, this process takes over from one that has the
-// socket's path, too: it is put in its place by Serve.
+// Serve or Stop follows. taking says that another gateway may answer on the socket's
+// path, which Serve takes.
 func (s *Server) Listen(address string, token secret.String, socket string, open net.Listener, taking bool) error {
 	s.setToken(token)
 	if address != "" {
@@ -178,12 +178,12 @@ func (s *Server) setToken(token secret.String) {
 // ahead is where a socket is made, until it serves.
 func ahead(path string) string { return strings.TrimSuffix(path, ".sock") + ".new" }
 
-func listenSocket(path string, other bool) (net.Listener, error) {
-	if c, err := net.Dial("unix", path); err == nil && !other {
+func listenSocket(path string, taking bool) (net.Listener, error) {
+	if c, err := net.Dial("unix", path); err == nil {
 		_ = c.Close()
-		return nil, fmt.Errorf("another gateway answers on %s", path)
-	} else if err == nil {
-		_ = c.Close() // it is the one that this one takes over from
+		if !taking {
+			return nil, fmt.Errorf("another gateway answers on %s", path)
+		}
 	}
 	if err := os.Remove(ahead(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -343,8 +343,16 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 	s.json(w, http.StatusOK, map[string]bool{"reloaded": true})
 }
 
-func (s *Server) handover(w http.ResponseWriter, _ *http.Request) {
-	h, err := s.Gateway.Handover()
+func (s *Server) handover(w http.ResponseWriter, r *http.Request) {
+	limit := time.Duration(0)
+	if text := r.FormValue("timeout"); text != "" {
+		var err error
+		if limit, err = time.ParseDuration(text); err != nil || limit <= 0 {
+			http.Error(w, fmt.Sprintf("timeout: %q isn't a duration, such as 30s", text), http.StatusBadRequest)
+			return
+		}
+	}
+	h, err := s.Gateway.Handover(limit)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 		return

@@ -186,6 +186,7 @@ func New(opt Options) (*App, error) {
 		return nil, err
 	}
 	a.handing.command, a.handing.before = h.command, h.before
+	a.handing.command.Version, a.handing.command.State = opt.Version, a.file.StateDir
 	if err := a.inherit(); err != nil {
 		h.before.Failed(err)
 		return nil, err
@@ -377,7 +378,7 @@ func (a *App) Run(ctx context.Context) error {
 		a.server.Drain(drain)
 	} else {
 		_ = systemd.Stopping() // systemd finds out by itself
-		a.server.Leave(drain)
+		a.server.Leave(drain, a.keepsSockets())
 		a.gone()
 	}
 	a.log.Info("stopped")
@@ -508,7 +509,7 @@ func (a *App) signals(ctx context.Context, ch <-chan os.Signal) {
 func (a *App) signal(ctx context.Context, s os.Signal) {
 	switch s {
 	case syscall.SIGUSR2:
-		go func() { _, _ = a.Handover() }() // said in the log; ends in a bounded time
+		go func() { _, _ = a.Handover(0) }() // said in the log; ends in a bounded time
 	case syscall.SIGUSR1:
 		a.reopenLogs()
 	default:

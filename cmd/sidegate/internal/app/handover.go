@@ -45,7 +45,7 @@ func (a *App) resume() error { return nil }
 // yielded. It is called once, before the first configuration is in force.
 func (a *App) claim() error { return nil }
 
-// handoverTime bounds a handover, from the start of the new process until it
+// handoverTime is the most that a handover may take, from the start of the new process until it
 // serves.
 const handoverTime = 45 * time.Second
 
@@ -65,8 +65,8 @@ type passing struct {
 	running  chan struct{}   // closed when the gateway has started
 	busy     sync.Mutex      // held by the handover that goes on
 	changing sync.Mutex      // held by what changes the sockets in use, and by what passes them on
-	over     chan struct{}   // closed when another process has taken over
-	next     atomic.Int64    // its id, then
+	next     atomic.Int64    // the process that has taken over; 0: none
+	over     chan struct{}   // closed when all about it is said
 }
 
 func newPassing() *passing {
@@ -134,16 +134,21 @@ func (a *App) takenOver() {
 	a.keepSockets()
 }
 
-// Handover starts the program anew and passes everything on to it. With an error,
-// which is logged, this process goes on as before.
-func (a *App) Handover() (admin.Handover, error) {
-	h, err := a.handOver()
+// Handover starts the program anew and passes everything on to it. The new process
+// must serve within limit; 0, or more than 45 s: 45 s. With an error, which is
+// logged, this process goes on as before.
+func (a *App) Handover(limit time.Duration) (admin.Handover, error) {
+	if limit <= 0 || limit > handoverTime {
+		limit = handoverTime
+	}
+	h, err := a.handOver(limit)
 	log := a.log.WithField("component", "handover")
 	if err != nil {
 		log.WithError(err).Error("no handover: this process goes on")
 		return admin.Handover{}, err
 	}
 	log.WithFields(logrus.Fields{"pid": h.PID, "version": h.Version}).Info("another process has taken over")
+	close(a.handing.over) // Run goes on, and ends
 	return h, nil
 }
 
@@ -152,7 +157,7 @@ var (
 	errNoHandover  = errors.New("this command can't be started a second time beside itself: only `sidegate run` hands over")
 )
 
-func (a *App) handOver() (admin.Handover, error) {
+func (a *App) handOver(limit time.Duration) (admin.Handover, error) {
 	switch {
 	case !a.opt.Handover:
 		return admin.Handover{}, errNoHandover
@@ -174,7 +179,7 @@ func (a *App) handOver() (admin.Handover, error) {
 	if err != nil {
 		return admin.Handover{}, err
 	}
-	next, err := handover.Start(a.handing.command, a.opt.Version, sockets)
+	next, err := handover.Start(a.handing.command, sockets)
 	closeAll(sockets) // the new process has duplicates
 	if err != nil {
 		a.server.Reclaim()
@@ -182,7 +187,7 @@ func (a *App) handOver() (admin.Handover, error) {
 	}
 	stop := context.AfterFunc(a.handing.ctx, next.Kill) // who stops this process doesn't want another one
 	defer stop()
-	if err := a.passState(next); err != nil {
+	if err := a.passState(next, time.Now().Add(limit)); err != nil {
 		return admin.Handover{}, err
 	}
 	a.passOn(next)
@@ -191,9 +196,8 @@ func (a *App) handOver() (admin.Handover, error) {
 
 // passState waits for the new process, and leaves it the durable state. After an
 // error the new process has ended, and the state is this one's.
-func (a *App) passState(next *handover.Successor) error {
+func (a *App) passState(next *handover.Successor, by time.Time) error {
 	a.log.WithFields(logrus.Fields{"component": "handover", "pid": next.PID, "path": a.handing.command.Path}).Info("a new process was started, and takes over when it is ready")
-	by := time.Now().Add(handoverTime)
 	if err := next.Prepared(by); err != nil {
 		next.End()
 		a.server.Reclaim()
@@ -224,19 +228,11 @@ func (a *App) passOn(next *handover.Successor) {
 	a.server.PassedOn()
 	a.admin.Leave()
 	a.handing.next.Store(int64(next.PID))
-	close(a.handing.over)
 	next.Released()
 }
 
 // passedOn reports whether another process has taken over.
-func (a *App) passedOn() bool {
-	select {
-	case <-a.handing.over:
-		return true
-	default:
-		return false
-	}
-}
+func (a *App) passedOn() bool { return a.handing.next.Load() != 0 }
 
 // lateSignals handles what comes after the gateway has begun to end. What was
 // meant for the gateway goes to the process that it is now.

@@ -67,6 +67,9 @@ func (a *App) inherit() error {
 
 func (a *App) inherited() ([]handover.Socket, error) {
 	if before := a.handing.before; before != nil {
+		if before.State != a.file.StateDir {
+			return nil, fmt.Errorf("state_dir changed from %s to %s, which takes a restart", before.State, a.file.StateDir)
+		}
 		a.log.WithFields(logrus.Fields{"from": before.PID, "version": before.Version, "sockets": len(before.Sockets)}).Info("taking over from the old process")
 		return before.Sockets, nil
 	}
@@ -128,6 +131,7 @@ func (a *App) dropGone(list []handover.Socket) []handover.Socket {
 			return false
 		}
 		closeAll([]handover.Socket{k})
+		removeSocket(k.Address)
 		a.unkeep(name)
 		gone++
 		return true
@@ -138,6 +142,13 @@ func (a *App) dropGone(list []handover.Socket) []handover.Socket {
 		}
 	}
 	return list
+}
+
+// removeSocket removes the file of a unix socket that nobody listens on any more.
+func removeSocket(address string) {
+	if path, ok := strings.CutPrefix(address, proxy.UnixPrefix); ok {
+		_ = os.Remove(path) // who listens there next replaces it
+	}
 }
 
 func (a *App) unkeep(name string) {
@@ -174,15 +185,19 @@ func (a *App) dropUnclaimed() {
 			log.Error("systemd passes a socket that no listener wants: give it the name of one (FileDescriptorName=), or a listener its address, or take it out of the socket unit")
 			continue
 		}
+		removeSocket(k.Address)
 		log.Info("a socket that no listener wants any more is closed")
 	}
 	proxy.CloseSockets(left)
 }
 
+// keepsSockets reports whether there is somebody who may keep sockets open.
+func (a *App) keepsSockets() bool { return a.opt.Handover && os.Getenv("NOTIFY_SOCKET") != "" }
+
 // keepSockets has systemd keep the sockets in use while the service restarts, but
 // for those of its own socket unit, and nothing else.
 func (a *App) keepSockets() {
-	if !a.opt.Handover || os.Getenv("NOTIFY_SOCKET") == "" {
+	if !a.keepsSockets() {
 		return
 	}
 	list, err := a.sockets(a.server.Sockets)
@@ -195,7 +210,7 @@ func (a *App) keepSockets() {
 	a.handing.kept = map[string]bool{}
 	for _, k := range list {
 		name := keptName(k.Network, k.Address)
-		if k.Unit || strings.HasPrefix(k.Address, proxy.UnixPrefix) { // whose file goes with the process
+		if k.Unit {
 			continue
 		}
 		if !before[name] {
@@ -225,7 +240,7 @@ func (a *App) sockets(of func() ([]proxy.Socket, error)) ([]handover.Socket, err
 		return nil, err
 	}
 	var out []handover.Socket
-	if f != nil {
+	if f != nil { // a sidecar needn't have an admin address
 		out = append(out, handover.Socket{Network: adminNetwork, Address: a.current().Admin.Address, Files: []*os.File{f}})
 	}
 	for _, k := range list {

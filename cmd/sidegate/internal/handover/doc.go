@@ -62,6 +62,7 @@ type message struct {
 	Kind    string   `json:"kind"`
 	Version string   `json:"version,omitempty"` // of the sender's binary
 	PID     int      `json:"pid,omitempty"`
+	State   string   `json:"state,omitempty"` // the sender's state_dir
 	Sockets []Socket `json:"sockets,omitempty"`
 	Error   string   `json:"error,omitempty"`
 }

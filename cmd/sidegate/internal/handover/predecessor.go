@@ -19,6 +19,7 @@ const answerWait = 10 * time.Second
 type Predecessor struct {
 	PID     int
 	Version string
+	State   string // its state_dir
 	Sockets []Socket
 
 	channel net.Conn
@@ -66,7 +67,7 @@ func (p *Predecessor) take() error {
 	if m.Kind != offer {
 		return fmt.Errorf("it says %q instead of %q", m.Kind, offer)
 	}
-	p.PID, p.Version = m.PID, m.Version
+	p.PID, p.Version, p.State = m.PID, m.Version, m.State
 	for _, s := range m.Sockets {
 		for _, fd := range s.FDs {
 			unix.CloseOnExec(fd)

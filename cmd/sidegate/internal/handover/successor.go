@@ -22,6 +22,9 @@ type Command struct {
 	Path string
 	Args []string // with the name
 	Dir  string
+
+	Version string // of this process's binary
+	State   string // its state_dir
 }
 
 // Started is the command of this process: the path that it was started by, so
@@ -60,7 +63,7 @@ var ErrFirst = errors.New("this is process 1 of its container, which ends with i
 // Start starts a process of the command, with this one's environment and output,
 // and offers it the sockets, of which it gets duplicates. It is a child of this
 // process's parent, not of this one: a service manager sees it end.
-func Start(c Command, version string, sockets []Socket) (*Successor, error) {
+func Start(c Command, sockets []Socket) (*Successor, error) {
 	if os.Getpid() == 1 {
 		return nil, ErrFirst
 	}
@@ -70,7 +73,7 @@ func Start(c Command, version string, sockets []Socket) (*Successor, error) {
 	}
 	defer theirs.Close() //nolint:errcheck // the new process has its own
 	const first = 3
-	m := message{Kind: offer, Version: version, PID: os.Getpid()}
+	m := message{Kind: offer, Version: c.Version, State: c.State, PID: os.Getpid()}
 	files := []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs}
 	for _, s := range sockets {
 		s.FDs = nil
