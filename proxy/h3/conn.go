@@ -92,6 +92,7 @@ func (c *conn) handshaken() bool {
 	case <-c.quic.Context().Done():
 		return false
 	}
+	c.visitor.port.shaken(c.visitor)
 	if !c.f.gate.settle(c.visitor) {
 		c.close(codeExcessiveLoad)
 		return false

@@ -63,6 +63,7 @@ type visitor struct {
 	shard      uint32
 	network    netip.Addr
 	settled    bool        // guarded by gate.mu
+	shaken     bool        // guarded by Port.mu
 	serverName string      // from the ClientHello
 	early      atomic.Bool // early data is taken
 	place      atomic.Int32

@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/quic-go/quic-go"
 	"github.com/sirupsen/logrus"
@@ -27,10 +28,12 @@ type Port struct {
 	stays  atomic.Bool           // the socket is another process's after this one
 	hushed atomic.Bool           // and this one is about to end
 
-	mu     sync.Mutex // guards what follows
-	conns  int        // of all fronts
-	closed bool
-	ended  chan struct{} // closed when the socket is
+	mu      sync.Mutex // guards what follows
+	conns   int        // of all fronts
+	shaking int        // of these, in their handshake
+	silent  time.Time  // since when new clients go unheard
+	closed  bool
+	ended   chan struct{} // closed when the socket is
 }
 
 // Listen binds a UDP address. Who comes before the first Use waits for it.
@@ -128,7 +131,9 @@ func (p *Port) Hush() {
 	p.Stay()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.hushed.Store(true)
+	if !p.hushed.Swap(true) {
+		p.silent = time.Now()
+	}
 	p.socket.hush(p.conns == 0)
 }
 
@@ -137,12 +142,19 @@ func (p *Port) Addr() net.Addr { return p.socket.LocalAddr() }
 
 // Conns is the number of connections, those in their handshake counted. Who has
 // handed over, or hushed, waits for none before it closes the fronts: the others
-// don't know of the clients that are still shaking hands.
+// don't know of the clients that are still shaking hands. After Hush those that
+// take long for it aren't counted any more: there may be nobody.
 func (p *Port) Conns() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.hushed.Load() && time.Since(p.silent) > shakeWait {
+		return p.conns - p.shaking
+	}
 	return p.conns
 }
+
+// shakeWait is for the handshakes that have begun before Hush.
+const shakeWait = time.Second
 
 // Use lets f serve the connections from now on. Without a front new ones are
 // refused, and the port closes when the last one has ended. Use reports false
@@ -252,18 +264,30 @@ func (p *Port) admit(ctx context.Context, info *quic.ClientInfo) (context.Contex
 	v.port, v.front, v.shard = p, f, f.shard.Add(1)
 	p.mu.Lock()
 	p.conns++
+	p.shaking++
 	if p.hushed.Load() { // it was heard just before
 		p.socket.hush(false)
 	}
 	p.mu.Unlock()
 	context.AfterFunc(ctx, func() {
 		f.gate.leave(v)
-		p.leave()
+		p.leave(v)
 	})
 	return context.WithValue(ctx, visitorKey{}, v), nil
 }
 
-func (p *Port) leave() {
+// shaken says that a connection's handshake has completed.
+func (p *Port) shaken(v *visitor) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !v.shaken {
+		v.shaken = true
+		p.shaking--
+	}
+}
+
+func (p *Port) leave(v *visitor) {
+	p.shaken(v)
 	p.mu.Lock()
 	p.conns--
 	last := !p.closed && p.front.Load() == nil && p.conns == 0
