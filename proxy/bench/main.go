@@ -143,7 +143,7 @@ func run(ctx context.Context, o options) error {
 	}
 	fmt.Printf("%d rounds of %s, one core each, %s, %s, congestion control %s\n\n", o.rounds, o.length, runtime.Version(),
 		kernel("osrelease", "kernel"), kernel("tcp_congestion_control", "net/ipv4"))
-	return errors.Join(bed.costs(o), bed.latencies(o), bed.memories(o))
+	return errors.Join(bed.costs(o), bed.latencies(o), bed.memories(o), bed.sidecars(o))
 }
 
 // findTools finds every program that a run starts, or says which are missing.
