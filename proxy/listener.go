@@ -28,6 +28,9 @@ type listener struct {
 	tcp      net.Listener
 	now      atomic.Pointer[serving]
 	accepted atomic.Uint64
+
+	unit     bool // a socket unit has opened it
+	unitName string
 }
 
 // serving is how a listener serves: its settings and protocols. A reload that
@@ -301,9 +304,11 @@ func isPrefix(b []byte) bool {
 	return string(b[:n]) == h2Preface[:n]
 }
 
-func (v *serving) drain() {
+// drain has the clients go elsewhere with their next requests. Idle connections of
+// HTTP/1.1, which can't be told, are closed after grace.
+func (v *serving) drain(grace time.Duration) {
 	if v.h1 != nil {
-		v.h1.Drain()
+		v.h1.Drain(grace)
 	}
 	if v.h2 != nil {
 		v.h2.Drain()
@@ -323,6 +328,16 @@ func (v *serving) close() {
 	if v.h3 != nil {
 		v.h3.Close()
 	}
+}
+
+// left is how many connections there are, those in their handshake included.
+func (v *serving) left() int {
+	n := int(v.conns.Load())
+	if v.h3 != nil {
+		conns, _ := v.h3.Active()
+		n += conns
+	}
+	return n
 }
 
 func (v *serving) active() (conns, busy int) {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"reflect"
@@ -35,6 +36,8 @@ type ServerDeps struct {
 	// TLS returns the configuration of a listener's handshakes, for TCP or for
 	// QUIC.
 	TLS func(cfg *ListenerConfig, quic bool) (*tls.Config, error)
+	// Secrets are QUIC's, which the next process should have, too; nil: new ones.
+	Secrets *h3.Secrets
 }
 
 // Server owns the listening sockets. A socket is kept as long as a listener of
@@ -42,19 +45,22 @@ type ServerDeps struct {
 // also until its last connection has ended.
 type Server struct {
 	ServerDeps
-	secrets *h3.Secrets
 	abuses  *abuses
 
 	mu        sync.Mutex           // guards what follows
 	listeners map[string]*listener // by address
-	ports     map[string]*h3.Port  // the UDP ports beside them, by the address that TCP is bound to
+	ports     map[string]port      // the UDP ports beside them, by the address that TCP is bound to
 	retired   []*serving           // replaced or gone, with connections that haven't ended
+	inherited []Socket             // that no listener has taken so far
 	draining  bool
 }
 
 // NewServer returns a server without listeners.
 func NewServer(d ServerDeps) *Server {
-	return &Server{ServerDeps: d, secrets: h3.NewSecrets(), abuses: newAbuses(), listeners: map[string]*listener{}, ports: map[string]*h3.Port{}}
+	if d.Secrets == nil {
+		d.Secrets = h3.NewSecrets()
+	}
+	return &Server{ServerDeps: d, abuses: newAbuses(), listeners: map[string]*listener{}, ports: map[string]port{}}
 }
 
 // ServerPlan is a set of listeners that is ready, with sockets bound, but
@@ -70,8 +76,7 @@ type ServerPlan struct {
 type step struct {
 	old   *listener // nil: new
 	next  *serving  // nil: goes on as it is
-	tcp   net.Listener
-	fresh bool
+	fresh *listener
 }
 
 // Plan binds the addresses that aren't bound yet and prepares the protocols.
@@ -81,8 +86,12 @@ func (s *Server) Plan(cfgs []*ListenerConfig, trust Trust) (*ServerPlan, error) 
 	defer s.mu.Unlock()
 	p := &ServerPlan{server: s, trust: trust}
 	var errs []error
+	names := map[string]bool{}
 	for _, cfg := range cfgs {
-		st, err := s.plan(cfg, trust)
+		names[cfg.Name] = true
+	}
+	for _, cfg := range cfgs {
+		st, err := s.plan(cfg, trust, names)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("listener %q: %w", cfg.Name, err))
 			continue
@@ -96,7 +105,7 @@ func (s *Server) Plan(cfgs []*ListenerConfig, trust Trust) (*ServerPlan, error) 
 	return p, nil
 }
 
-func (s *Server) plan(cfg *ListenerConfig, trust Trust) (step, error) {
+func (s *Server) plan(cfg *ListenerConfig, trust Trust, names map[string]bool) (step, error) {
 	old := s.listeners[cfg.Address]
 	if old != nil {
 		now := old.now.Load()
@@ -119,11 +128,11 @@ func (s *Server) plan(cfg *ListenerConfig, trust Trust) (step, error) {
 	if old != nil {
 		return step{old: old, next: next}, nil
 	}
-	l, err := net.Listen("tcp", cfg.Address)
+	l, err := s.listen(cfg, names)
 	if err != nil {
-		return step{}, bindError(cfg.Address, err)
+		return step{}, err
 	}
-	return step{next: next, tcp: l, fresh: true}, nil
+	return step{next: next, fresh: l}, nil
 }
 
 // sameAuthorities reports whether the file of client authorities says what it
@@ -159,8 +168,8 @@ func bindError(address string, err error) error {
 // Abort gives up a plan and the sockets that it bound.
 func (p *ServerPlan) Abort() {
 	for _, st := range p.steps {
-		if st.fresh {
-			_ = st.tcp.Close()
+		if st.fresh != nil {
+			_ = st.fresh.tcp.Close()
 		}
 	}
 }
@@ -175,14 +184,14 @@ func (p *ServerPlan) Commit() error {
 	for _, st := range p.steps {
 		l := st.old
 		if l == nil {
-			l = &listener{server: s, tcp: st.tcp}
+			l = st.fresh
 		}
 		if st.next != nil {
 			if before := l.now.Swap(st.next); before != nil {
 				s.retire(before)
 			}
 		}
-		if st.fresh {
+		if st.fresh != nil {
 			l.start()
 		}
 		kept[l.now.Load().cfg.Address] = l
@@ -206,17 +215,20 @@ func (s *Server) serveQUIC() error {
 		return nil // the ports are closed for good
 	}
 	var errs []error
-	fronts := map[string]*h3.Front{}
+	fronts, names := map[string]*h3.Front{}, map[string]bool{}
+	for _, l := range s.listeners {
+		names[l.now.Load().cfg.Name] = true
+	}
 	for _, l := range s.listeners {
 		v, address := l.now.Load(), l.tcp.Addr().String()
 		if v.h3 == nil {
 			continue
 		}
 		fronts[address] = v.h3
-		if p := s.ports[address]; p != nil && p.Use(v.h3) {
+		if p, ok := s.ports[address]; ok && p.Use(v.h3) {
 			continue
 		}
-		p, err := h3.Listen(address, s.secrets, v.log)
+		p, err := s.listenQUIC(v, address, names)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("listener %q: http/3: %w", v.cfg.Name, err))
 			delete(s.ports, address)
@@ -238,7 +250,7 @@ func (s *Server) serveQUIC() error {
 // retire ends a serving, and remembers it as long as it has connections. s.mu
 // is held.
 func (s *Server) retire(v *serving) {
-	v.drain()
+	v.drain(replacedGrace)
 	s.retired = append(s.retired, v)
 }
 
@@ -246,8 +258,7 @@ func (s *Server) retire(v *serving) {
 // holds a place in the sweeper, and workers, until then. s.mu is held.
 func (s *Server) bury() {
 	s.retired = slices.DeleteFunc(s.retired, func(v *serving) bool {
-		conns, _ := v.active()
-		if conns > 0 || v.conns.Load() > 0 {
+		if v.left() > 0 {
 			return false
 		}
 		v.close()
@@ -279,25 +290,126 @@ func (s *Server) Status() []ListenerStatus {
 	return out
 }
 
-// Drain stops accepting, lets the requests in flight end, and cuts what is left
-// when ctx ends.
-func (s *Server) Drain(ctx context.Context) {
+// How long idle connections of HTTP/1.1 may still send a request, which then is
+// their last, before they are closed.
+const (
+	replacedGrace = 5 * time.Second // when a listener's settings have changed, or it is gone
+	stopGrace     = time.Second     // when the process stops: what is idle for longer hardly sends in that very moment
+)
+
+// StopAccepting closes the sockets: another process has duplicates, and accepts
+// what comes. Drain must follow.
+func (s *Server) StopAccepting() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.draining = true
-	all := slices.Clone(s.retired)
 	for _, l := range s.listeners {
-		_ = l.tcp.Close() // nothing is lost: the accept loops end
-		all = append(all, l.now.Load())
+		_ = l.tcp.Close() // ends its accept loops, after what they have
 	}
-	ports := s.ports
-	s.mu.Unlock()
-	for _, v := range all {
-		v.drain()
+}
+
+// Drain stops accepting, lets the requests in flight end, and cuts what is left
+// when ctx ends. Idle connections may stay until shortly before, and send another
+// request: nothing waits for this process.
+func (s *Server) Drain(ctx context.Context) {
+	grace := stopGrace
+	if by, ok := ctx.Deadline(); ok {
+		grace = max(time.Until(by)-stopGrace, 0)
 	}
-	if left := await(ctx, all); left > 0 {
+	s.StopAccepting()
+	all, ports := s.all()
+	s.end(ctx, all, ports, grace)
+	s.close(all, ports)
+}
+
+// Leave is Drain for a process that the next one waits for the end of, or that
+// has none. It goes on accepting until all connections that there are have ended,
+// or ctx has; each new one gets to send one request. Then it closes its sockets,
+// which may stay open elsewhere, and lets the last ones end.
+func (s *Server) Leave(ctx context.Context) {
+	before, ports := s.all()
+	for _, p := range ports {
+		p.Stay()
+	}
+	if err := s.renew(); err != nil {
+		s.Log.WithError(err).Warn("no connections are accepted while the gateway stops")
+		s.StopAccepting()
+	}
+	if !s.end(ctx, before, nil, stopGrace) {
+		s.close(before, nil)
+	}
+	s.StopAccepting()
+	for _, p := range ports {
+		p.Hush()
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWait)
+	defer cancel()
+	all, ports := s.all()
+	s.end(last, all, ports, 0)
+	s.close(all, ports)
+}
+
+// lastWait is how long those may take who came while the gateway was stopping.
+const lastWait = 3 * time.Second
+
+// renew has connections from now on served by fronts that drain from their begin.
+func (s *Server) renew() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := map[*listener]*serving{}
+	for _, l := range s.listeners {
+		now := l.now.Load()
+		v, err := newServing(s.ServerDeps, s.abuses, now.places, &now.cfg, now.trust)
+		if err != nil {
+			return fmt.Errorf("listener %q: %w", now.cfg.Name, err)
+		}
+		next[l] = v
+	}
+	for l, v := range next {
+		v.drain(v.cfg.Limits.IdleTimeout)
+		s.retired = append(s.retired, l.now.Swap(v))
+		if p, ok := s.ports[l.tcp.Addr().String()]; ok && v.h3 != nil {
+			p.Use(v.h3)
+		}
+	}
+	return nil
+}
+
+// all is what has, or may get, connections, and the UDP ports.
+func (s *Server) all() ([]*serving, map[string]port) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := slices.Clone(s.retired)
+	for _, l := range s.listeners {
+		list = append(list, l.now.Load())
+	}
+	return list, maps.Clone(s.ports)
+}
+
+// end drains servings, and reports whether they, and ports, have no connections
+// any more before ctx ends.
+func (s *Server) end(ctx context.Context, list []*serving, ports map[string]port, grace time.Duration) bool {
+	for _, v := range list {
+		v.drain(grace)
+	}
+	left := await(ctx, func() (n int) {
+		for _, v := range list {
+			n += v.left()
+		}
+		shaking := 0 // a port has those in their handshake, too
+		for _, p := range ports {
+			shaking += p.Conns()
+		}
+		return max(n, shaking)
+	})
+	if left > 0 {
 		s.Log.WithField("connections", left).Warn("drain: time is up, closing the connections that are left")
 	}
-	for _, v := range all {
+	return left == 0
+}
+
+func (s *Server) close(list []*serving, ports map[string]port) {
+	for _, v := range list {
 		v.close()
 	}
 	for _, p := range ports {
@@ -305,23 +417,18 @@ func (s *Server) Drain(ctx context.Context) {
 	}
 }
 
-// await waits until the connections have ended, and returns how many are left
-// when ctx ends first.
-func await(ctx context.Context, all []*serving) (left int) {
+// await waits until left is 0, and returns it when ctx ends first.
+func await(ctx context.Context, left func() int) int {
 	t := time.NewTicker(10 * time.Millisecond)
 	defer t.Stop()
 	for {
-		left = 0
-		for _, v := range all {
-			conns, _ := v.active()
-			left += conns
-		}
-		if left == 0 {
+		n := left()
+		if n == 0 {
 			return 0
 		}
 		select {
 		case <-ctx.Done():
-			return left
+			return n
 		case <-t.C:
 		}
 	}

@@ -10,7 +10,6 @@ package systemd
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -26,21 +25,14 @@ const notifyTimeout = 2 * time.Second
 // Notify sends state, lines of the form KEY=VALUE, to the service manager
 // (sd_notify(3)). Without a manager that listens it does nothing.
 func Notify(state string) error {
-	name := os.Getenv("NOTIFY_SOCKET")
-	if name == "" || state == "" {
+	if state == "" {
 		return nil
 	}
-	if name[0] != '/' && name[0] != '@' { // vsock is for virtual machines
-		return fmt.Errorf("notify systemd: unsupported socket %q", name)
-	}
-	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
-	if err != nil {
-		return fmt.Errorf("notify systemd: %w", err)
+	c, err := dial()
+	if c == nil || err != nil {
+		return err
 	}
 	defer c.Close() //nolint:errcheck // a datagram is out or not
-	if err := c.SetWriteDeadline(time.Now().Add(notifyTimeout)); err != nil {
-		return fmt.Errorf("notify systemd: %w", err)
-	}
 	if _, err := c.Write([]byte(state)); err != nil {
 		return fmt.Errorf("notify systemd: %w", err)
 	}

@@ -234,3 +234,83 @@ func TestTakeOfWhatIsNoSocket(t *testing.T) {
 		t.Errorf("take of a pipe = %v", err)
 	}
 }
+
+// TestStore: the manager gets the descriptor and its name, and closes the barrier's
+// when it has done what came before.
+func TestStore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	m, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close() //nolint:errcheck // a test's socket
+	t.Setenv("NOTIFY_SOCKET", path)
+	receive := func() (string, *os.File) {
+		if err := m.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		b, oob := make([]byte, 4096), make([]byte, 4096)
+		n, oobn, _, _, err := m.ReadMsgUnix(b, oob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := unix.ParseSocketControlMessage(oob[:oobn])
+		if err != nil || len(list) == 0 {
+			return string(b[:n]), nil
+		}
+		fds, err := unix.ParseUnixRights(&list[0])
+		if err != nil || len(fds) != 1 {
+			t.Fatalf("descriptors %v, %v", fds, err)
+		}
+		return string(b[:n]), os.NewFile(uintptr(fds[0]), "stored")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Store("tcp a", f); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = f.Close(), l.Close()
+	text, kept := receive()
+	if text != "FDSTORE=1\nFDPOLL=0\nFDNAME=tcp a" || kept == nil {
+		t.Fatalf("got %q, %v", text, kept)
+	}
+	if again, err := net.FileListener(kept); err != nil || again.Addr().String() != l.Addr().String() {
+		t.Errorf("what is kept isn't the socket: %v", err)
+	}
+	_ = kept.Close()
+	if err := Unstore("tcp a"); err != nil {
+		t.Fatal(err)
+	}
+	if text, _ := receive(); text != "FDSTOREREMOVE=1\nFDNAME=tcp a" {
+		t.Errorf("got %q", text)
+	}
+	for _, name := range []string{"", "a:b", "a\nFDSTORE=1", "\u00e9", strings.Repeat("a", 256)} {
+		if err := Store(name, os.Stdin); err == nil {
+			t.Errorf("Store(%q) = nil", name)
+		}
+	}
+	done := make(chan error, 1)
+	go func() { done <- Barrier(10 * time.Second) }()
+	text, pipe := receive()
+	if text != "BARRIER=1" || pipe == nil {
+		t.Fatalf("got %q, %v", text, pipe)
+	}
+	select {
+	case err := <-done:
+		t.Errorf("the barrier is over before the manager has answered: %v", err)
+	default:
+	}
+	_ = pipe.Close()
+	if err := <-done; err != nil {
+		t.Errorf("Barrier = %v", err)
+	}
+	if err := Barrier(time.Millisecond); err == nil || !strings.Contains(err.Error(), "1ms") {
+		t.Errorf("Barrier without an answer = %v", err)
+	}
+}

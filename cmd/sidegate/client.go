@@ -23,7 +23,10 @@ import (
 // errNotRunning is what a command gets when no gateway answers on the socket.
 var errNotRunning = errors.New("no gateway is running")
 
-const maxAnswer = 256 << 20
+const (
+	maxAnswer = 256 << 20
+	callTime  = time.Minute // a handover may take 45 s
+)
 
 // ask gets a path of the running gateway's admin API through its unix socket.
 func ask(ctx context.Context, socket, path string, into any) error {
@@ -46,7 +49,7 @@ func send(ctx context.Context, method, socket, path string, body, into any) erro
 		content = bytes.NewReader(text)
 	}
 	client := &http.Client{
-		Timeout: 15 * time.Second,
+		Timeout: callTime,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", socket)

@@ -78,7 +78,7 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		initCommand(), runCommand(), validateCommand(), doctorCommand(), routesCommand(), completes(explainCommand(), first(routeURLs)), statusCommand(), topCommand(), banCommand(), cacheCommand(), quotaCommand(), usageCommand(), chargesCommand(), keyCommand(),
+		initCommand(), runCommand(), validateCommand(), doctorCommand(), routesCommand(), completes(explainCommand(), first(routeURLs)), handoverCommand(), statusCommand(), topCommand(), banCommand(), cacheCommand(), quotaCommand(), usageCommand(), chargesCommand(), keyCommand(),
 		fmtCommand(), caCommand(), demoCommand(), versionCommand(),
 	)
 	misuse(root)

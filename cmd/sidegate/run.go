@@ -18,10 +18,12 @@ func runCommand() *cobra.Command {
 		Long: `Run the gateway until SIGTERM or SIGINT, which let the requests in flight end.
 SIGHUP, or a change of the files, loads the configuration again: all of it or,
 when there is an error in it, nothing. SIGUSR1 opens the access log and the audit log again, as
-SIGHUP does.`,
+SIGHUP does.
+SIGUSR2, or sidegate handover, starts the program anew, passes all sockets on to it
+and ends once it serves and the requests in flight have ended: for a new version.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			a, err := app.New(app.Options{Config: path, Version: version, Stderr: c.ErrOrStderr()})
+			a, err := app.New(app.Options{Config: path, Version: version, Stderr: c.ErrOrStderr(), Handover: true})
 			if err != nil {
 				return reported(c, err)
 			}

@@ -75,7 +75,7 @@ var (
 // Sweep looks at the limits of the connection.
 func (c *conn) Sweep(now int64) {
 	c.w.sweep(now)
-	if c.longIdle(now) {
+	if c.longIdle(now) || c.overdue(now) {
 		_ = c.w.nc.SetReadDeadline(past())
 	}
 }
@@ -128,17 +128,19 @@ func (c *conn) awaitRequest() bool {
 	}
 	w.armRead(c.f.cfg.IdleTimeout)
 	for {
-		if phase(c.phase.Load()) == idle && c.f.draining.Load() {
-			return false
-		}
 		err := w.await()
 		if err == nil {
 			w.disarmRead()
 			return true
 		}
-		// Drain wakes connections; a fresh one only once its grace is over.
-		if !errors.Is(err, errWoken) || c.f.draining.Load() {
+		if !errors.Is(err, errWoken) {
 			return false
+		}
+		if c.overdue(c.f.cfg.Sweeper.Now()) {
+			if c.w.empty() {
+				return false
+			}
+			continue // a request has come just now
 		}
 		if c.longIdle(c.f.cfg.Sweeper.Now()) {
 			c.phase.Store(uint32(parked))
@@ -157,6 +159,16 @@ func (c *conn) longIdle(now int64) bool {
 	}
 	by := c.w.rd.by.Load()
 	return by > 0 && now-by+int64(c.f.cfg.IdleTimeout) >= parkAfter
+}
+
+// overdue reports whether the connection is to be closed for a drain.
+func (c *conn) overdue(now int64) bool {
+	p := phase(c.phase.Load())
+	if p == busy {
+		return false
+	}
+	by := c.f.ends[p].Load()
+	return by > 0 && now >= by
 }
 
 // resume waits for something to read and serves on. A stack that was deep once

@@ -49,6 +49,7 @@ type Front struct {
 	lim      limits
 	parks    bool // idle connections do
 	draining atomic.Bool
+	ends     [parked + 1]atomic.Int64 // when connections at a phase are closed, on the sweeper's scale; 0: they aren't
 	date     atomic.Pointer[dateLine]
 	free     sync.Pool // *turn
 
@@ -128,18 +129,25 @@ func (f *Front) ended(info *exchange.Conn) {
 	}
 }
 
-// Drain lets each connection end after the response it is at; idle ones end
-// now. It doesn't wait.
-func (f *Front) Drain() {
+// Drain has each response from now on say that its connection ends, and end it.
+// Idle connections are closed after grace: until then a request that is on its way,
+// or comes, is answered. A client must expect an idle connection to end at any time
+// (RFC 9112, 9.5), but one that can't send its request again gets an error. Drain
+// doesn't wait; a further one may shorten the grace.
+func (f *Front) Drain(grace time.Duration) {
+	now := f.cfg.Sweeper.Now()
+	for p, d := range map[phase]time.Duration{fresh: max(grace, freshGrace), idle: grace, parked: grace} {
+		f.ends[p].Store(max(now+int64(d), 1))
+	}
 	f.draining.Store(true)
+	if grace > 0 {
+		return // Sweep closes them
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for c := range f.conns {
-		switch phase(c.phase.Load()) {
-		case idle, parked:
+		if c.overdue(now) {
 			_ = c.w.nc.SetReadDeadline(past())
-		case fresh:
-			_ = c.w.nc.SetReadDeadline(time.Now().Add(freshGrace))
 		}
 	}
 }

@@ -57,7 +57,8 @@ func TestPark(t *testing.T) {
 		}},
 		{"client leaves", time.Minute, func(_ *testing.T, _ *Front, nc net.Conn) { _ = nc.Close() }},
 		{"idle limit", 2500 * time.Millisecond, func(t *testing.T, _ *Front, nc net.Conn) { ends(t, nc) }},
-		{"drain", time.Minute, func(t *testing.T, f *Front, nc net.Conn) { f.Drain(); ends(t, nc) }},
+		{"drain", time.Minute, func(t *testing.T, f *Front, nc net.Conn) { f.Drain(0); ends(t, nc) }},
+		{"drain with a grace", time.Minute, func(t *testing.T, f *Front, nc net.Conn) { f.Drain(time.Second); ends(t, nc) }},
 		{"close", time.Minute, func(t *testing.T, f *Front, nc net.Conn) { f.Close(); ends(t, nc) }},
 	}
 	for _, secure := range []bool{false, true} {

@@ -83,5 +83,12 @@ func peek(fd uintptr) syscall.Errno {
 	}
 }
 
+// empty reports whether nothing waits to be read, or only the end.
+func empty(sock *socket.Conn) bool {
+	none := true
+	err := sock.Control(func(fd uintptr) { none = peek(fd) != 0 })
+	return none || err != nil
+}
+
 // quiet reports whether the socket is open with nothing to read.
 func quiet(fd uintptr) bool { return peek(fd) == unix.EAGAIN }

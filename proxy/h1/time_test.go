@@ -279,7 +279,7 @@ func TestDrain(t *testing.T) {
 	_, _ = io.ReadAll(res.Body)
 	_, _ = io.WriteString(busyConn, "GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
 	eventually(t, "one of three is busy", func() bool { n, busy := f.Active(); return n == 3 && busy == 1 })
-	f.Drain()
+	f.Drain(0)
 	if _, err := br.ReadByte(); err != io.EOF {
 		t.Errorf("idle connection: %v, want EOF", err)
 	}
@@ -290,6 +290,43 @@ func TestDrain(t *testing.T) {
 	close(release)
 	if got, err := io.ReadAll(busyConn); err != nil || !strings.Contains(string(got), "Connection: close") || !strings.HasSuffix(string(got), "done") {
 		t.Errorf("busy connection: %q, %v", got, err)
+	}
+	eventually(t, "none left", func() bool { n, _ := f.Active(); return n == 0 })
+}
+
+// TestDrainWithGrace: a request on an idle connection is answered, and told that it
+// is the last one, also when it comes while the connection would be closed.
+func TestDrainWithGrace(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(startSweeper(t), handlerFunc(func(x *exchange.Exchange) {
+		x.Reply(200, "", []byte("ok"))
+		_ = x.Front.Respond(x) // a client that left is seen below
+	}))
+	f := NewFront(cfg)
+	addr := startFront(t, f)
+	var conns []net.Conn
+	for range 20 {
+		nc := dial(t, addr)
+		if _, err := io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.ReadResponse(bufio.NewReader(nc), nil)
+		if err != nil || res.Close {
+			t.Fatalf("%v, %v, want a connection that goes on", res, err)
+		}
+		_, _ = io.ReadAll(res.Body) // two bytes, in the buffer
+		conns = append(conns, nc)
+	}
+	f.Drain(time.Hour)
+	for i, nc := range conns {
+		if i == len(conns)/2 {
+			f.Drain(0)
+		}
+		_, _ = io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\n\r\n") // may be too late for the second half
+		got, err := io.ReadAll(nc)
+		if answered := strings.Contains(string(got), "Connection: close") && strings.HasSuffix(string(got), "ok"); !answered && (i < len(conns)/2 || err == nil && len(got) > 0) {
+			t.Errorf("idle connection %d: %q, %v; want an answer with Connection: close", i, got, err)
+		}
 	}
 	eventually(t, "none left", func() bool { n, _ := f.Active(); return n == 0 })
 }

@@ -385,6 +385,9 @@ func (w *wire) park() {
 	}
 }
 
+// empty reports whether nothing that could be read has come.
+func (w *wire) empty() bool { return w.buffered() == 0 && (w.sock == nil || empty(w.sock)) }
+
 func (w *wire) buffered() int { return w.w - w.r }
 
 // write writes all of p.

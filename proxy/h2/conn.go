@@ -65,6 +65,7 @@ type conn struct {
 	ending   int    // the code of a GOAWAY with which the reader is to end
 	draining uint8  // GOAWAYs of a drain that went out, 0 to 2
 	drainAt  int64  // when the first did
+	leaveAt  int64  // since when the first request makes it drain; 0: it doesn't
 	lastID   uint32 // the last stream that is served when draining is 2
 	parked   bool   // nobody reads: resume waits for something to read
 	sluggish bool   // it ends because a head wasn't complete in time

@@ -1,6 +1,8 @@
 package h2
 
 import (
+	"time"
+
 	"golang.org/x/net/http2"
 
 	"github.com/sidegate-proxy/sidegate/proxy/abuse"
@@ -271,13 +273,24 @@ const (
 
 var drainPing = [8]byte{'d', 'r', 'a', 'i', 'n', 'i', 'n', 'g'}
 
-// drain begins to end the connection. Any goroutine may call it.
+// freshGrace is how long a connection without a request so far may still send its
+// first one when the front drains.
+const freshGrace = int64(time.Second)
+
+// drain begins to end the connection. One that has had no request yet is told
+// with its first: a client that has just dialed would dial again at once, and meet
+// the same, or take it for a failure. Any goroutine may call it.
 func (c *conn) drain() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.draining == 0 && c.err == nil {
-		c.announce()
+	if c.draining != 0 || c.err != nil {
+		return
 	}
+	if c.maxID == 0 {
+		c.leaveAt = c.clock.Now()
+		return
+	}
+	c.announce()
 }
 
 // announce is the first step of a drain; mu is held.

@@ -42,6 +42,9 @@ func (c *conn) Sweep(now int64) {
 	case !c.parked && late(c.idleAt, parkAfter):
 		c.wake()
 	}
+	if c.draining == 0 && late(c.leaveAt, freshGrace) && c.err == nil {
+		c.announce()
+	}
 	if c.draining == announced && late(c.drainAt, second) {
 		c.settle()
 	}

@@ -484,6 +484,38 @@ func TestInterim(t *testing.T) {
 	}
 }
 
+// TestDrainFresh: a connection without a request so far is told with its first one,
+// or after a while.
+func TestDrainFresh(t *testing.T) {
+	noLeaks(t)
+	s := serve(t, FrontConfig{Handler: handlerFunc(echo)}, false)
+	before, unused := dialRaw(t, s), dialRaw(t, s)
+	until(t, "connections are there", func() bool { conns, _ := s.Active(); return conns == 2 })
+	s.Drain()
+	after := dialRaw(t, s)
+	for name, p := range map[string]*raw{"before the drain": before, "after it": after} {
+		p.request(1, "/")
+		answered, goAway := false, uint32(0)
+		p.until(func(f http2.Frame) bool {
+			switch f := f.(type) {
+			case *http2.GoAwayFrame:
+				goAway = f.LastStreamID
+			case *http2.MetaHeadersFrame:
+				answered = true
+			}
+			return answered && goAway != 0
+		})
+		if goAway != 1<<31-1 {
+			t.Errorf("%s: the first GOAWAY is of %d", name, goAway)
+		}
+		p.nc.Close()
+	}
+	if got := unused.outcome(1); got != "GOAWAY NO_ERROR" {
+		t.Errorf("unused connection: %s", got)
+	}
+	until(t, "connections end", func() bool { conns, _ := s.Active(); return conns == 0 })
+}
+
 // TestDrain lets what runs end and refuses nothing that was on its way.
 func TestDrain(t *testing.T) {
 	noLeaks(t)

@@ -49,6 +49,9 @@ func (c *conn) takes(id uint32) bool {
 	defer c.mu.Unlock()
 	c.maxID = id
 	c.meter.opened++
+	if c.leaveAt != 0 && c.draining == 0 && c.err == nil {
+		c.announce()
+	}
 	limit := c.f.cfg.MaxStreams
 	return c.draining != drained && len(c.streams) < limit && c.running < 2*limit
 }

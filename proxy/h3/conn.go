@@ -23,6 +23,8 @@ const (
 	// response: quic-go doesn't tell when that has arrived, and forgets what
 	// hasn't when it closes.
 	linger = 3 * time.Second
+	// glance is how often a connection that is going away is looked at.
+	glance = 250 * time.Millisecond
 	// maxStreamID is the largest id of a request (RFC 9114, 5.2).
 	maxStreamID = 1<<62 - 4
 )
@@ -43,6 +45,7 @@ type conn struct {
 	next    atomic.Int64 // one more than the id of the last request, in steps of 4
 	leaving atomic.Bool  // the client has been told
 	last    atomic.Bool  // no further request is served
+	late    bool         // the front drained when it came; of the goroutine of serve
 
 	seen [4]atomic.Bool // the client's unidirectional streams, by type
 
@@ -136,9 +139,9 @@ func (c *conn) open() bool {
 // look closes a connection that has had nothing to do for long, and otherwise
 // comes back when it may have.
 func (c *conn) look() {
-	limit := c.f.cfg.IdleTimeout
+	limit, again := c.f.cfg.IdleTimeout, c.f.cfg.IdleTimeout
 	if c.last.Load() {
-		limit = min(limit, linger)
+		limit, again = min(limit, c.linger()), glance
 	}
 	left := limit
 	if c.active.Load() == 0 {
@@ -148,7 +151,19 @@ func (c *conn) look() {
 		c.close(codeNoError)
 		return
 	}
-	c.idle.Reset(left)
+	c.idle.Reset(min(left, again))
+}
+
+// linger is how long a connection that is going away stays. New clients wait for
+// the end of a port that has been hushed: then it is enough for what is lost to
+// be sent three times again (RFC 9002, 6.2), and arrive.
+func (c *conn) linger() time.Duration {
+	if !c.visitor.port.hushed.Load() {
+		return linger
+	}
+	const ackDelay = 25 * time.Millisecond // what clients may wait before they acknowledge
+	s := c.quic.ConnectionStats()
+	return min(linger, 8*(s.SmoothedRTT+4*s.MeanDeviation+ackDelay))
 }
 
 func (c *conn) close(code code) {
@@ -174,6 +189,9 @@ func (c *conn) request(str *quic.Stream) {
 		str.ReleaseStreamCredit()
 		c.active.Add(-1)
 		return
+	}
+	if c.late {
+		c.leave()
 	}
 	c.f.streams.Add(1)
 	st := c.f.pool.Get().(*stream) //nolint:forcetypeassert // the pool holds nothing else

@@ -154,11 +154,12 @@ func (f *Front) quicConfig() *quic.Config {
 	}
 }
 
-// admits reports whether new connections are served.
-func (f *Front) admits() bool {
+// admits reports whether new connections are served; those that another process
+// would have to serve otherwise, even while the front drains.
+func (f *Front) admits(anyhow bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return !f.draining && !f.closed
+	return !f.closed && (anyhow || !f.draining)
 }
 
 // take serves a connection that has got far enough in its handshake.
@@ -187,7 +188,10 @@ func (f *Front) remember(c *conn) {
 	case closed:
 		c.close(codeNoError)
 	case draining:
-		c.leave()
+		// Its client has come for a request: asked to go before it has sent that,
+		// it would have come in vain, and some give up the second time.
+		c.late = true
+		time.AfterFunc(goAwayGrace, func() { c.leave() })
 	}
 }
 

@@ -41,19 +41,24 @@ func (f handlerFunc) Serve(x *exchange.Exchange) { f(x) }
 // certificate makes a key and a self-signed certificate.
 func certificate(tb testing.TB) tls.Certificate {
 	tb.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	c, err := newCertificate()
 	if err != nil {
 		tb.Fatal(err)
+	}
+	return c
+}
+
+func newCertificate() (tls.Certificate, error) {
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
 	}
 	c := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "gate.test"}, DNSNames: []string{"gate.test"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, k.Public(), k)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k}, err
 }
 
 // fixture is a front on loopback with a client.

@@ -58,6 +58,7 @@ func (g *gate) doubtful(ip netip.Addr) bool {
 
 // visitor is one connection's place. The handshake counts until it is settled.
 type visitor struct {
+	port       *Port
 	front      *Front
 	shard      uint32
 	network    netip.Addr

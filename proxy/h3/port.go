@@ -2,11 +2,11 @@ package h3
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -14,30 +14,18 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// Secrets are what the ports of a gateway share, and what outlives a reload.
-type Secrets struct {
-	reset    quic.StatelessResetKey
-	token    quic.TokenGeneratorKey
-	register *register
-}
-
-// NewSecrets makes new ones.
-func NewSecrets() *Secrets {
-	s := &Secrets{register: newRegister()}
-	rand.Read(s.reset[:]) // never fails
-	rand.Read(s.token[:])
-	return s
-}
-
 // Port is a UDP address that QUIC is spoken on. It outlives the fronts that
 // serve what it accepts: a reload puts another front in place for connections
 // from then on, while those of the front before go on over the same socket.
 type Port struct {
-	socket   *net.UDPConn
-	quic     *quic.Transport
-	listen   *quic.EarlyListener
-	register *register
-	front    atomic.Pointer[Front] // takes new connections; nil: they are refused
+	socket *socket
+	log    logrus.FieldLogger
+	keys   *Secrets
+	quic   *quic.Transport
+	listen *quic.EarlyListener
+	front  atomic.Pointer[Front] // takes new connections; nil: they are refused
+	stays  atomic.Bool           // the socket is another process's after this one
+	hushed atomic.Bool           // and this one is about to end
 
 	mu     sync.Mutex // guards what follows
 	conns  int        // of all fronts
@@ -45,46 +33,127 @@ type Port struct {
 	ended  chan struct{} // closed when the socket is
 }
 
-// Listen binds a UDP address. Connections are refused until Use.
+// Listen binds a UDP address. Who comes before the first Use waits for it.
 func Listen(address string, s *Secrets, log logrus.FieldLogger) (*Port, error) {
 	addr, err := net.ResolveUDPAddr("udp", address)
 	if err != nil {
 		return nil, err
 	}
-	socket, err := net.ListenUDP("udp", addr)
+	c, err := net.ListenUDP("udp", addr)
 	if err != nil {
 		return nil, err
 	}
-	widen(socket, log)
-	p := &Port{socket: socket, register: s.register, ended: make(chan struct{})}
+	return ListenOn(c, s, nil, log)
+}
+
+// ListenOn makes a port of a socket that is bound already: one that systemd has
+// opened or kept, or that another process hands over, with the links that its
+// HandOver returned. Who comes before the first Use waits for it, or, with
+// links, is served by the process before. The port closes the socket and the
+// links, also when it fails.
+func ListenOn(c *net.UDPConn, s *Secrets, before []*os.File, log logrus.FieldLogger) (*Port, error) {
+	widen(c, log)
+	var links []*link
+	var failed error
+	for _, f := range before {
+		l, err := linkOf(f)
+		failed = errors.Join(failed, err)
+		if err == nil {
+			links = append(links, l)
+		}
+	}
+	k := newSocket(c, links, s)
+	if failed != nil {
+		_ = k.Close() // nothing has been done with it
+		return nil, failed
+	}
+	p := &Port{socket: k, log: log.WithField("component", "h3"), keys: s, ended: make(chan struct{})}
 	p.quic = &quic.Transport{
-		Conn:                socket,
-		StatelessResetKey:   &s.reset,
-		TokenGeneratorKey:   &s.token,
-		VerifySourceAddress: p.doubtful,
-		ConnContext:         p.admit,
+		Conn:                  k,
+		ConnectionIDGenerator: k.reader.ids,
+		StatelessResetKey:     &s.reset,
+		TokenGeneratorKey:     &s.token,
+		VerifySourceAddress:   p.doubtful,
+		ConnContext:           p.admit,
 	}
 	// Early, so that requests in early data can be served. All others wait for
 	// the end of the handshake in Front.serve.
+	var err error
 	p.listen, err = p.quic.ListenEarly(
 		&tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: p.tlsOf},
 		&quic.Config{GetConfigForClient: p.config},
 	)
 	if err != nil {
-		_ = socket.Close() // nothing has been done with it
+		_ = k.Close() // nothing has been done with it
 		return nil, fmt.Errorf("listen for QUIC: %w", err)
 	}
 	go p.accept() // ends when the port closes
 	return p, nil
 }
 
+// HandOver returns what another process needs for ListenOn: the socket, and
+// links to this process and to those before that still serve connections. The
+// caller passes them on, in any order, and closes them. Nothing changes until
+// that process calls Use: from then on it reads the socket, serves who is new,
+// and passes on what belongs to this one, which goes on with the connections
+// that it has. New ones that have got in just so are served by a front that
+// drains, too.
+func (p *Port) HandOver() (socket *os.File, links []*os.File, err error) {
+	socket, links, err = p.socket.handOver()
+	if err != nil {
+		return nil, nil, fmt.Errorf("hand over QUIC on %s: %w", p.Addr(), err)
+	}
+	return socket, links, nil
+}
+
+// File is a duplicate of the socket, for who keeps it open.
+func (p *Port) File() (*os.File, error) { return p.socket.UDPConn.File() }
+
+// Reclaim undoes HandOver when the other process has failed: the port is read
+// again. That process must have ended, or it would go on reading, too. Without
+// Reclaim the socket of a process that has ended isn't read any more here: it
+// may be a third one's.
+func (p *Port) Reclaim() { p.socket.reclaim() }
+
+// Stay says that the socket stays open for a process that comes after this one,
+// and closes none of it: nobody is refused from now on. A front that drains
+// serves new connections, too, and asks them to go at once.
+func (p *Port) Stay() { p.stays.Store(true) }
+
+// Hush comes after Stay, shortly before the end: new clients aren't heard any
+// more. They try again, and find the next process. Those who are there are
+// served to their end; when all have gone, nothing is read any more, so that
+// what arrives waits in the socket for the next process.
+func (p *Port) Hush() {
+	p.Stay()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hushed.Store(true)
+	p.socket.hush(p.conns == 0)
+}
+
 // Addr is the address that was bound.
 func (p *Port) Addr() net.Addr { return p.socket.LocalAddr() }
 
+// Conns is the number of connections, those in their handshake counted. Who has
+// handed over, or hushed, waits for none before it closes the fronts: the others
+// don't know of the clients that are still shaking hands.
+func (p *Port) Conns() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.conns
+}
+
 // Use lets f serve the connections from now on. Without a front new ones are
 // refused, and the port closes when the last one has ended. Use reports false
-// when the port has closed: its address can be bound again.
+// when the port has closed: its address can be bound again. The first Use of a
+// port with a process before waits for that to let go of the socket, three seconds
+// at most.
 func (p *Port) Use(f *Front) bool {
+	if f != nil {
+		p.front.CompareAndSwap(nil, f) // who has waited is served
+		p.socket.start(p.log)
+	}
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -141,7 +210,7 @@ var errNotServed = errors.New("not served any more")
 // current is the front for a new connection.
 func (p *Port) current() (*Front, error) {
 	f := p.front.Load()
-	if f == nil || !f.admits() {
+	if f == nil || !f.admits(p.stays.Load() || p.socket.passed()) {
 		return nil, errNotServed
 	}
 	return f, nil
@@ -180,9 +249,12 @@ func (p *Port) admit(ctx context.Context, info *quic.ClientInfo) (context.Contex
 	if err != nil {
 		return nil, err
 	}
-	v.front, v.shard = f, f.shard.Add(1)
+	v.port, v.front, v.shard = p, f, f.shard.Add(1)
 	p.mu.Lock()
 	p.conns++
+	if p.hushed.Load() { // it was heard just before
+		p.socket.hush(false)
+	}
 	p.mu.Unlock()
 	context.AfterFunc(ctx, func() {
 		f.gate.leave(v)
@@ -196,6 +268,9 @@ func (p *Port) leave() {
 	p.conns--
 	last := !p.closed && p.front.Load() == nil && p.conns == 0
 	p.closed = p.closed || last
+	if p.conns == 0 && p.hushed.Load() {
+		p.socket.hush(true)
+	}
 	p.mu.Unlock()
 	if last {
 		p.shut()
@@ -210,7 +285,7 @@ func (p *Port) tlsOf(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	}
 	v.serverName = hello.ServerName
 	if v.front.early {
-		return v.front.earlyTLS(p.register, hello, v), nil
+		return v.front.earlyTLS(p.keys.register, hello, v), nil
 	}
 	return v.front.tls, nil
 }

@@ -6,7 +6,7 @@
 // The address answers only to loopback names or a token, or to a browser's session
 // that was opened with it. What changes something goes through the socket, whose file
 // only the gateway's user and root may open, and through the address where there is
-// a token. Server owns the goroutines of both listeners, from Start to Stop.
+// a token. Server owns the goroutines of both listeners, from Serve to Stop.
 package admin
 
 import (
@@ -20,6 +20,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -49,6 +50,7 @@ type Gateway interface {
 	Routes() []RouteStatus
 	Explain(Question) (Explanation, error)
 	Reload(ctx context.Context) error
+	Handover() (Handover, error)
 	Config() ([]byte, error) // JSON, secrets hidden
 	Bans() []ban.Ban
 	AddBan(address string, lasts time.Duration) (ban.Ban, error)
@@ -76,6 +78,10 @@ type Server struct {
 	token  [sha256.Size]byte // of the bearer token; zero: none
 	closed bool              // a token is needed
 	names  map[string]bool   // Host values that are answered without a token
+	tcp    net.Listener
+	unix   net.Listener // nil: it couldn't be opened
+	path   string       // of unix
+	left   atomic.Bool  // the path is another process's
 	http   *http.Server
 	socket *http.Server
 	wg     sync.WaitGroup
@@ -88,8 +94,10 @@ type Server struct {
 // New returns a server that isn't listening yet.
 func New(d Deps) *Server { return &Server{Deps: d, stopping: make(chan struct{})} }
 
-// Start listens on the address and the socket. Stop ends it.
-func (s *Server) Start(address string, token secret.String, socket string) error {
+// Listen opens the address, unless it is open already, and the socket; Serve or
+// Stop follows. With open, this process takes over from one that has the socket's
+// path, too: it is put in its place by Serve.
+func (s *Server) Listen(address string, token secret.String, socket string, open net.Listener) error {
 	s.setToken(token)
 	var err error
 	if s.assets, err = assets(); err != nil {
@@ -100,20 +108,53 @@ func (s *Server) Start(address string, token secret.String, socket string) error
 		return fmt.Errorf("admin address: %w", err)
 	}
 	s.names = map[string]bool{"localhost": true, "127.0.0.1": true, "::1": true, host: true}
-	tcp, err := net.Listen("tcp", address)
-	if err != nil {
-		return fmt.Errorf("admin address: %w", err)
+	if s.tcp = open; open == nil {
+		if s.tcp, err = net.Listen("tcp", address); err != nil {
+			return fmt.Errorf("admin address: %w", err)
+		}
 	}
-	s.http = server(s.guard(s.routes(s.closed)))
-	s.serve(s.http, tcp)
-	unix, err := listenSocket(socket)
-	if err != nil { // the CLI loses its way in; traffic doesn't depend on it
+	s.path = socket
+	if s.unix, err = listenSocket(socket, open != nil); err != nil { // the CLI loses its way in; traffic doesn't depend on it
 		s.Log.WithError(err).Warn("no admin socket: status and explain on the command line won't work")
-		return nil
+	}
+	return nil
+}
+
+// Serve serves on what Listen has opened. Stop ends it.
+func (s *Server) Serve() {
+	s.http = server(s.guard(s.routes(s.closed)))
+	s.serve(s.http, s.tcp)
+	if s.unix == nil {
+		return
+	}
+	if err := os.Rename(ahead(s.path), s.path); err != nil {
+		s.Log.WithError(err).Warn("no admin socket: status and explain on the command line won't work")
+		_ = s.unix.Close() // nobody could find it
+		return
 	}
 	s.socket = server(s.routes(true))
-	s.serve(s.socket, unix)
-	return nil
+	s.serve(s.socket, s.unix)
+}
+
+// File is a duplicate of the address's socket, to pass on.
+func (s *Server) File() (*os.File, error) {
+	l, ok := s.tcp.(*net.TCPListener)
+	if !ok {
+		return nil, errors.New("the admin address has no socket of its own")
+	}
+	return l.File()
+}
+
+// Leave stops accepting, as another process does that on the same address and the
+// same path. What has been asked is answered; Stop follows.
+func (s *Server) Leave() {
+	s.left.Store(true)
+	s.closeListeners()
+	for _, h := range []*http.Server{s.http, s.socket} {
+		if h != nil {
+			h.SetKeepAlivesEnabled(false)
+		}
+	}
 }
 
 func (s *Server) setToken(token secret.String) {
@@ -122,19 +163,27 @@ func (s *Server) setToken(token secret.String) {
 	}
 }
 
-func listenSocket(path string) (net.Listener, error) {
-	if c, err := net.Dial("unix", path); err == nil {
+// ahead is where a socket is made, until it serves.
+func ahead(path string) string { return strings.TrimSuffix(path, ".sock") + ".new" }
+
+func listenSocket(path string, other bool) (net.Listener, error) {
+	if c, err := net.Dial("unix", path); err == nil && !other {
 		_ = c.Close()
 		return nil, fmt.Errorf("another gateway answers on %s", path)
+	} else if err == nil {
+		_ = c.Close() // it is the one that this one takes over from
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(ahead(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	l, err := net.Listen("unix", path)
+	l, err := net.Listen("unix", ahead(path))
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false) // it has another name by then
+	}
+	if err := os.Chmod(ahead(path), 0o600); err != nil {
 		_ = l.Close()
 		return nil, err
 	}
@@ -150,7 +199,7 @@ func server(h http.Handler) *http.Server {
 
 func (s *Server) serve(h *http.Server, l net.Listener) {
 	s.wg.Go(func() {
-		if err := h.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		if err := h.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !s.left.Load() {
 			s.Log.WithError(err).Error("admin server stopped")
 		}
 	})
@@ -164,7 +213,21 @@ func (s *Server) Stop(ctx context.Context) {
 			_ = h.Close()
 		}
 	}
+	if s.http == nil { // Listen alone was called
+		s.closeListeners()
+	}
 	s.wg.Wait()
+	if s.socket != nil && !s.left.Load() {
+		_ = os.Remove(s.path) // a socket that nobody answers on is removed by the next one
+	}
+}
+
+func (s *Server) closeListeners() {
+	for _, l := range []net.Listener{s.tcp, s.unix} {
+		if l != nil {
+			_ = l.Close() // nothing more is to come from it
+		}
+	}
 }
 
 func (s *Server) routes(changes bool) http.Handler {
@@ -197,6 +260,7 @@ func (s *Server) routes(changes bool) http.Handler {
 		m.HandleFunc("DELETE /api/bans", s.removeBan)
 		m.HandleFunc("POST /api/quotas", s.setQuota)
 		m.HandleFunc("POST /api/reload", s.reload)
+		m.HandleFunc("POST /api/handover", s.handover)
 		return m
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -265,6 +329,15 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.json(w, http.StatusOK, map[string]bool{"reloaded": true})
+}
+
+func (s *Server) handover(w http.ResponseWriter, _ *http.Request) {
+	h, err := s.Gateway.Handover()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+		return
+	}
+	s.json(w, http.StatusOK, h)
 }
 
 func (s *Server) addBan(w http.ResponseWriter, r *http.Request) {

@@ -51,6 +51,13 @@ type Change struct {
 	Error string    `json:"error,omitempty"` // why it was rejected, with places
 }
 
+// Handover is a new process that has taken over.
+type Handover struct {
+	Version string `json:"version"` // of the new process
+	PID     int    `json:"pid"`
+	Old     int    `json:"old"` // the process that drains
+}
+
 // Readiness says whether requests should be sent here.
 type Readiness struct {
 	Ready  bool   `json:"ready"`

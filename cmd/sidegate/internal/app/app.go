@@ -43,6 +43,7 @@ import (
 	"github.com/sidegate-proxy/sidegate/cmd/sidegate/internal/traffic"
 	"github.com/sidegate-proxy/sidegate/discovery"
 	"github.com/sidegate-proxy/sidegate/proxy"
+	"github.com/sidegate-proxy/sidegate/proxy/h3"
 	"github.com/sidegate-proxy/sidegate/proxy/linelog"
 	"github.com/sidegate-proxy/sidegate/proxy/memory"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/auth/basic"
@@ -82,6 +83,9 @@ type Options struct {
 	Env     func(string) (string, bool) // nil: the process's
 	// Ready is called once the gateway serves; nil: nobody.
 	Ready func()
+	// Handover says that the same command line, started again, is this gateway: it
+	// may take over from one that runs, and pass on to the next.
+	Handover bool
 
 	sealDir string // where the fleet's key is, for what works on a state_dir that goes again; "": state_dir
 }
@@ -144,6 +148,8 @@ type App struct {
 	own      *ownUsage     // likewise
 	counting *counting     // what the fleet counts by, of the configuration in force
 
+	handing handing // what a handover works with
+
 	// build is held while a configuration is made ready and put in force.
 	build    sync.Mutex
 	file     *config.File // the one in force
@@ -160,6 +166,27 @@ func New(opt Options) (*App, error) {
 	if opt.Stderr == nil {
 		opt.Stderr = os.Stderr
 	}
+	var h handing
+	var err error
+	if opt.Handover {
+		if h, err = newHanding(); err != nil {
+			return nil, err
+		}
+	}
+	a, err := newApp(opt)
+	if err != nil {
+		h.before.Failed(err)
+		return nil, err
+	}
+	a.handing.command, a.handing.before = h.command, h.before
+	if err := a.inherit(); err != nil {
+		h.before.Failed(err)
+		return nil, err
+	}
+	return a, nil
+}
+
+func newApp(opt Options) (*App, error) {
 	file, err := load(opt)
 	if err != nil {
 		return nil, err
@@ -183,6 +210,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a := &App{opt: opt, started: time.Now(), stats: proxy.NewStats(), counters: ratelimit.NewStore(file.Counters.StoreConfig), sweeper: sweep.New(), file: file}
 	a.tail = new(tail.Tap)
 	a.traffic = traffic.New(traffic.Deps{Totals: a.stats.Totals, InFlight: a.inFlight, Clock: time.Now})
+	a.handing.passing = &passing{over: make(chan struct{})}
 	a.feeds.first, a.feeds.dirty = make(chan struct{}), make(chan struct{}, 1)
 	a.log = newLog(file.Log, opt.Stderr)
 	if err := os.MkdirAll(file.StateDir, 0o700); err != nil {
@@ -220,7 +248,7 @@ func assemble(opt Options, file *config.File) (*App, error) {
 		return nil, err
 	}
 	a.handler = proxy.NewHandler(proxy.Deps{Log: a.log, Stats: a.stats, Usage: a.countUsage(file), Memory: a.memory, Challenge: a.certs.HTTPChallenge, Tail: a.tail})
-	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, Abused: a.abused, TLS: a.listenerTLS})
+	a.server = proxy.NewServer(proxy.ServerDeps{Log: a.log, Handler: a.handler, Sweeper: a.sweeper, Memory: a.memory, Abused: a.abused, TLS: a.listenerTLS, Secrets: quicSecrets(a.log, file.StateDir)})
 	a.group = upstream.NewGroup(upstream.Deps{Log: a.log.WithField("component", "upstream"), Sweeper: a.sweeper, Sources: a.source, StickyKey: stateKey(a.log, file.StateDir, "sticky.key", "sticky cookies won't survive a restart")})
 	if file.AccessLog != nil {
 		a.accessLog = linelog.New("access_log", file.AccessLog.Output, a.log)
@@ -253,6 +281,17 @@ func stateKey(log logrus.FieldLogger, dir, name, otherwise string) []byte {
 		log.WithError(err).Warn(otherwise)
 	}
 	return key
+}
+
+// quicSecrets are QUIC's keys, the same in each process: the next one can tell
+// the clients of one that has ended that their connections are gone.
+func quicSecrets(log logrus.FieldLogger, dir string) *h3.Secrets {
+	s, err := h3.OpenSecrets(filepath.Join(dir, "quic.key"))
+	if err != nil {
+		log.WithError(err).Warn("connections of HTTP/3 that a restart ends will time out at their clients")
+		return h3.NewSecrets()
+	}
+	return s
 }
 
 // cleanups are what to do at the end, last first.
@@ -292,8 +331,10 @@ func (a *App) Run(ctx context.Context) error {
 	end := &cleanups{log: a.log}
 	defer end.run()
 	if err := a.start(end); err != nil {
+		a.handing.before.Failed(err)
 		return err
 	}
+	a.takenOver()
 	file := a.current()
 	a.log.WithFields(logrus.Fields{"version": a.opt.Version, "config": a.opt.Config, "admin": file.Admin.Address}).Info("sidegate serves")
 	if err := systemd.Ready(); err != nil {
@@ -303,13 +344,17 @@ func (a *App) Run(ctx context.Context) error {
 		a.opt.Ready()
 	}
 	a.signals(ctx)
-	_ = systemd.Stopping() // systemd finds out by itself
 	file = a.current()
 	a.log.WithField("drain", file.Drain).Info("draining")
 	a.view.setDraining()
 	drain, cancel := context.WithTimeout(context.Background(), file.Drain)
 	defer cancel()
-	a.server.Drain(drain)
+	if a.passedOn() {
+		a.server.Drain(drain)
+	} else {
+		_ = systemd.Stopping() // systemd finds out by itself
+		a.server.Leave(drain)
+	}
 	a.log.Info("stopped")
 	return nil
 }
@@ -381,6 +426,9 @@ func (a *App) start(end *cleanups) error {
 	a.purges.SetOff(purgesShared(a.file.Consul))
 	end.background("feeds", a.feed)
 	a.feeds.wait(firstFeed)
+	if err := a.listenAdmin(end); err != nil {
+		return err
+	}
 	if err := a.enforce(a.file, true); err != nil {
 		return err
 	}
@@ -389,9 +437,18 @@ func (a *App) start(end *cleanups) error {
 		cancel()
 		a.server.Drain(ctx)
 	})
-	file := a.current() // the feeds may be at work
-	socket := filepath.Join(file.StateDir, "admin.sock")
-	if err := a.admin.Start(file.Admin.Address, file.Admin.Token, socket); err != nil {
+	a.admin.Serve()
+	end.background("configuration", a.watchFiles)
+	return nil
+}
+
+// listenAdmin opens the admin server's sockets, or takes those that were passed on.
+func (a *App) listenAdmin(end *cleanups) error {
+	open, err := a.adminSocket(a.file.Admin.Address)
+	if err != nil {
+		return err
+	}
+	if err := a.admin.Listen(a.file.Admin.Address, a.file.Admin.Token, filepath.Join(a.file.StateDir, "admin.sock"), open); err != nil {
 		return err
 	}
 	end.add("admin", func() {
@@ -399,26 +456,38 @@ func (a *App) start(end *cleanups) error {
 		defer cancel()
 		a.admin.Stop(ctx)
 	})
-	end.background("configuration", a.watchFiles)
 	return nil
 }
 
-// signals handles the process's signals until ctx ends.
+// signals handles the process's signals until ctx ends, or another process has
+// taken over.
 func (a *App) signals(ctx context.Context) {
 	ch := make(chan os.Signal, 4)
-	signal.Notify(ch, syscall.SIGHUP, syscall.SIGUSR1)
-	defer signal.Stop(ch)
+	signal.Notify(ch, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+	a.handing.ctx.Store(&ctx)
 	for {
 		select {
 		case <-ctx.Done():
+			go a.lateSignals(ch) // ends with the process
+			return
+		case <-a.handing.over:
+			go a.lateSignals(ch) // likewise
 			return
 		case s := <-ch:
-			a.reopenLogs()
-			if s == syscall.SIGUSR1 {
-				continue
-			}
-			_ = a.Reload(ctx) // said in the log and in status
+			a.signal(ctx, s)
 		}
+	}
+}
+
+func (a *App) signal(ctx context.Context, s os.Signal) {
+	switch s {
+	case syscall.SIGUSR2:
+		go func() { _, _ = a.Handover() }() // said in the log; ends in a bounded time
+	case syscall.SIGUSR1:
+		a.reopenLogs()
+	default:
+		a.reopenLogs()
+		_ = a.Reload(ctx) // said in the log and in status
 	}
 }
 

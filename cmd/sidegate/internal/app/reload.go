@@ -52,7 +52,8 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 		return err
 	}
 
-	// From here on nothing fails.
+	// From here on nothing fails, but for the old process that a first
+	// configuration takes over from; then this process ends.
 	if listeners {
 		for _, w := range r.certs.Warnings() {
 			a.log.Warn(w)
@@ -70,6 +71,9 @@ func (a *App) enforce(file *config.File, listeners bool) error {
 	a.keysets.Wait(ctx)
 	a.keys.wait(ctx)
 	cancel()
+	if err := a.takeOver(); err != nil {
+		return err
+	}
 	a.traces.Configure(r.file.Tracing, r.tracingCA)
 	a.handler.SetTable(r.table)
 	a.abuse.Store(a.bans.Abuse(bansOf(r.table)))
@@ -160,6 +164,14 @@ func (a *App) current() *config.File {
 // Reload loads the files again and puts them in force, or keeps what is and
 // says why.
 func (a *App) Reload(context.Context) error {
+	a.handing.changing.Lock() // sockets stay as they are while they are passed on
+	defer a.handing.changing.Unlock()
+	if a.passedOn() {
+		return fmt.Errorf("process %d has taken over: ask it", a.handing.next.Load())
+	}
+	if !a.view.running() {
+		return errors.New("the gateway is stopping")
+	}
 	begin := time.Now()
 	a.view.tried(a.fingerprint())
 	_ = systemd.Reloading() // systemd finds out by itself
@@ -182,6 +194,7 @@ func (a *App) Reload(context.Context) error {
 		a.log.WithError(err).Error("the new configuration isn't in force; the old one goes on")
 		return err
 	}
+	a.keepSockets()
 	a.log.WithFields(logrus.Fields{"routes": len(a.handler.Table().Routes), "took": time.Since(begin).String()}).Info("configuration reloaded")
 	return nil
 }

@@ -98,6 +98,13 @@ func (v *viewState) setDraining() {
 	v.draining = true
 }
 
+// running reports whether the gateway isn't about to end.
+func (v *viewState) running() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return !v.draining
+}
+
 func (v *viewState) problems() []admin.Problem {
 	v.mu.Lock()
 	defer v.mu.Unlock()
