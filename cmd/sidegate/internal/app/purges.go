@@ -132,6 +132,9 @@ func (a *App) hearPurges(ctx context.Context, c *consul.Client, watch string) {
 
 // Purge forgets answers, here and, unless local, on all nodes.
 func (a *App) Purge(ctx context.Context, p cache.Purge, local bool) (admin.Purged, error) {
+	if err := a.mayChange(); err != nil {
+		return admin.Purged{}, err
+	}
 	n, err := a.cached.Purge(p)
 	if err != nil {
 		return admin.Purged{}, admin.Refuse(http.StatusBadRequest, "%v", err)
