@@ -81,7 +81,8 @@ func (l *yieldLoad) client(ctx context.Context, g *gateway, h2 bool) {
 	c := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: h2}}
 	defer c.CloseIdleConnections()
 	for n := 1; ctx.Err() == nil; n++ {
-		r, err := http.NewRequest("GET", fmt.Sprintf("https://127.0.0.1:%d/", g.https), nil)
+		// A GET that a process which is killed has begun to answer would be sent once more.
+		r, err := http.NewRequest("POST", fmt.Sprintf("https://127.0.0.1:%d/", g.https), nil)
 		if err != nil {
 			panic(err) // it is right
 		}
@@ -91,6 +92,7 @@ func (l *yieldLoad) client(ctx context.Context, g *gateway, h2 bool) {
 		resp, err := c.Do(r)
 		if err != nil {
 			l.wrong("%v", err)
+			time.Sleep(10 * time.Millisecond) // nobody may be there
 			continue
 		}
 		_, err = io.Copy(io.Discard, resp.Body)
@@ -328,4 +330,138 @@ func (g *gateway) balanced(t *testing.T, bill *biller, load *yieldLoad, mode str
 	if out, code := run(t, "charges", "reconcile", "-config", filepath.Dir(g.config())); code != 0 {
 		t.Errorf("reconcile: %s", out)
 	}
+}
+
+// TestYieldKilled: the new process is killed while it takes over, or the old one while
+// it drains, under load. What no client has seen the end of may be charged, once, and
+// nothing else differs.
+func TestYieldKilled(t *testing.T) {
+	for _, mode := range []string{"reserve", "lease"} {
+		t.Run(mode, func(t *testing.T) { yieldKilled(t, mode) })
+	}
+}
+
+func yieldKilled(t *testing.T, mode string) {
+	bill := newBiller(t).live()
+	origin := twin(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Id", r.Header.Get("X-Request-Id"))
+		time.Sleep(rand.N(20 * time.Millisecond)) // as services do
+		_, _ = w.Write(make([]byte, 2000))
+	}))
+	g := newGateway(t, origin+bill.block()+fmt.Sprintf(yieldConfig, mode, "127.0.0.1:1")).start(t)
+	t.Cleanup(func() { killAll(g.dir) })
+	load := &yieldLoad{complete: map[string]bool{}}
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	var clients sync.WaitGroup
+	for i := range 8 {
+		clients.Go(func() { load.client(ctx, g, i%2 == 0) })
+	}
+	went, failed, dead := 0, 0, 0
+	now := g.cmd.Process.Pid
+	for n := range 12 {
+		time.Sleep(rand.N(200 * time.Millisecond))
+		if n%3 == 2 { // the old one
+			old, next := g.handOver(t)
+			now = next
+			time.Sleep(rand.N(30 * time.Millisecond))
+			if owns(old, g.dir) {
+				_ = syscall.Kill(old, syscall.SIGKILL)
+			}
+			continue
+		}
+		before := g.child()
+		ended := make(chan int, 1)
+		go func() { // ends with the command, which has a time
+			_, code := run(t, "handover", "-config", filepath.Dir(g.config()))
+			ended <- code
+		}()
+		child := before
+		for end := time.Now().Add(10 * time.Second); child == before && time.Now().Before(end); time.Sleep(time.Millisecond) {
+			child = g.child()
+		}
+		time.Sleep(rand.N(150 * time.Millisecond))
+		if child != before && owns(child, g.dir) {
+			_ = syscall.Kill(child, syscall.SIGKILL)
+		}
+		if code := <-ended; code == 0 {
+			went++
+			now = child
+		} else {
+			failed++
+		}
+		if code := g.status3(); code != 200 { // it had taken over already
+			dead++
+			g.ends(t, now)
+			g.start(t)
+			now = g.cmd.Process.Pid
+		}
+	}
+	stop()
+	clients.Wait()
+	eventually(t, "what the old processes charged is taken in", func() error {
+		var s struct{ Draining int }
+		g.charges(t, "/status", &s)
+		if s.Draining > 0 {
+			return fmt.Errorf("%d drain", s.Draining)
+		}
+		return nil
+	})
+	g.told(t)
+	_ = syscall.Kill(now, syscall.SIGTERM)
+	g.ends(t, now)
+	g.start(t)
+	g.told(t)
+	ours, theirs := g.units(t), bill.now().Units("", "")
+	served, unsure := load.served.Load(), load.broken.Load()
+	t.Logf("%d served, %d unsure; %d handovers went well, %d failed, %d new processes died after; %s units here, %s there", served, unsure, went, failed, dead, ours, theirs)
+	if ours != theirs {
+		t.Errorf("%s units were charged here, and %s there", ours, theirs)
+	}
+	var units int64
+	if _, err := fmt.Sscan(theirs, &units); err != nil || units < served || units > served+unsure {
+		t.Errorf("%s units were charged for %d answers, and %d that nobody knows of", theirs, served, unsure)
+	}
+	if failed == 0 {
+		t.Error("no new process was killed in time")
+	}
+	charges := bill.now().Requests()
+	for id := range load.complete {
+		if n := charges[id]; mode != "lease" && n != 1 {
+			t.Errorf("request %s was answered, and charged %d times", id, n)
+		}
+	}
+	if n := bill.now().Count("reserved"); n > 0 {
+		t.Errorf("%d reservations have no outcome", n)
+	}
+}
+
+// killAll kills what is left of a gateway.
+func killAll(dir string) {
+	list, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range list {
+		if pid, _ := strconv.Atoi(filepath.Base(p)); pid != os.Getpid() && owns(pid, dir) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+}
+
+// child is the process that was started last to take over; 0: none was.
+func (g *gateway) child() int {
+	all := regexp.MustCompile(`"a new process was started[^\n]*"pid":(\d+)`).FindAllStringSubmatch(g.log.String(), -1)
+	if len(all) == 0 {
+		return 0
+	}
+	pid, _ := strconv.Atoi(all[len(all)-1][1])
+	return pid
+}
+
+// status3 is that of /readyz, whoever answers within a second; 0: nobody.
+func (g *gateway) status3() int {
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if _, err := g.get("/readyz"); err == nil {
+			return 200
+		}
+	}
+	return 0
 }
