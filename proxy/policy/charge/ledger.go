@@ -65,8 +65,8 @@ type Ledger struct {
 
 	opening sync.Mutex // guards what follows
 	opened  bool
-	held    bool // the journal is another process's (Hold)
-	wanted  bool // it is to be opened when it isn't any more
+	held    bool    // the journal is another process's (Hold)
+	wanted  bool    // it is to be opened when it isn't any more
 	file    journal // the writer's, once opened
 	wake    chan struct{}
 	turns   chan turn     // what the writer is to do between two writes
