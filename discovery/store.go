@@ -127,11 +127,12 @@ func (s *Snapshots) Yield() error {
 	return err
 }
 
-// Resume writes what changes from here on.
+// Resume writes what has changed since Yield, and from here on.
 func (s *Snapshots) Resume() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.away = false
+	s.mu.Unlock()
+	s.poke()
 }
 
 // Save keeps v under key, replacing what was there. It doesn't touch the disk;
@@ -142,10 +143,6 @@ func (s *Snapshots) Save(key string, v any) {
 	}
 	s.mu.Lock()
 	_, known := s.pending[key]
-	if s.away {
-		s.mu.Unlock()
-		return
-	}
 	if known || len(s.pending) < maxSnapshotKeys {
 		s.pending[key] = pendingWrite{v, time.Now()}
 	}
@@ -197,6 +194,10 @@ func (s *Snapshots) flush() error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	s.mu.Lock()
+	if s.away {
+		s.mu.Unlock()
+		return nil
+	}
 	batch := s.pending
 	s.pending = make(map[string]pendingWrite)
 	s.mu.Unlock()

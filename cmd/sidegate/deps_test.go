@@ -17,6 +17,7 @@ var layers = map[string][]string{
 	"proxy/sweep":                    nil,
 	"proxy/secret":                   nil,
 	"proxy/linelog":                  nil,
+	"proxy/estate":                   nil,
 	"proxy/balance":                  nil,
 	"proxy/abuse":                    nil,
 	"proxy/memory":                   nil,
@@ -46,7 +47,6 @@ var layers = map[string][]string{
 	"cmd/sidegate/internal/admin":    {"cmd/sidegate/internal/traffic", "proxy", "proxy/memory", "proxy/policy/ban", "proxy/policy/cache", "proxy/policy/charge", "proxy/policy/quota", "proxy/secret", "proxy/tail", "proxy/upstream", "proxy/usage", "tls"},
 	"cmd/sidegate/internal/handover": nil,
 	"cmd/sidegate/internal/traffic":  {"proxy"},
-	"proxy/estate":                   nil,
 	"cmd/sidegate/internal/config": {
 		"proxy", "proxy/exchange", "proxy/policy", "proxy/policy/*", "proxy/route", "proxy/secret", "proxy/tracing", "proxy/upstream", "proxy/usage", "proxy/usage/postgres", "discovery/*", "tls",
 	},

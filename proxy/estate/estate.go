@@ -21,6 +21,7 @@ import (
 
 const (
 	prefix   = "drain-"
+	founding = "new-" // of a folder that isn't locked yet
 	lockFile = "lock"
 )
 
@@ -36,7 +37,7 @@ func Found(parent string) (*Estate, error) {
 	var id [8]byte
 	rand.Read(id[:]) // never fails (crypto/rand)
 	name := prefix + hex.EncodeToString(id[:])
-	temp := filepath.Join(parent, "new-"+name)
+	temp := filepath.Join(parent, founding+name)
 	if err := os.MkdirAll(temp, 0o700); err != nil {
 		return nil, err
 	}
@@ -60,7 +61,8 @@ func Found(parent string) (*Estate, error) {
 	return e, nil
 }
 
-// List are the names of those below a folder, which may not be there.
+// List are the names of those below a folder, which may not be there. What a process
+// has left that was killed while it founded one is removed.
 func List(parent string) ([]string, error) {
 	list, err := os.ReadDir(parent) // sorted
 	if errors.Is(err, fs.ErrNotExist) {
@@ -68,8 +70,14 @@ func List(parent string) ([]string, error) {
 	}
 	var names []string
 	for _, f := range list {
-		if f.IsDir() && strings.HasPrefix(f.Name(), prefix) {
+		switch {
+		case !f.IsDir():
+		case strings.HasPrefix(f.Name(), prefix):
 			names = append(names, f.Name())
+		case strings.HasPrefix(f.Name(), founding+prefix):
+			if e, err := Take(parent, f.Name()); err == nil && e != nil {
+				_ = e.Remove() // nothing is in it
+			}
 		}
 	}
 	return names, err

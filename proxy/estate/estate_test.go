@@ -33,8 +33,15 @@ func TestEstate(t *testing.T) {
 	if err := heir.Remove(); err != nil {
 		t.Fatal(err)
 	}
+	half := filepath.Join(dir, "new-drain-0123456789abcdef")
+	if err := os.Mkdir(half, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if names, err := List(dir); len(names) != 0 || err != nil {
 		t.Fatalf("List = %q, %v", names, err)
+	}
+	if _, err := os.Stat(half); !os.IsNotExist(err) {
+		t.Errorf("what was half founded: %v", err)
 	}
 	if names, err := List(filepath.Join(dir, "missing")); names != nil || err != nil {
 		t.Fatalf("List = %q, %v", names, err)

@@ -121,13 +121,9 @@ func (l *Ledger) yield() error {
 		return err
 	}
 	l.mu.Lock()
-	r := l.round
-	l.buf, l.round = nil, newRound() // which is in the snapshots
-	keys := l.newClaims()
-	left := l.split(own.Name(), keys)
+	was, r := l.claims, l.round
+	left := l.divide(own)
 	ours, theirs := l.state.snapshot(), left.snapshot()
-	was := l.claims
-	l.own, l.claims = own, keys
 	l.mu.Unlock()
 	next := journal{dir: own.Dir()}
 	if err = next.replace(lines(ours)); err == nil {
@@ -155,6 +151,16 @@ func (l *Ledger) yield() error {
 	return nil
 }
 
+// divide begins a journal of our own, in memory, and returns what isn't ours any more;
+// l.mu is held.
+func (l *Ledger) divide(own *estate.Estate) (left *state) {
+	l.buf, l.round = nil, newRound() // which is in both states
+	keys := l.newClaims()
+	left = l.split(own.Name(), keys)
+	l.own, l.claims = own, keys
+	return left
+}
+
 // lines are records as they are written.
 func lines(list []record) (b []byte) {
 	for i := range list {
@@ -174,6 +180,10 @@ func (l *Ledger) split(name string, keys *claims) *state {
 	for id, e := range s.entries {
 		switch {
 		case e.holders > 0, e.State == asked:
+			if e.State == settle { // the journal that has it has its total, too: a crash may leave it in that alone
+				left.total(&e.record, -e.Units, -1)
+				s.total(&e.record, e.Units, 1)
+			}
 			continue
 		case e.State == active:
 			l.lend(&left, e, name)
@@ -278,13 +288,11 @@ func (e *entry) join(p *entry, name string) {
 	delete(e.Lent, name)
 }
 
-// renew puts a newer entry in the place of one.
+// renew puts a newer entry in the place of one, as if that had never been.
 func (s *state) renew(have, e *entry) *entry {
-	switch {
-	case have.State == settle:
+	if have.State == settle {
 		have.acct.owed -= have.Units
-	case e.State == settle: // it was charged when the other journal was lost
-		s.total(&e.record, e.Units, 1)
+		s.total(&have.record, -have.Units, -1) // the other one's totals have it
 	}
 	have.acct.leases = slices.DeleteFunc(have.acct.leases, func(o *entry) bool { return o == have })
 	return s.begin(asEntry(e))

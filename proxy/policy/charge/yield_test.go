@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sidegate-proxy/sidegate/proxy/estate"
 	"github.com/sidegate-proxy/sidegate/proxy/policy"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/charge/chargetest"
 	"github.com/sidegate-proxy/sidegate/proxy/policy/policytest"
@@ -198,17 +199,107 @@ func TestYieldKey(t *testing.T) {
 	})
 }
 
+// TestYieldCrash: a crash between the two writes leaves what is in flight in both
+// journals, or what was charged just then in the drain alone. It is charged once, and in
+// the totals.
+func TestYieldCrash(t *testing.T) {
+	for _, mode := range []string{modeEvent, modeReserve} {
+		t.Run(mode, func(t *testing.T) {
+			dir := t.TempDir()
+			l := NewLedger(Deps{Log: quiet(), Path: dir})
+			if err := l.open(); err != nil {
+				t.Fatal(err)
+			}
+			charge := func() *item {
+				now := time.Now()
+				r := record{ID: l.ids.next(now), At: now.UnixMilli(), To: "s", Mode: mode, Meter: "m", Units: int64(one), Consumer: "acme"}
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				e := &entry{record: r, acct: l.state.account("s", "acme", "m")}
+				if mode == modeReserve {
+					r.Type = isOpen
+					e = l.log(&r)
+				}
+				e.State, e.holders = asked, 1
+				return &item{e: e, units: int64(one)}
+			}
+			write := func() {
+				t.Helper()
+				if err := l.writeOnce(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			known, late, open := charge(), charge(), charge()
+			l.serve(known)
+			write()
+			l.serve(late) // which waits for the disk
+			own, err := estate.Found(l.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.mu.Lock()
+			l.divide(own)
+			ours := l.state.snapshot()
+			l.mu.Unlock()
+			next := journal{dir: own.Dir()}
+			for _, err := range []error{next.replace(lines(ours)), next.close(), own.Close(), l.file.close()} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			again := NewLedger(Deps{Log: quiet(), Path: dir})
+			if err := again.open(); err != nil {
+				t.Fatal(err)
+			}
+			var units, count int64
+			for _, sum := range again.state.totals {
+				units, count = units+sum.units, count+sum.count
+			}
+			if units != 2*int64(one) || count != 2 {
+				t.Errorf("%s units in %d charges, want 2 in 2", Amount(units), count)
+			}
+			for _, it := range []*item{known, late} {
+				if e := again.state.entries[it.e.ID]; e == nil || e.State != settle || !e.queued {
+					t.Errorf("%+v isn't told", e)
+				}
+			}
+			if e := again.state.entries[open.e.ID]; e != nil && e.State != cancel {
+				t.Errorf("%+v isn't cancelled", e)
+			}
+			if owed := again.state.account("s", "acme", "m").owed; owed != 2*int64(one) {
+				t.Errorf("%s are owed", Amount(owed))
+			}
+			if err := errors.Join(again.writeOnce(), again.file.close()); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
 // TestYieldFails: a journal that can't be written isn't handed over.
 func TestYieldFails(t *testing.T) {
 	r := newRig(t)
 	p := r.policy(paidBy("event"))
 	r.get(p, 200)
-	whole := r.l.Path
-	r.l.Path = filepath.Join(whole, "node", "nowhere")
-	if err := r.l.Yield(); err == nil {
-		t.Fatal("handed over to nowhere")
+	names, err := filepath.Glob(filepath.Join(r.dir, "*"+suffix))
+	if err != nil || len(names) != 1 {
+		t.Fatal(names, err)
 	}
-	r.l.Path = whole
+	number := 0
+	if _, err := fmt.Sscanf(filepath.Base(names[0]), "%d", &number); err != nil {
+		t.Fatal(err)
+	}
+	block := filepath.Join(r.dir, fmt.Sprintf("%010d%s.new", number+1, suffix))
+	if err := os.Mkdir(block, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.l.Yield(); err == nil {
+		t.Fatal("handed over what can't be written")
+	}
+	if err := os.RemoveAll(block); err != nil { // which it may have removed itself
+		t.Fatal(err)
+	}
+	eventually(t, func() error { return r.l.failing() })
 	r.get(p, 200)
 	if err := r.l.Yield(); err != nil {
 		t.Fatal(err)

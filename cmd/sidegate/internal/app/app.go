@@ -155,6 +155,7 @@ type App struct {
 	counting *counting     // what the fleet counts by, of the configuration in force
 
 	handing handing // what a handover works with
+	shares  shares  // how the durable state is shared with another process
 
 	// build is held while a configuration is made ready and put in force.
 	build          sync.Mutex
@@ -187,6 +188,9 @@ func New(opt Options) (*App, error) {
 	}
 	a.handing.command, a.handing.before = h.command, h.before
 	a.handing.command.Version, a.handing.command.State = opt.Version, a.file.StateDir
+	if h.before != nil {
+		a.hold()
+	}
 	if err := a.inherit(); err != nil {
 		h.before.Failed(err)
 		return nil, err
@@ -224,12 +228,13 @@ func assemble(opt Options, file *config.File) (*App, error) {
 	a := &App{opt: opt, started: time.Now(), stats: proxy.NewStats(), counters: ratelimit.NewStore(file.Counters.StoreConfig), sweeper: sweep.New(), file: file}
 	a.tail = new(tail.Tap)
 	a.traffic = traffic.New(traffic.Deps{Totals: a.stats.Totals, InFlight: a.inFlight, Clock: time.Now})
-	a.handing.passing = newPassing()
+	a.handing.passing, a.shares.claimed = newPassing(), make(chan struct{})
 	a.feeds.first, a.feeds.dirty = make(chan struct{}), make(chan struct{}, 1)
 	a.log = newLog(file.Log, opt.Stderr)
 	if err := os.MkdirAll(file.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("state_dir: %w: create it, or set state_dir to a folder that this user may write", err)
 	}
+	a.counters.Seed(stateKey(a.log, file.StateDir, "rates.key", "rate limits begin anew after a restart"))
 	a.keysets, a.tokens = keyset.NewStore(keyset.Deps{Log: a.log.WithField("component", "keys")}), jwt.NewCache()
 	a.passwords, a.described = basic.NewVerifier(), validate.NewStore(a.log.WithField("component", "validate"))
 	a.services, a.answers = remote.NewStore(a.log.WithField("component", "auth")), forward.NewCache()
@@ -411,12 +416,22 @@ func (a *App) start(end *cleanups) error {
 	end.background("shared counters", a.fleet.Run)
 	end.background("bans of the fleet", a.shareBans)
 	stateDir := a.file.StateDir
-	end.background("cache", func(ctx context.Context) { a.cached.Run(ctx, a.log.WithField("component", "cache"), stateDir) })
+	end.background("cache", func(ctx context.Context) {
+		if a.ours(ctx) {
+			a.cached.Run(ctx, a.log.WithField("component", "cache"), stateDir)
+		}
+	})
 	end.background("purges of the fleet", a.sharePurges)
 	if a.usage != nil {
-		end.background("usage", a.usage.Run)
+		end.background("usage", func(ctx context.Context) {
+			if a.ours(ctx) {
+				a.usage.Run(ctx)
+			}
+		})
 	}
 	end.background("keys", a.keys.run)
+	end.add("rate limits", a.keepRates)
+	end.background("durable state", a.share)
 	end.add("snapshots", func() { // after Run: what changed last
 		if err := a.snapshots.Close(); err != nil {
 			a.log.WithError(err).Warn("the last snapshots weren't written")

@@ -113,6 +113,9 @@ func (a *App) ChargeStatus() charge.Status { return a.charges.Status() }
 
 // RetryCharges has dead letters told again; id "": all.
 func (a *App) RetryCharges(id string) (int, error) {
+	if err := a.mayChange(); err != nil {
+		return 0, err
+	}
 	n, err := a.charges.Retry(id)
 	if err == nil {
 		a.log.WithField("charges", n).Info("dead letters of charges are told again, by an operator")

@@ -32,19 +32,6 @@ import (
 // A new process that fails before serving is ended, and then old: resume takes the
 // durable state back.
 
-// yield lets go of the durable state in state_dir, so that another process can
-// open it: everything is written and unlocked when it returns. Requests are served
-// on: what they count and charge from now on must not be lost, nor be written to
-// what the other process has. After an error resume is called.
-func (a *App) yield() error { return nil }
-
-// resume takes back what yield let go of; the other process has ended.
-func (a *App) resume() error { return nil }
-
-// claim opens the durable state: at the start, or when the process before has
-// yielded. It is called once, before the first configuration is in force.
-func (a *App) claim() error { return nil }
-
 // handoverTime is the most that a handover may take, from the start of the new process until it
 // serves.
 const handoverTime = 45 * time.Second

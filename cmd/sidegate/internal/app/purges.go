@@ -133,6 +133,9 @@ func (a *App) hearPurges(ctx context.Context, c *consul.Client, watch string) {
 
 // Purge forgets answers, here and, unless local, on all nodes.
 func (a *App) Purge(ctx context.Context, p cache.Purge, local bool) (admin.Purged, error) {
+	if err := a.mayChange(); err != nil {
+		return admin.Purged{}, err
+	}
 	for _, name := range p.Routes {
 		if !slices.ContainsFunc(a.cached.Counts(), func(c cache.Count) bool { return c.Route == name }) {
 			return admin.Purged{}, admin.Refuse(http.StatusNotFound, "no route %q with a cache: sidegate cache stats lists them", name)

@@ -12,6 +12,9 @@ func (a *App) Quotas(client string) []quota.Use { return a.quotas.List(client) }
 
 // SetQuota says how much a client has used.
 func (a *App) SetQuota(scope, client, period string, used int64) (quota.Use, error) {
+	if err := a.mayChange(); err != nil {
+		return quota.Use{}, err
+	}
 	u, err := a.quotas.Set(scope, client, period, used)
 	if err == nil {
 		a.log.WithFields(logrus.Fields{"quota": scope, "client": client, "period": period, "used": used}).Info("use of a quota set by an operator")

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -252,6 +253,9 @@ func (a *App) sockets(of func() ([]proxy.Socket, error)) ([]handover.Socket, err
 func closeAll(list []handover.Socket) {
 	for _, k := range list {
 		for _, f := range k.Files {
+			// Who passes a file on makes its socket block (os.File.Fd), for all who
+			// have it: the listener that goes on would never be closed again.
+			_ = syscall.SetNonblock(int(f.Fd()), true)
 			_ = f.Close() // a duplicate, or of no use
 		}
 	}

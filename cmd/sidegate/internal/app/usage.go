@@ -32,7 +32,9 @@ func (a *App) countUsage(file *config.File) *usage.Counter {
 		_, err := os.Stat(place.path)
 		deps.Early = err == nil
 	}
-	deps.Open = func(ctx context.Context) (usage.Store, error) { return place.open(ctx, deps.Log) }
+	deps.Open = func(ctx context.Context) (usage.Store, error) {
+		return place.open(ctx, deps.Log, a.shares.yielded.Load())
+	}
 	a.usage = usage.NewKeeper(*file.Usage, place.name(), deps)
 	a.own = &ownUsage{app: a, waiting: make(chan struct{}, ownAtOnce)}
 	return deps.Counter
@@ -57,9 +59,9 @@ func (p *place) name() string {
 	return "sqlite " + p.path
 }
 
-func (p *place) open(ctx context.Context, log logrus.FieldLogger) (s usage.Store, err error) {
+func (p *place) open(ctx context.Context, log logrus.FieldLogger, drains bool) (s usage.Store, err error) {
 	if p.url != "" {
-		s, err = postgres.Open(postgres.Deps{Log: log, URL: p.url, Dir: p.spool, Most: p.most})
+		s, err = postgres.Open(postgres.Deps{Log: log, URL: p.url, Dir: p.spool, Most: p.most, Drains: drains})
 	} else {
 		s, err = sqlite.Open(ctx, p.path)
 	}

@@ -312,6 +312,9 @@ func (a *App) Bans() []ban.Ban { return a.bans.List(time.Now()) }
 
 // AddBan bans an address.
 func (a *App) AddBan(address string, lasts time.Duration) (ban.Ban, error) {
+	if err := a.mayChange(); err != nil {
+		return ban.Ban{}, err
+	}
 	b, err := a.bans.Add(address, time.Now(), lasts)
 	if err == nil {
 		a.log.WithFields(logrus.Fields{"client": b.Client, "for": lasts.String()}).Info("address banned by an operator")
@@ -321,6 +324,9 @@ func (a *App) AddBan(address string, lasts time.Duration) (ban.Ban, error) {
 
 // RemoveBan lifts a ban.
 func (a *App) RemoveBan(address string) (bool, error) {
+	if err := a.mayChange(); err != nil {
+		return false, err
+	}
 	removed, err := a.bans.Remove(address, time.Now())
 	if removed {
 		a.log.WithField("client", address).Info("ban lifted by an operator")
