@@ -61,7 +61,7 @@ func (g *gateway) ends(t *testing.T, pid int) {
 
 // yieldLoad is what clients have seen.
 type yieldLoad struct {
-	sent, served, failed, limited, broken atomic.Int64
+	sent, served, failed, broken atomic.Int64
 
 	mu       sync.Mutex
 	complete map[string]bool
