@@ -202,6 +202,7 @@ func yieldUnderLoad(t *testing.T, mode string) {
 		}
 		return nil
 	})
+	t.Cleanup(func() { killAll(g.dir) })
 	load := &yieldLoad{complete: map[string]bool{}}
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
