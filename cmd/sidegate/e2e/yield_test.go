@@ -202,8 +202,10 @@ func yieldUnderLoad(t *testing.T, mode string) {
 		}
 		return nil
 	})
+	t.Cleanup(func() { killAll(g.dir) })
 	load := &yieldLoad{complete: map[string]bool{}}
 	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
 	var clients sync.WaitGroup
 	for i := range 8 {
 		clients.Go(func() { load.client(ctx, g, i%2 == 0) })
@@ -228,7 +230,7 @@ func yieldUnderLoad(t *testing.T, mode string) {
 		}
 		eventually(t, "the folder of the cache is read", func() error {
 			text, err := g.get("/api/cache")
-			if err == nil && !strings.Contains(text, `"reading":false`) {
+			if err == nil && !strings.Contains(text, `"reading": false`) {
 				err = errors.New(text)
 			}
 			return err
